@@ -139,7 +139,8 @@ typedef struct nb_run_config {
     bool deterministic;     /* false: kernels whose order of sums is not that of the next run may be chosen */
     nb_fp8_units fp8_units; /* which codes FP8 units multiply, where there are some */
     bool native_fp4;        /* units for four bits may multiply block-scaled codes */
-    bool memory_check;      /* a run that by plan does not fit the memory that is left ends before it allocates */
+    bool memory_check;      /* a process that by plan exceeds the memory that is left by more than 5 % ends before it
+                               allocates; each rank asks for itself alone, whatever others beside it take */
     nb_share share;         /* what ranks share out, so that each has less of it */
     char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
     int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */
@@ -217,7 +218,9 @@ typedef struct nb_trainer_options {
     bool on_paper; /* no data is opened and no parameter drawn: for `nibble plan`, over a backend that computes nothing
                     */
     /* Once recipe, model file and data are read, before memory for the model is taken: `trainer` knows nb_trainer_check
-     * and nothing else. A failure ends nb_trainer_create. NULL: nobody asks. */
+     * and nothing else. A failure ends nb_trainer_create. It is called on every rank, each by itself: where it may fail
+     * on one alone, all ask nb_ranks_agree behind nb_trainer_create. So it is where on_paper is set. NULL: nobody asks.
+     */
     nb_status (*before_memory)(void *user, nb_trainer *trainer, nb_error *err);
     void *before_user;
 } nb_trainer_options;

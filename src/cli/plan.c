@@ -349,17 +349,18 @@ static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ran
 /* Weights as they go to other ranks: codes and BF16 numbers, through a room, whose masters are their owners'; the
  * others as masters. */
 static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
-    double handed = 0, masters = 0;
+    double handed = 0, largest = 0, masters = 0;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *param = nb_model_param(model, i);
         const size_t bytes = ni_model_handed_bytes(model, i);
         const double master =
             (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
         handed += (double)bytes;
+        largest = fmax(largest, (double)bytes);
         *(bytes ? &plan->masters : &masters) += master;
     }
     plan->weights = handed + masters;
-    plan->parcels = fmin(handed, NI_HANDED_BYTES);
+    plan->parcels = fmax(fmin(handed, NI_HANDED_BYTES), largest); /* one at least goes at a time */
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {

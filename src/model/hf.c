@@ -256,10 +256,10 @@ static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *mod
         status = find_one(w, p, &found, err);
         if (status != NB_OK)
             break;
-        ni_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
         void *master = ni_model_param_open(model, i);
         if (!master)
             continue;
+        ni_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
         be->ops->upload(be, master, t.real, n * nb_dtype_size(be->real));
         ni_model_param_close(model, i);
     }

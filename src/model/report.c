@@ -66,7 +66,8 @@ int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_
                                 : "parameters (f32)",
          model->params.values_bytes},
         {"masters of linear layers that every rank has (f32)", model->params.common_bytes},
-        {model->params.lacks ? "masters of own linear layers (f32)" : "masters of linear layers that go as codes (f32)",
+        {model->params.lacks ? "masters of own linear layers (f32)"
+                             : "masters of linear layers that go as codes or BF16 (f32)",
          model->params.own_bytes},
         {"masters of linear layers (16 bits)", model->params.narrow_bytes},
         {"a master while its layer is worked on (f32)", model->params.room_bytes},

@@ -68,9 +68,10 @@ static void say_weights(const nb_trainer *t) {
                 (double)h->numbers / weights, (double)h->as_masters / weights, h->why ? ": " : "",
                 h->why ? h->why : "");
     if (h->any && ni_trainer_looks(t))
-        ni_note(t, NB_NOTE_INFO,
-                "rank 0 has all masters, because a lens or a watch over scales looks at them; hint: "
-                "lens.every: 0 and bad_numbers.scales_every: 0 spare it those of the others");
+        ni_note(t, NB_NOTE_INFO, "rank 0 has all masters, because %s",
+                t->guest ? "a lens that is no key of the run looks at them"
+                         : "a lens or a watch over scales looks at them; hint: lens.every: 0 and "
+                           "bad_numbers.scales_every: 0 spare it those of the others");
 }
 
 void ni_announce_run(nb_trainer *t) {

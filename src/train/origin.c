@@ -12,7 +12,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct finder {
@@ -92,12 +91,11 @@ static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
 
 /* The last parameter that is bad on any rank; all come here alike. */
 static int32_t last_bad_of_all(nb_trainer *t) {
-    const int32_t world = nb_ranks_world(t->ranks), mine = last_bad(t, false);
-    int32_t last = mine, *all = t->share.out ? calloc((size_t)world, sizeof *all) : NULL;
-    if (all && ni_ranks_gather(t->ranks, &mine, all, sizeof mine, NULL) == NB_OK)
-        for (int32_t r = 0; r < world; r++)
-            last = all[r] > last ? all[r] : last;
-    free(all);
+    const ni_suspect mine = {.which = last_bad(t, false)};
+    int32_t last = mine.which;
+    if (t->share.out && ni_ranks_gather(t->ranks, &mine, t->suspects, sizeof mine, NULL) == NB_OK)
+        for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++)
+            last = t->suspects[r].which > last ? t->suspects[r].which : last;
     return last;
 }
 
@@ -128,30 +126,24 @@ static void find_zero(nb_trainer *t, char *where, size_t size) {
     run_again(t, &lens, where);
 }
 
-typedef struct largest_gradient {
-    double squares, sum;
-    int32_t which;
-} largest_gradient;
-
 /* Among all ranks, where each has its own. */
-static largest_gradient find_among_all(nb_trainer *t, largest_gradient mine) {
-    const int32_t world = nb_ranks_world(t->ranks);
-    largest_gradient out = {.which = -1}, *all = calloc((size_t)world, sizeof *all);
-    if (all && ni_ranks_gather(t->ranks, &mine, all, sizeof mine, NULL) == NB_OK)
-        for (int32_t r = 0; r < world; r++) {
+static ni_suspect find_among_all(nb_trainer *t, ni_suspect mine) {
+    const ni_suspect *const all = t->suspects;
+    ni_suspect out = {.which = -1};
+    if (ni_ranks_gather(t->ranks, &mine, t->suspects, sizeof mine, NULL) == NB_OK)
+        for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++) {
             const double sum = out.sum + all[r].sum;
             if (all[r].squares > out.squares)
                 out = all[r];
             out.sum = sum;
         }
-    free(all);
     return out;
 }
 
 /* Whose gradient is the largest share of the norm. */
 static void find_largest(nb_trainer *t, char *where, size_t size) {
     const ni_param_array *grads = ni_trainer_gradients(t);
-    largest_gradient found = {.which = -1};
+    ni_suspect found = {.which = -1};
     for (int32_t i = grads->begin; i < grads->end; i++) {
         const ni_scaled tensor = ni_param_array_at(grads, i);
         const double squares = ni_results_squares(&t->results, &tensor, grads->at[i].length);

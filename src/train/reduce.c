@@ -97,17 +97,23 @@ static void ask_room(ni_reducer *x) {
     }
 }
 
-/* Whose operations a thread may ask for. Where memory is the host's, real numbers are added without. */
+/* Memory that letters cannot reach. be->host_memory is true of some backends on paper too, which have none. */
+static bool is_elsewhere(const nb_backend *be) {
+    return be->ops->alloc != ni_host_alloc && !be->paper;
+}
+
+/* Whose operations a thread may ask for. Where memory is the host's, real numbers are added without, and narrow ones by
+ * whatever vectors there are: a sum is rounded once, to the same bits by all. */
 static nb_status open_worker(ni_reducer *x, bool narrow, nb_error *err) {
     const nb_backend_options one = {.threads = 1};
     if (x->host[0] && x->be->companion)
         return x->be->companion->open(x->be, &x->worker, err);
-    return narrow && !x->host[0] ? nb_backend_open("cpu", &one, &x->worker, err) : NB_OK;
+    const bool adds = narrow && !is_elsewhere(x->be) && !x->be->paper; /* on paper nobody adds */
+    return adds ? nb_backend_open("cpu", &one, &x->worker, err) : NB_OK;
 }
 
 static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
-    const bool elsewhere = x->be->ops->alloc != ni_host_alloc && !x->be->paper;
-    for (int i = 0; elsewhere && i < 2; i++) {
+    for (int i = 0; is_elsewhere(x->be) && i < 2; i++) {
         x->host[i] = malloc(bytes);
         if (!x->host[i])
             return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: no memory for %zu bytes on the host", bytes);
@@ -117,7 +123,7 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
 
 static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
-    const int64_t most = ni_chunk_most(x, grads);
+    const int64_t most = owned ? x->chunk : ni_chunk_most(x, grads); /* sums for owners have no longer chunks */
     const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;

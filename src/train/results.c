@@ -8,6 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What a micro-batch came to. */
+struct ni_found {
+    double loss;
+    int64_t scored;
+};
+
 static size_t bytes_of(const ni_results *r) {
     return (size_t)(r->micro_batches + r->norm_parts) * sizeof(double);
 }
@@ -20,7 +26,8 @@ nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t
     out->memory = memory;
     out->host = malloc(bytes_of(out));
     out->scored = calloc((size_t)micro_batches, sizeof *out->scored);
-    if (out->host && out->scored)
+    out->found = calloc((size_t)micro_batches, sizeof *out->found);
+    if (out->host && out->scored && out->found)
         return NB_OK;
     ni_results_free(out);
     return nb_fail(err, NB_NO_MEMORY, "no memory for the losses of %lld micro-batches", (long long)micro_batches);
@@ -31,31 +38,22 @@ void ni_results_free(ni_results *r) {
         r->be->ops->release(r->be, r->memory);
     free(r->host);
     free(r->scored);
+    free(r->found);
     memset(r, 0, sizeof *r);
 }
-
-/* What a micro-batch came to. */
-typedef struct found {
-    double loss;
-    int64_t scored;
-} found;
 
 /* Ranks have equal parts, one after the other. */
 static nb_status gather(ni_results *r, nb_ranks *ranks, const size_t *parts, nb_error *err) {
     const int64_t count = r->micro_batches / nb_ranks_world(ranks), first = nb_ranks_rank(ranks) * count;
     const int64_t all = r->micro_batches;
-    found *others = calloc((size_t)all, sizeof *others);
-    if (!others)
-        return nb_fail(err, NB_NO_MEMORY, "losses of %lld micro-batches: out of memory", (long long)all);
+    struct ni_found *const others = r->found;
     for (int64_t i = first; i < first + count; i++)
-        others[i] = (found){r->host[i], r->scored[i]};
-    const nb_status status = ni_ranks_gather(ranks, others + first, others, (size_t)count * sizeof *others, err);
-    for (int64_t i = 0; status == NB_OK && i < all; i++) {
+        others[i] = (struct ni_found){r->host[i], r->scored[i]};
+    NB_TRY(ni_ranks_gather(ranks, others + first, others, (size_t)count * sizeof *others, err));
+    for (int64_t i = 0; i < all; i++) {
         r->host[i] = others[i].loss;
         r->scored[i] = others[i].scored;
     }
-    free(others);
-    NB_TRY(status);
     return parts ? ni_ranks_gather_pieces(ranks, r->host + r->micro_batches, parts, err) : NB_OK;
 }
 

@@ -9,11 +9,12 @@ typedef struct ni_results {
     double seconds; /* that ranks' words took, in all */
     nb_backend *be;
     int64_t micro_batches;
-    int32_t norm_parts; /* of the gradients' sum of squares */
-    double *memory;     /* backend: [micro_batches] sums of losses, [norm_parts] */
-    double *host;       /* the same, fetched */
-    int64_t *scored;    /* [micro_batches]: targets behind each loss */
-    bool squared;       /* squares of all sections of this step but the first are asked for */
+    int32_t norm_parts;     /* of the gradients' sum of squares */
+    double *memory;         /* backend: [micro_batches] sums of losses, [norm_parts] */
+    double *host;           /* the same, fetched */
+    int64_t *scored;        /* [micro_batches]: targets behind each loss */
+    struct ni_found *found; /* [micro_batches]: both, on their way between ranks */
+    bool squared;           /* squares of all sections of this step but the first are asked for */
 } ni_results;
 
 nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, ni_results *out,

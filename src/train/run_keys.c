@@ -487,7 +487,8 @@ static const ni_key rows[] = {
      FIELD(memory_check),
      .fallback = "true",
      .help =
-         "before anything is allocated a run ends that by plan does not fit the memory that is left; false begins it",
+         "before anything is allocated a process ends that by plan exceeds the memory that is left by more than 5 %; "
+         "each of several ranks asks for itself alone, as if it had all that is left; false begins it",
      .source = "our choice"},
     {.path = "peak_flops",
      .type = NI_KEY_FLOAT,

@@ -163,6 +163,9 @@ static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err
     NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
     t->reducer.joined = t->auto_scale.count > 0;
     NB_TRY(ni_trainer_renew_combiner(t, err));
+    t->suspects = calloc((size_t)nb_ranks_world(t->ranks), sizeof *t->suspects);
+    if (!t->suspects)
+        return nb_fail(err, NB_NO_MEMORY, "trainer: out of memory");
     return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
 }
 
@@ -206,6 +209,7 @@ void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
     ni_results_free(&t->results);
+    free(t->suspects);
     ni_combiner_free(&t->combiner);
     ni_auto_scale_free(&t->auto_scale);
     ni_hand_over_free(&t->handed);

@@ -51,6 +51,12 @@ typedef struct ni_calibration {
 } ni_calibration;
 
 struct ni_scale_watch;
+/* What a rank names when all search for where a bad number began. */
+typedef struct ni_suspect {
+    double squares, sum; /* of a gradient, and of all that the rank has */
+    int32_t which;       /* tensor; -1: none */
+} ni_suspect;
+
 struct nb_trainer {
     nb_backend *be;
     nb_run_config config;
@@ -93,6 +99,7 @@ struct nb_trainer {
     ni_drowned_watch drowned; /* of this step, where the recipe asks for it */
     ni_lens_pair with_drowned;
     struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
+    ni_suspect *suspects;          /* [ranks]: taken beforehand, so that no rank stays away from a search */
     ni_bad_kind bad;               /* of the last step */
     bool wants_dead;               /* the next step looks for parameters that get no gradient */
     int32_t dead, first_dead;      /* how many the last step found, and the first of them */

@@ -104,30 +104,51 @@ static void run_scaled_squares(trial *t) {
 }
 
 /* Tensors of many lengths, more than one launch holds. */
-static void run_many_scaled(trial *t) {
-    enum { MANY = 70 };
+enum { MANY = 70, LONGEST_OF_MANY = 20000 };
+
+static void encode_many(trial *t, ni_scaled to[MANY], int64_t n[MANY]) {
     const nb_dtype type = TYPES[t->shape];
-    ni_scaled to[MANY];
     const float *from[MANY];
-    int64_t n[MANY];
     for (int i = 0; i < MANY; i++) {
-        n[i] = i == 9 ? 20000 : i == 30 ? 0 : 64 + i * 37 % 90;
+        n[i] = i == 9 ? LONGEST_OF_MANY : i == 30 ? 0 : 64 + i * 37 % 90;
         to[i] = scaled(t, type, i % 2 ? NB_RULE_ABSMAX : NB_RULE_POW2, n[i]);
         from[i] = floats(t, (uint32_t)i, n[i], 1e-3 * exp2(-i % 9), false);
     }
     t->be->ops->scaled_encode_many(t->be, to, from, n, MANY);
+}
+
+/* Squares of many are those of each by itself. */
+static void run_many_scaled(trial *t) {
+    ni_scaled to[MANY];
+    int64_t n[MANY];
+    encode_many(t, to, n);
     for (int i = 0; i < MANY; i++)
         if (n[i])
             keep_scaled(t, "one of many", &to[i], n[i]);
-    const ni_scaled whole = to[9];
-    double *const apart = scratch(t, sizeof *apart), *const together = scratch(t, MANY * sizeof *together);
+    double *const apart = scratch(t, MANY * sizeof *apart), *const together = scratch(t, MANY * sizeof *together);
+    double one[MANY] = {0}, many[MANY];
+    int32_t alike[MANY];
     t->be->ops->scaled_squares_many(t->be, together, to, n, MANY);
-    t->be->ops->scaled_sum_squares(t->be, apart, &whole, n[9]);
-    double one, many[MANY];
-    t->be->ops->download(t->be, &one, apart, sizeof one);
+    for (int i = 0; i < MANY; i++)
+        if (n[i])
+            t->be->ops->scaled_sum_squares(t->be, apart + i, &to[i], n[i]);
+    t->be->ops->download(t->be, one, apart, sizeof one);
     t->be->ops->download(t->be, many, together, sizeof many);
-    const int32_t alike[2] = {one == many[9], many[30] == 0};
-    record(t, "sums of squares, together and apart", alike, NB_I32, 2, true);
+    for (int i = 0; i < MANY; i++)
+        alike[i] = n[i] ? one[i] > 0 && one[i] == many[i] : many[i] == 0;
+    record(t, "sums of squares, together and apart", alike, NB_I32, MANY, true);
+}
+
+static void run_many_squares(trial *t) {
+    ni_scaled to[MANY];
+    int64_t n[MANY];
+    encode_many(t, to, n);
+    t->be->ops->scaled_squares_many(t->be, output(t, "sums of squares", NB_F64, MANY), to, n, MANY);
+}
+
+static double many_squares_rounded(const trial *t) {
+    (void)t;
+    return 4.0 * LONGEST_OF_MANY * 0x1p-53 / U;
 }
 
 static double squares_rounded(const trial *t) {
@@ -230,6 +251,8 @@ static const test_case OPTIMIZERS[] = {
      run_scaled, NULL, NULL},
     {"scaled_encode scaled_decode scaled_join", "all codes, hard numbers", BITS, TYPE_COUNT, run_hard, NULL, NULL},
     {"scaled_encode_many scaled_squares_many", "of many lengths", BITS, TYPE_COUNT, run_many_scaled, NULL, NULL},
+    {"scaled_squares_many", "of many lengths, in double", CODES, TYPE_COUNT, run_many_squares, NULL,
+     many_squares_rounded},
     {"scaled_sum_squares", "in double", CODES, SCALED_SHAPES / 2, run_scaled_squares, NULL, squares_rounded},
     {"adamw_ramped ramp_periods", "paces of their own", BITS, SPAN_SHAPES, run_ramped, NULL, NULL},
     {"adamw", "two tensors, plain and narrow", BITS, 5 * SPAN_SHAPES, run_adamw, NULL, NULL},
