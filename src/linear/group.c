@@ -48,7 +48,6 @@ static nb_status take_layers(ni_linear_group *group, const ni_group_spec *spec, 
         layer->in = spec->in;
         layer->plan = *s->plan;
         layer->master = s->master;
-        layer->elsewhere = s->elsewhere;
         layer->grad = s->grad;
         layer->narrow = s->narrow;
         layer->room = s->room;

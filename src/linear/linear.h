@@ -44,7 +44,7 @@ typedef struct ni_linear {
     int64_t out, in; /* N, K */
     nb_plan plan;
     void *master;   /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits, or elsewhere */
-    bool elsewhere; /* no place for it: another rank has it, and hands over what is read of it (handed.c) */
+    bool elsewhere; /* another rank has it, and hands over what is read of it (handed.c) */
     ni_scaled narrow; /* few bits; read either by ni_linear_master */
     ni_master_room *room;
     void *grad;                 /* real [N, K]; NULL unless training */
@@ -90,7 +90,6 @@ typedef struct ni_linear_spec {
     int64_t out;
     const nb_plan *plan; /* copied */
     void *master, *grad;
-    bool elsewhere;       /* it has no place for its master, or not yet */
     ni_scaled narrow;     /* read where master is NULL */
     ni_master_room *room; /* for narrow */
 } ni_linear_spec;

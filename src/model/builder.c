@@ -74,15 +74,13 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
         int32_t param = projections[i].param;
         ni_module_name(builder, projections[i].inner, names[i]);
         NB_TRY(nb_recipe_plan(builder->recipe, names[i], builder->block, model->config.layers, &plans[i], err));
-        layers[i] =
-            (ni_linear_spec){.name = names[i],
-                             .out = model->params.list[param].rows,
-                             .plan = &plans[i],
-                             .master = ni_params_value(&model->params, param),
-                             .elsewhere = ni_params_is_parted(&model->params, param), /* until they are placed */
-                             .grad = ni_params_grad(&model->params, param),
-                             .narrow = model->params.masters[param],
-                             .room = model->params.narrow ? &model->params.room : NULL};
+        layers[i] = (ni_linear_spec){.name = names[i],
+                                     .out = model->params.list[param].rows,
+                                     .plan = &plans[i],
+                                     .master = ni_params_value(&model->params, param),
+                                     .grad = ni_params_grad(&model->params, param),
+                                     .narrow = model->params.masters[param],
+                                     .room = model->params.narrow ? &model->params.room : NULL};
     }
     const ni_group_spec spec = {.input = input_name,
                                 .in = model->params.list[projections[0].param].cols,

@@ -213,8 +213,9 @@ static nb_status allocate_masters(ni_params *params, nb_dtype master, nb_scale_r
         bool few_bits = is_narrow(params, i, master);
         nb_dtype type = few_bits ? master : be->real;
         uint8_t *array = few_bits ? params->narrow : params->values;
-        uint8_t *place = array + (size_t)at[i] * nb_dtype_size(type);
-        params->masters[i] = (ni_scaled){.data = ni_params_is_parted(params, i) ? NULL : place, /* ni_params_place */
+        if (ni_params_is_parted(params, i)) /* who is made before ni_params_place asks whether there is one */
+            array = (uint8_t *)params->masters;
+        params->masters[i] = (ni_scaled){.data = array + (size_t)at[i] * nb_dtype_size(type),
                                          .dtype = type,
                                          .rule = rule,
                                          .scale = few_bits && master != NB_BF16 ? params->scales + i : NULL};
@@ -267,8 +268,10 @@ nb_status ni_params_place(ni_params *params, const ni_master_place *places, nb_e
     place_in(params, places, NI_MASTER_COMMON, params->common);
     place_in(params, places, NI_MASTER_OWN, params->own);
     for (int32_t i = 0; i < params->count; i++)
-        if (ni_params_is_parted(params, i) && places[i] == NI_MASTER_ELSEWHERE)
+        if (ni_params_is_parted(params, i) && places[i] == NI_MASTER_ELSEWHERE) {
+            params->masters[i].data = NULL;
             params->lacks = true;
+        }
     return NB_OK;
 }
 

@@ -62,7 +62,7 @@ nb_status ni_params_declare(ni_params *params, const char *name, int64_t rows, i
 nb_status ni_params_allocate(ni_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err);
 void ni_params_release(ni_params *params);
 
-/* Where `parted`: memory for the masters of linear layers, by tensor. Until then they have no data. */
+/* Where `parted`: memory for the masters of linear layers, by tensor. Until then their places mean nothing. */
 typedef enum ni_master_place { NI_MASTER_COMMON, NI_MASTER_OWN, NI_MASTER_ELSEWHERE } ni_master_place;
 bool ni_params_is_parted(const ni_params *params, int32_t index);
 nb_status ni_params_place(ni_params *params, const ni_master_place *places, nb_error *err);
