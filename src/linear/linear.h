@@ -151,8 +151,8 @@ nb_status ni_linear_group_backward_of(ni_linear_group *group, const nb_pass *pas
 
 /* The masters changed. */
 void ni_linear_group_changed(ni_linear_group *group);
-/* What is stale of the weights of these groups is made by one call, as far as every pass will read it; the rest when it
- * is read. All groups are of one backend; no weight is on its way from another rank. */
+/* What is stale of the weights of these groups is made by few calls, as far as every pass will read it; the rest when
+ * it is read. All groups are of one backend; no weight is on its way from another rank. */
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err);

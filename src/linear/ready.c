@@ -1,6 +1,7 @@
-/* ready.c: the weights of many groups, made by one call of the table before a pass needs them: a step has dozens of
- * small ones, and a GPU is faster with all of them than with one after the other. What is not listed here is made when
- * a product reads it, to the same bits: what draws random bits, is made of another operand, or is not kept; and all of
+/* ready.c: the weights of many groups, made by few calls of the table before a pass needs them: a step has dozens of
+ * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters
+ * (make_many), then what is another role's codes turned (turn_many). What is in neither is made when a product reads
+ * it, to the same bits: what draws random bits, is made of another operand in another way, or is not kept; and all of
  * it where a lens looks, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
