@@ -181,8 +181,8 @@ static void sum(nb_ranks *r) {
             else
                 CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
             CHECK(same_bytes(be, &mine, &whole));
-            float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0};
-            CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, true, &err) == NB_OK);
+            float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0}, room[3 * MOST];
+            CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, room, &err) == NB_OK);
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);

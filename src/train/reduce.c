@@ -571,29 +571,19 @@ nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *
     return NB_OK;
 }
 
-nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
+nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, float *room,
                             nb_error *err) {
     const int32_t world = nb_ranks_world(x->ranks);
     const size_t bytes = (size_t)n * sizeof *numbers;
     if (world == 1)
         return NB_OK;
-    float *all = malloc((size_t)world * bytes + 1);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "sums over ranks: out of memory");
-    float *mine = all + x->ranks->rank * n;
-    if (on_host)
-        memcpy(mine, numbers, bytes);
-    else
-        be->ops->download(be, mine, numbers, bytes);
-    nb_status status = ni_ranks_gather(x->ranks, mine, all, bytes, err);
+    float *mine = room + x->ranks->rank * n;
+    be->ops->download(be, mine, numbers, bytes);
+    NB_TRY(ni_ranks_gather(x->ranks, mine, room, bytes, err));
     for (int32_t stride = 1; stride < world; stride *= 2)
         for (int32_t r = 0; r + stride < world; r += 2 * stride)
             for (int64_t i = 0; i < n; i++)
-                all[r * n + i] += all[(r + stride) * n + i];
-    if (status == NB_OK && on_host)
-        memcpy(numbers, all, bytes);
-    else if (status == NB_OK)
-        be->ops->upload(be, numbers, all, bytes);
-    free(all);
-    return status;
+                room[r * n + i] += room[(r + stride) * n + i];
+    be->ops->upload(be, numbers, room, bytes);
+    return NB_OK;
 }

@@ -90,8 +90,7 @@ nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begi
 /* `bytes` at `data` of the backend's memory, from one rank to another, at its own `data`; the rest pass NULL. */
 nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err);
 
-/* Sums of a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
-nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
-                            nb_error *err);
+/* Sums of a few numbers in FP32, in the memory of `be`, through `room` on the host: [world][n]. */
+nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, float *room, nb_error *err);
 
 #endif

@@ -9,6 +9,7 @@
 #include "model/loss.h"
 #include "model/masters.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -80,7 +81,7 @@ nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
     int64_t first;
     const int64_t count = ni_trainer_share(t, &first);
     ni_combiner_free(&t->combiner);
-    return ni_combiner_create(t->model, t->be, count, &t->combiner, err);
+    return ni_combiner_create(t->model, t->be, nb_ranks_world(t->ranks), count, &t->combiner, err);
 }
 
 static nb_status permit(nb_trainer *t, nb_error *err) {
@@ -378,23 +379,20 @@ static nb_status find_dead(nb_trainer *t, const ni_param_array *grads, nb_error 
     struct {
         int32_t dead, first;
     } mine = {0}, *all;
+    static_assert(sizeof mine <= NI_RANKS_WORD, "ranks tell each other so much at once");
     mine.dead = ni_results_dead(&t->results, grads, &mine.first);
     t->dead = mine.dead;
     t->first_dead = mine.first;
     if (!t->share.gradients)
         return NB_OK;
-    const int32_t world = nb_ranks_world(t->ranks);
-    all = calloc((size_t)world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "parameters without a gradient: out of memory");
-    const nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
+    all = ni_ranks_words(t->ranks);
+    NB_TRY(ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err));
     t->dead = 0;
-    for (int32_t i = world - 1; i >= 0; i--) { /* tensors of ranks lie one after the other */
+    for (int32_t i = nb_ranks_world(t->ranks) - 1; i >= 0; i--) { /* tensors of ranks lie one after the other */
         t->dead += all[i].dead;
         t->first_dead = all[i].dead ? all[i].first : t->first_dead;
     }
-    free(all);
-    return status;
+    return NB_OK;
 }
 
 /* Who looks at this step: the run's lens, the guest, and the recipe where it asks for it. */
