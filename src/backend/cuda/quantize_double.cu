@@ -138,7 +138,8 @@ static __device__ void draw(const ni_cuda_tile_copy &copy, const ni_philox_share
 
 /* Number i times `encode` on E2M1's grid. */
 template <int ROUND, bool TAME> static __device__ float on_grid(float y, const uint32_t *words, int i) {
-    const float q = ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
+    const float q =
+        ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
 #if __CUDA_ARCH__ >= 860
     float held; /* 6 where it is beyond, or NaN */
     asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(held) : "f"(q), "f"(6.0f));
@@ -156,9 +157,7 @@ typedef struct row_source {
 } row_source;
 
 /* Sixteen numbers as they came. */
-template <typename T> struct sixteen_words {
-    uint4 w[sizeof(T)];
-};
+template <typename T> struct sixteen_words { uint4 w[sizeof(T)]; };
 
 template <typename T> static __device__ sixteen_words<T> load_words(const T *from) {
     sixteen_words<T> in;
@@ -168,8 +167,7 @@ template <typename T> static __device__ sixteen_words<T> load_words(const T *fro
     return in;
 }
 
-template <bool TURN>
-static __device__ void unpack(float *x, const sixteen_words<uint16_t> &in, const uint32_t *signs) {
+template <bool TURN> static __device__ void unpack(float *x, const sixteen_words<uint16_t> &in, const uint32_t *signs) {
     const uint32_t w[8] = {in.w[0].x, in.w[0].y, in.w[0].z, in.w[0].w, in.w[1].x, in.w[1].y, in.w[1].z, in.w[1].w};
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -179,8 +177,7 @@ static __device__ void unpack(float *x, const sixteen_words<uint16_t> &in, const
     }
 }
 
-template <bool TURN>
-static __device__ void unpack(float *x, const sixteen_words<float> &in, const uint32_t *signs) {
+template <bool TURN> static __device__ void unpack(float *x, const sixteen_words<float> &in, const uint32_t *signs) {
 #pragma unroll
     for (int i = 0; i < 16; i += 4) {
         const uint4 v = in.w[i / 4];
@@ -297,13 +294,9 @@ typedef struct column_room {
 } column_room;
 
 /* 16 rows of columns c and c + 1 as they came; nothing of codes, which lie in the tile. */
-template <int KIND> struct column_words {
-    uint32_t pairs[16];
-};
+template <int KIND> struct column_words { uint32_t pairs[16]; };
 
-template <> struct column_words<1> {
-    float2 pairs[16];
-};
+template <> struct column_words<1> { float2 pairs[16]; };
 
 static __device__ void load_words(column_words<0> *in, const ni_cuda_double_source &s, int64_t r, int64_t c) {
     const uint16_t *from = (const uint16_t *)s.numbers + r * s.stride + c;
@@ -319,7 +312,8 @@ static __device__ void load_words(column_words<1> *in, const ni_cuda_double_sour
         in->pairs[i] = __ldg((const float2 *)from);
 }
 
-static __device__ void load_words(column_words<2> *, const ni_cuda_double_source &, int64_t, int64_t) {}
+static __device__ void load_words(column_words<2> *, const ni_cuda_double_source &, int64_t, int64_t) {
+}
 
 /* The numbers, under the signs of the rotation. */
 template <bool TURN>
@@ -377,8 +371,9 @@ static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_
 /* Two columns of a block's 128 rows; false, and nothing is done: a thread has a wild number. KIND: 0 BF16, 1 FP32, 2
  * codes. */
 template <int KIND, int ROUND, bool TURN, bool CODED, bool TAME>
-static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, column_room &room,
-                                     const coded_tile *tile, int64_t r0, int64_t c0) {
+static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda_double_source &s,
+                                     const ni_cuda_tile_copy &copy, column_room &room, const coded_tile *tile,
+                                     int64_t r0, int64_t c0) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int64_t r = r0 + 16 * warp, c = c0 + 2 * lane;
     const bool live = c < s.cols;
@@ -416,7 +411,8 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
                        scale_b = double_scale_of<TAME>(target, outer_b, TAME ? reciprocal(outer_b) : 0.0f,
                                                        __uint_as_float(amax_b));
     const float encode_a = ni_f32_mul(scale_a.encode, FACTOR), encode_b = ni_f32_mul(scale_b.encode, FACTOR);
-    const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), stride = 2 * (uint32_t)copy.stride;
+    const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16),
+                   stride = 2 * (uint32_t)copy.stride;
     const uint64_t values = ni_global(copy.values + r * copy.stride + c);
     uint32_t for_a[8], for_b[8], q[16], sign[16];
     draw<ROUND>(copy, room.words.drawn, group, for_a);

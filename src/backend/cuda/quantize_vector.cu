@@ -9,9 +9,7 @@
  * Bits are those of quantize.cu; E2M1 comes of rounding with constants, 8-bit formats of the GPU's own conversion where it
  * has one.
  */
-#include "backend/cuda/element.cuh"
-#include "backend/cuda/grid.cuh"
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/vector.cuh"
 
 static __device__ ni_eight load_eight(const uint16_t *from) {
     return ni_load_eight(from);
@@ -28,194 +26,6 @@ static __device__ uint32_t largest_of(const ni_eight &e) {
     for (int i = 0; i < 8; i++)
         largest = max(largest, ni_f32_magnitude(e.x[i]));
     return largest;
-}
-
-/* ---- eight numbers ---- */
-
-/* Ties toward +inf, zero without a sign: half a step more, then down to the grid. min before max: NaN becomes 6. */
-static __device__ float e2m1_up(float y) {
-    const float held = fmaxf(fminf(y, 6.0f), -6.0f), p = ni_grid_power_of(fabsf(held));
-    return __fmaf_rn(p, -6291456.0f, __fmaf_rd(p, 6291456.0f, __fmaf_rd(p, 0.25f, held)));
-}
-
-static __device__ float e2m1_even(float y) {
-    const float q = ni_grid_nearest(fminf(fabsf(y), 6.0f));
-    return y != y ? 6.0f : copysignf(q, y);
-}
-
-static __device__ void two_of_halves(uint32_t pair, float *low, float *high) {
-    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
-        : "=f"(*low), "=f"(*high)
-        : "r"(pair));
-}
-
-/* Two numbers as bytes, the first below. */
-template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint16_t pair;
-    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
-        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    return ni_element_encode(ELEMENT, NB_ROUND_EVEN, low, 0.0f) |
-           (uint32_t)ni_element_encode(ELEMENT, NB_ROUND_EVEN, high, 0.0f) << 8;
-#endif
-}
-
-template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t bytes, float *value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint32_t halves;
-    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
-        asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    else
-        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    two_of_halves(halves, value, value + 1);
-#else
-    value[0] = ni_element_value(ELEMENT, (uint8_t)bytes);
-    value[1] = ni_element_value(ELEMENT, (uint8_t)(bytes >> 8));
-#endif
-}
-
-static __device__ uint32_t bytes_of_four(const float *x) {
-    return bytes_of_two<NB_ELEMENT_E4M3>(x[0], x[1]) | bytes_of_two<NB_ELEMENT_E4M3>(x[2], x[3]) << 16;
-}
-
-/* Codes, and what they stand for. */
-template <nb_element ELEMENT, nb_rounding ROUND>
-static __device__ void encode_eight(const ni_eight &in, float multiplier, uint32_t *code, ni_eight *value) {
-    constexpr bool WIDE = ELEMENT == NB_ELEMENT_E4M3 || ELEMENT == NB_ELEMENT_E5M2;
-#pragma unroll
-    for (int i = 0; i < 8; i += WIDE && ROUND == NB_ROUND_EVEN ? 2 : 1) {
-        const float y = ni_f32_mul(in.x[i], multiplier);
-        if (WIDE && ROUND == NB_ROUND_EVEN) {
-            const uint32_t pair = bytes_of_two<ELEMENT>(y, ni_f32_mul(in.x[i + 1], multiplier));
-            code[i] = pair & 0xffu;
-            code[i + 1] = pair >> 8;
-            values_of_two<ELEMENT>(pair, value->x + i);
-        } else if (ELEMENT == NB_ELEMENT_E2M1) {
-            value->x[i] = ROUND == NB_ROUND_UP ? e2m1_up(y) : e2m1_even(y);
-            code[i] = ni_grid_code(value->x[i]);
-        } else {
-            code[i] = ni_element_encode(ELEMENT, ROUND, y, 0.0f);
-            value->x[i] = ni_element_value(ELEMENT, (uint8_t)code[i]);
-        }
-    }
-}
-
-template <nb_element ELEMENT> static __device__ void store_codes(uint8_t *codes, int64_t at, const uint32_t *code) {
-    if (ni_element_is_4bit(ELEMENT)) {
-        uint32_t word = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            word |= code[i] << (4 * i);
-        *(uint32_t *)(codes + at / 2) = word;
-        return;
-    }
-    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24,
-                                        code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
-}
-
-/* Eight neighbours from `at` on, in all that is wanted of them. */
-template <nb_element ELEMENT, nb_rounding ROUND>
-static __device__ void put_eight(const ni_cuda_vector &v, int64_t at, const ni_eight &in, float multiplier,
-                                 float inner) {
-    ni_eight value;
-    uint32_t code[8];
-    encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
-    if (v.codes)
-        store_codes<ELEMENT>(v.codes, at, code);
-    if (ni_element_is_4bit(ELEMENT) && v.bytes) {
-        *(uint2 *)(v.bytes + at) = make_uint2(bytes_of_four(value.x), bytes_of_four(value.x + 4));
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        value.x[i] = ni_f32_mul(value.x[i], inner);
-    ni_store_eight(v.values + at, value);
-}
-
-/* ---- the same of E2M1 rounded up, mostly two numbers an instruction: tame rows ----
- *
- * As a half, y 2^-14 is an integer that counts the grid's steps by 512 (tile.cuh), so half a step is added and nine bits are
- * cut. What cvt cuts first is never missed above zero; below it a tie goes down in magnitude, so a negative y is taken one
- * ulp nearer to zero before. Zero has no sign. */
-
-#define UP_FACTOR 0x1p-14f
-
-/* A row whose maximum is neither Inf nor NaN nor so small that the factor's part of it is lost. */
-static __device__ bool is_tame(uint32_t amax) {
-    return amax >= 0x21800000u && amax <= 0x5d800000u; /* 2^-60, 2^60 */
-}
-
-/* Grid values as two halves; `multiplier` times UP_FACTOR. */
-static __device__ uint32_t up_pair(uint32_t pair, float multiplier) {
-    const float low = __fadd_rz(ni_f32_mul(ni_low_of(pair), multiplier), 0x1p-149f),
-                high = __fadd_rz(ni_f32_mul(ni_high_of(pair), multiplier), 0x1p-149f);
-    uint32_t halves, q;
-    asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(halves) : "f"(high), "f"(low));
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(q) : "r"((halves + 0x01000100u) & 0x8e008e00u), "r"(0x74007400u), "r"(0u));
-    return q;
-}
-
-/* Two halves as E4M3. */
-static __device__ uint32_t bytes_of_halves(uint32_t pair) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint16_t bytes;
-    asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(bytes) : "r"(pair));
-    return bytes;
-#else
-    float low, high;
-    two_of_halves(pair, &low, &high);
-    return bytes_of_two<NB_ELEMENT_E4M3>(low, high);
-#endif
-}
-
-static __device__ uint32_t bytes_of_four_halves(uint32_t a, uint32_t b) {
-    return __byte_perm(bytes_of_halves(a), bytes_of_halves(b), 0x5410);
-}
-
-/* Codes of four grid values, in bytes 0 and 2: times 2^-6 as E4M3 a magnitude is its code, above two bits. */
-static __device__ uint32_t codes_of_four_halves(uint32_t a, uint32_t b) {
-    uint32_t low, high;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(low) : "r"(a), "r"(0x24002400u));
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(high) : "r"(b), "r"(0x24002400u));
-    const uint32_t bytes = bytes_of_four_halves(low, high),
-                   codes = (bytes >> 2 & 0x07070707u) | (bytes >> 4 & 0x08080808u);
-    return codes | codes >> 4;
-}
-
-static __device__ uint32_t scaled_pair(uint32_t pair, float inner) {
-    float low, high;
-    two_of_halves(pair, &low, &high);
-    return ni_pack_two(ni_f32_mul(low, inner), ni_f32_mul(high, inner));
-}
-
-/* As put_eight. */
-static __device__ void put_eight_up(const ni_cuda_vector &v, int64_t at, const uint4 &in, float multiplier,
-                                    float inner) {
-    const uint32_t q[4] = {up_pair(in.x, multiplier), up_pair(in.y, multiplier), up_pair(in.z, multiplier),
-                           up_pair(in.w, multiplier)};
-    if (v.codes)
-        *(uint32_t *)(v.codes + at / 2) =
-            __byte_perm(codes_of_four_halves(q[0], q[1]), codes_of_four_halves(q[2], q[3]), 0x6420);
-    if (v.bytes)
-        *(uint2 *)(v.bytes + at) = make_uint2(bytes_of_four_halves(q[0], q[1]), bytes_of_four_halves(q[2], q[3]));
-    else
-        ni_store_words(ni_global(v.values + at),
-                       make_uint4(scaled_pair(q[0], inner), scaled_pair(q[1], inner), scaled_pair(q[2], inner),
-                                  scaled_pair(q[3], inner)));
-}
-
-/* What a maximum says of a scale: the factor of the numbers, and the scale that is kept. */
-typedef struct scaling {
-    float multiplier, decode;
-} scaling;
-
-template <nb_element ELEMENT> static __device__ scaling scaling_of(const ni_cuda_vector &v, uint32_t amax) {
-    const float multiplier = ni_vector_encode(v.quantizer.rule, ni_element_max(ELEMENT), ni_f32_from(amax));
-    return (scaling){multiplier, ni_vector_decode(multiplier)};
 }
 
 /* ---- a scale a tensor, or none ---- */
@@ -236,17 +46,16 @@ static __global__ void __launch_bounds__(NI_THREADS)
         if (at < eights)
             in[i] = *(const uint4 *)(across ? from + r * stride + 8 * c : from + 8 * at);
     }
-    scaling s = {1.0f, 1.0f};
+    ni_scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
-        s = scaling_of<ELEMENT>(v, *v.amax);
+        s = ni_vector_scaling_of<ELEMENT>(v, *v.amax);
         if (blockIdx.x == 0 && threadIdx.x == 0)
             *v.tensor_scale = s.decode;
     }
 #pragma unroll
     for (int i = 0; i < FLAT_EIGHTS; i++)
         if (first + i * NI_THREADS < eights)
-            put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier,
-                                      v.whole ? s.decode : 1.0f);
+            ni_put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier, s.decode);
 }
 
 template <nb_element ELEMENT, nb_rounding ROUND>
@@ -280,16 +89,16 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS)
     for (int i = 0; i < VECTORS; i++)
         pairs = ni_larger_of_four(pairs, in[i]);
     const uint32_t amax = ni_warp_max(ni_larger_half(pairs));
-    const scaling s = scaling_of<ELEMENT>(v, amax);
+    const ni_scaling s = ni_vector_scaling_of<ELEMENT>(v, amax);
     if (lane == 0)
         v.row_scales[r] = s.decode;
-    if (ELEMENT == NB_ELEMENT_E2M1 && ROUND == NB_ROUND_UP && is_tame(amax)) {
-        const float multiplier = ni_f32_mul(s.multiplier, UP_FACTOR), inner = v.whole ? s.decode : 1.0f;
+    if (ELEMENT == NB_ELEMENT_E2M1 && ROUND == NB_ROUND_UP && ni_is_tame_row(amax)) {
+        const float multiplier = ni_f32_mul(s.multiplier, NI_UP_FACTOR), inner = v.whole ? s.decode : 1.0f;
 #pragma unroll
         for (int i = 0; i < VECTORS; i++) {
             const int c = 256 * i + 8 * lane;
             if (c < cols)
-                put_eight_up(v, r * cols + c, in[i], multiplier, inner);
+                ni_put_eight_up(v, r * cols + c, in[i], multiplier, inner);
         }
         return;
     }
@@ -297,7 +106,7 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS)
     for (int i = 0; i < VECTORS; i++) {
         const int c = 256 * i + 8 * lane;
         if (c < cols)
-            put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(in[i]), s.multiplier, v.whole ? s.decode : 1.0f);
+            ni_put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(in[i]), s.multiplier, s.decode);
     }
 }
 
@@ -352,16 +161,16 @@ template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
 static __device__ void quantize_row(const T *row, int64_t r, int64_t cols, const ni_cuda_vector &v) {
-    scaling s = {1.0f, 1.0f};
+    ni_scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
-        s = scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
+        s = ni_vector_scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
         if (threadIdx.x == 0 && !v.amax)
             v.row_scales[r] = s.decode;
         else if (threadIdx.x == 0 && r == 0)
             *v.tensor_scale = s.decode;
     }
     for (int64_t c = 8 * threadIdx.x; c < cols; c += 8 * blockDim.x)
-        put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, v.whole ? s.decode : 1.0f);
+        ni_put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, s.decode);
 }
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
@@ -556,4 +365,44 @@ int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from,
             code = launch_decode_list((cudaStream_t)stream, &list);
     }
     return code ? code : launch_decode_list((cudaStream_t)stream, &list);
+}
+
+/* ---- with what was clamped off: a warp a row ---- */
+
+static __device__ float decoded_code(const uint8_t *codes, uint32_t at, float scale) {
+    return ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, codes[at / 2] >> (4 * (at % 2)) & 15u), scale);
+}
+
+static __global__ void __launch_bounds__(NI_THREADS)
+    decode_with_rest(const __grid_constant__ nb_mat out, const __grid_constant__ nb_qtensor t,
+                     const __grid_constant__ ni_sparse s) {
+    const int lane = threadIdx.x % 32;
+    const int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32;
+    if (r >= t.rows)
+        return;
+    const uint8_t *codes = t.codes + r * (t.cols / 2);
+    const float scale = t.outer_scales[r];
+    const int count = s.count[r], eights = (int)(t.cols / 8);
+    uint16_t *to = (uint16_t *)out.data + r * out.stride;
+#pragma unroll 4
+    for (int i = lane; i < eights; i += 32) {
+        const uint32_t word = ((const uint32_t *)codes)[i];
+        ni_eight e;
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            e.x[k] = ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, word >> (4 * k) & 15u), scale);
+        ni_store_eight(to + 8 * i, e);
+    }
+    __syncwarp(); /* an entry is written over what another lane wrote */
+    for (int i = lane; i < count; i += 32) {
+        const int64_t at = r * s.room + i;
+        const uint32_t c = (uint32_t)s.column[at];
+        to[c] = ni_bf16_even(ni_f32_add(ni_bf16_round(decoded_code(codes, c, scale)), ni_bf16_value(s.value[at])));
+    }
+}
+
+int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qtensor *from, const ni_sparse *s) {
+    decode_with_rest<<<(unsigned)ni_divide_up(from->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(*out, *from,
+                                                                                                            *s);
+    return cudaGetLastError();
 }
