@@ -119,7 +119,7 @@ typedef struct ni_mechanism {
      * other numbers of the same shape and type, taken with ni_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
     nb_status (*prepare_x)(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err);
-    /* With prepare_x, where no other mechanism prepares X and no lens looks: the operand of what it prepares, at once. */
+    /* With prepare_x, where no other mechanism prepares X and no lens looks: the operand of what it prepares. */
     nb_status (*make_x)(void *state, const ni_linear_call *call, const ni_making *making, nb_error *err);
     /* Before dY is quantized: `prepared` comes in as dY, and may be pointed to other numbers as above. */
     nb_status (*prepare_dy)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_mat *prepared,
