@@ -9,6 +9,7 @@
  * Bits are those of quantize.cu; E2M1 comes of rounding with constants, 8-bit formats of the GPU's own conversion where it
  * has one.
  */
+#include "backend/cuda/list.cuh"
 #include "backend/cuda/vector.cuh"
 
 static __device__ ni_eight load_eight(const uint16_t *from) {
@@ -247,9 +248,7 @@ typedef struct row_list {
 
 template <nb_rounding ROUND>
 static __global__ void __launch_bounds__(LISTED_THREADS) quantize_many_rows(const __grid_constant__ row_list list) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_row)
-        which++;
+    const int which = ni_listed(list, &listed_rows::first_row);
     const listed_rows &l = list.at[which];
     const int64_t r = blockIdx.x - l.first_row;
     ni_cuda_vector v = {};
@@ -315,9 +314,7 @@ typedef struct decode_list {
 } decode_list;
 
 static __global__ void __launch_bounds__(NI_THREADS) decode_many_rows(const __grid_constant__ decode_list list) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &decoded_rows::first_block);
     const decoded_rows &t = list.at[which];
     const int64_t first = (int64_t)(blockIdx.x - t.first_block) * (DECODED_EIGHTS * NI_THREADS) + threadIdx.x;
     uint32_t codes[DECODED_EIGHTS];
