@@ -8,9 +8,9 @@
 #ifndef NI_BACKEND_CUDA_QUANTIZE_H
 #define NI_BACKEND_CUDA_QUANTIZE_H
 
+#include "backend/arguments.h"
 #include "backend/cuda/alphas.h"
 #include "base/philox.h"
-#include "nibble/backend.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -183,16 +183,23 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
     bool whole;
-    uint8_t *bytes; /* E4M3 of four-bit codes, in the place of values; NULL: values */
-    uint8_t *codes; /* canonical; NULL: nobody asks */
+    uint16_t *scaled; /* BF16 [rows, cols] beside bare values: times their one scale; NULL: nobody asks */
+    uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
+    uint8_t *codes;   /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
 } ni_cuda_vector;
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
+/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp.cu). */
+bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x);
+int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
+                               int64_t low, int64_t high);
 /* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
 int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
 /* out[i] (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count);
+/* The same of one, and then its rest, in BF16. */
+int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qtensor *from, const ni_sparse *s);
 
 /* ---- the other way ---- */
 
