@@ -50,10 +50,14 @@ static void *sum_chunks(void *self) {
     nb_backend *worker = o->reducer->worker;
     if (o->marks)
         o->status = worker_companion(o)->enter(worker, &o->error);
-    for (int64_t i = ni_reducer_chunks(o->reducer, o->grads) - 1; o->status == NB_OK && i >= 0; i--) {
+    const int64_t last = ni_reducer_chunks(o->reducer, o->grads) - 1;
+    for (int64_t i = last; o->status == NB_OK && i >= 0; i--) {
         if (!wait_for(o, chunk_at(o, i)))
             break;
-        o->status = sum_chunk(o, i);
+        if (i == last) /* the step's tokens are known by now, and there is time */
+            o->status = ni_reducer_meet_rows(o->reducer, &o->error);
+        if (o->status == NB_OK)
+            o->status = sum_chunk(o, i);
         if (o->status == NB_OK)
             o->status = tell_summed(o, chunk_at(o, i));
     }

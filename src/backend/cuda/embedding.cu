@@ -81,3 +81,39 @@ int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
     add_runs<<<(unsigned)ni_divide_up(warps, NI_WARPS), NI_THREADS, 0, on>>>(dtable, dout, sorted, order, n, dim);
     return cudaGetLastError();
 }
+
+/* ---- rows that lie apart ---- */
+
+/* A block a row: of 128 threads, each 16 bytes at a time where rows are made of such. */
+enum { ROW_THREADS = 128 };
+
+template <typename T, bool TAKE>
+static __global__ void move_rows(T *packed, T *table, const int32_t *rows, int64_t dim) {
+    T *row = table + rows[blockIdx.x] * dim, *place = packed + blockIdx.x * dim;
+    for (int64_t c = threadIdx.x; c < dim; c += ROW_THREADS)
+        if (TAKE)
+            place[c] = row[c];
+        else
+            row[c] = place[c];
+}
+
+template <bool TAKE>
+static int launch_move(void *stream, float *packed, float *table, const int32_t *rows, int64_t n, int64_t dim) {
+    const cudaStream_t on = (cudaStream_t)stream;
+    if (n * dim == 0)
+        return cudaSuccess;
+    if (dim % 4 == 0)
+        move_rows<float4, TAKE><<<(unsigned)n, ROW_THREADS, 0, on>>>((float4 *)packed, (float4 *)table, rows, dim / 4);
+    else
+        move_rows<float, TAKE><<<(unsigned)n, ROW_THREADS, 0, on>>>(packed, table, rows, dim);
+    return cudaGetLastError();
+}
+
+int ni_cuda_launch_take_rows(void *stream, float *out, const float *table, const int32_t *rows, int64_t n,
+                             int64_t dim) {
+    return launch_move<true>(stream, out, (float *)table, rows, n, dim);
+}
+
+int ni_cuda_launch_put_rows(void *stream, float *table, const float *in, const int32_t *rows, int64_t n, int64_t dim) {
+    return launch_move<false>(stream, (float *)in, table, rows, n, dim);
+}
