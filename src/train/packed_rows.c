@@ -17,12 +17,12 @@ nb_status ni_packed_rows_create(ni_touched *touched, nb_backend *be, bool elsewh
     const int64_t most = elements / touched->width;
     out->touched = touched;
     out->most = most < touched->rows ? most : touched->rows;
-    NB_TRY(ni_backend_take(be, (size_t)(out->most * touched->width) * sizeof *out->data, "gradients of other ranks",
-                           &data, err));
+    NB_TRY(
+        ni_backend_take(be, (size_t)(out->most * touched->width) * sizeof *out->data, "rows of gradients", &data, err));
     out->data = data;
     if (!elsewhere)
         return NB_OK;
-    NB_TRY(ni_backend_take(be, (size_t)touched->rows * sizeof *out->list, "gradients of other ranks", &list, err));
+    NB_TRY(ni_backend_take(be, (size_t)touched->rows * sizeof *out->list, "which rows they are", &list, err));
     out->list = list;
     return NB_OK;
 }
