@@ -49,6 +49,7 @@ typedef struct ni_reducer {
     int32_t narrow_chunks;
     size_t bytes;       /* of backend memory */
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
+    double look;        /* seconds that a thread looks for another's news before it sleeps */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
     nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
     ni_neighbours
