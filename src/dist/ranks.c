@@ -1,4 +1,5 @@
 /* ranks.c: gathers and broadcasts, made of trades; and who says what went wrong. */
+#define _GNU_SOURCE /* CPU_COUNT */
 #include "dist/ranks.h"
 
 #include "dist/environment.h"
@@ -7,6 +8,7 @@
 #include "dist/tcp.h"
 
 #include <assert.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,6 +151,16 @@ bool nb_ranks_speaks(const nb_ranks *ranks) {
 }
 
 /* ---- trades ---- */
+
+/* A rank has a thread that computes and one that exchanges. */
+double ni_ranks_look(nb_ranks *r, double seconds) {
+    cpu_set_t mine;
+    const bool few = sched_getaffinity(0, sizeof mine, &mine) != 0 || CPU_COUNT(&mine) < 2 * nb_ranks_local_world(r);
+    const double granted = few ? 0 : seconds;
+    if (r && r->wire.look)
+        r->wire.look(r->wire.self, granted);
+    return granted;
+}
 
 /* The rank that failed says why itself; of one that is gone the lowest that is left does. */
 static nb_status hear(nb_ranks *ranks, const char *wire, ni_trade how, ni_wire_news *news, nb_error *err) {

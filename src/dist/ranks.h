@@ -42,6 +42,11 @@ nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t b
 /* Pieces of one array: rank r has data[begin[r]] .. data[begin[r + 1]], and all get the whole. begin: [world + 1]. */
 nb_status ni_ranks_gather_pieces(nb_ranks *ranks, void *data, const size_t *begin, nb_error *err);
 
+/* While a rank waits for others its processor looks again and again for `seconds`, which saves the time that it takes
+ * to wake, and sleeps then: for ranks whose work is a GPU's. Returns 0, and they sleep at once, where processors are
+ * few. */
+double ni_ranks_look(nb_ranks *ranks, double seconds);
+
 /* What rank 0 has. */
 nb_status ni_ranks_broadcast(nb_ranks *ranks, void *data, size_t bytes, nb_error *err);
 

@@ -345,6 +345,7 @@ static nb_status meet_devices(run *r, nb_error *err) {
         ni_note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
     else
         ni_note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+    t->reducer.look = ni_ranks_look(t->ranks, 2e-3);
     NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
     if (met)
         ni_note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");

@@ -71,6 +71,7 @@ nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *le
     int64_t number = (t->calibration.update ? t->calibration.batch : t->at.next_batch) * t->config.accumulation + index;
     if (t->train)
         NB_TRY(ni_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
+    ni_touched_note(&t->touched, t->batch.buffers.tokens, t->config.micro_batch * t->config.seq);
     nb_pass pass = ni_trainer_pass(t, index);
     pass.lens = lens;
     return ni_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
@@ -181,6 +182,7 @@ nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *er
     int64_t first, count = ni_trainer_share(t, &first);
     t->results.squared = false; /* of a step that was given up */
     ni_accumulator_begin(&t->accumulator);
+    ni_touched_begin(&t->touched);
     ni_combiner_begin(&t->combiner);
     const double begin = ni_seconds();
     NB_TRY(greet(t, lens, err));

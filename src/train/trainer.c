@@ -136,6 +136,16 @@ const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
     return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
 }
 
+/* An embedding that is not the head too lies first, and gets gradients in the rows of the step's tokens alone. */
+static nb_status create_reducer(nb_trainer *t, nb_error *err) {
+    const ni_param_array *grads = ni_model_gradients(t->model);
+    const nb_param *table = nb_model_param(t->model, 0);
+    const bool alone = grads->sections > 1 && grads->section[1] == 1 && grads->dtype == t->be->real;
+    if (alone && table->embedding && !t->model_config.tied)
+        NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
+    return ni_reducer_create(t->ranks, grads, t->share.gradients, &t->touched, &t->reducer, err);
+}
+
 static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err) {
     const nb_run_config *c = &t->config;
     const bool on_paper = o && o->on_paper;
@@ -158,7 +168,7 @@ static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
-    NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), t->share.gradients, &t->reducer, err));
+    NB_TRY(create_reducer(t, err));
     NB_TRY(ni_trainer_renew_handed(t, err));
     NB_TRY(ni_shared_gradients_create(&t->share, &t->reducer, &t->accumulator, t->model, &t->shared, err));
     NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
@@ -216,6 +226,7 @@ void nb_trainer_free(nb_trainer *t) {
     ni_hand_over_free(&t->handed);
     ni_shared_gradients_free(&t->shared);
     ni_reducer_free(&t->reducer);
+    ni_touched_free(&t->touched);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
     ni_share_free(&t->share);

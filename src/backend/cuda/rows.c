@@ -89,6 +89,14 @@ void ni_cuda_embed_backward(nb_backend *be, void *dtable, const void *dout, cons
                      "embed_backward");
 }
 
+void ni_cuda_take_rows(nb_backend *be, void *out, const void *table, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_cuda_good(be, ni_cuda_launch_take_rows(stream_of(be), out, table, rows, n, dim), "take_rows");
+}
+
+void ni_cuda_put_rows(nb_backend *be, void *table, const void *in, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_cuda_good(be, ni_cuda_launch_put_rows(stream_of(be), table, in, rows, n, dim), "put_rows");
+}
+
 /* ---- norms ---- */
 
 static float *partial_for(nb_backend *be, int64_t n, int64_t dim, const char *what) {
