@@ -64,7 +64,7 @@ bool ni_cuda_produces_norm(int64_t rows, int64_t dim) {
 int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to) {
     cudaStream_t on = (cudaStream_t)stream;
     const ni_tile_room *const scales = (const ni_tile_room *)room;
-    int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    int code = ni_cuda_set_tile_scales(stream, room, to, 1);
     if (code != cudaSuccess)
         return code;
 #define PRODUCE(CHUNKS) code = launch<CHUNKS>(on, scales, norm, to)

@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
 }
 
 int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles *s, const ni_cuda_both_copies *to) {
-    const int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    const int code = ni_cuda_set_tile_scales(stream, room, to, 1);
     if (code != cudaSuccess)
         return code;
     return ni_launch_following((cudaStream_t)stream, produce_swiglu, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
@@ -91,11 +91,9 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
                                   const ni_cuda_both_copies to[2]) {
     char *const rooms[2] = {(char *)room, (char *)room + NI_CUDA_TILE_ROOM};
     const slope_copies copies = {{to[0], to[1]}};
-    for (int i = 0; i < 2; i++) {
-        const int code = ni_cuda_set_tile_scales(stream, rooms[i], &to[i].row, &to[i].column);
-        if (code != cudaSuccess)
-            return code;
-    }
+    const int code = ni_cuda_set_tile_scales(stream, room, to, 2);
+    if (code != cudaSuccess)
+        return code;
     return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
                                *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
 }

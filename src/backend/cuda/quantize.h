@@ -99,8 +99,13 @@ enum { NI_CUDA_TILE_ROOM = 4096 };
 /* Either copy may be NULL. The column copy may be rotated by 16. */
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
-/* What quantize_tiles begins with: scales and tables of both copies in `room`. */
-int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column);
+/* What quantize_tiles begins with: scales and tables of both copies of `count` matrices, NI_CUDA_TILE_MATRICES at most, in
+ * a room each, one behind the other. */
+enum { NI_CUDA_TILE_MATRICES = 3 };
+typedef struct ni_cuda_both_copies {
+    ni_cuda_tile_copy row, column; /* values NULL: there is none */
+} ni_cuda_both_copies;
+int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies *copies, int count);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,

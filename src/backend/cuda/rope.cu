@@ -1,41 +1,14 @@
 /* rope.cu: RoPE in place, with the largest magnitudes of what is left: plain, and of columns turned by 16
  * (nb_mat.turned_amax), for which a block takes 16 tokens.
  */
-#include "backend/cuda/kernels.h"
+#include "backend/cuda/rope.cuh"
 #include "backend/cuda/tile.cuh"
 
-typedef struct turn {
-    float c, s;
-} turn;
-
-/* Angles are taken in double, as the reference does. */
-static __device__ turn turn_by(int32_t position, int64_t i, int64_t head_dim, const ni_rope &how) {
-    double s, c;
-    sincos(position * ni_rope_frequency(&how, i, head_dim), &s, &c);
-    return {(float)c, (float)s};
-}
-
-static __global__ void make_turns(turn *table, int64_t positions, int64_t head_dim,
+static __global__ void make_turns(ni_turn *table, int64_t positions, int64_t head_dim,
                                   const __grid_constant__ ni_rope how) {
     const int64_t half = head_dim / 2;
     for (NI_EACH(at, positions * half))
-        table[at] = turn_by((int32_t)(at / half), at % half, head_dim, how);
-}
-
-/* Of channel i; from the table where it goes so far. */
-static __device__ turn turn_at(const ni_cuda_turns &turns, int32_t position, int64_t i, int64_t head_dim,
-                               const ni_rope &how, bool inverse) {
-    const bool known = (uint32_t)position < (uint32_t)turns.positions;
-    turn t = known ? ((const turn *)turns.table)[position * (head_dim / 2) + i] : turn_by(position, i, head_dim, how);
-    if (inverse)
-        t.s = -t.s;
-    return t;
-}
-
-static __device__ void turn_two(float *x1, float *x2, float c, float s) {
-    const float first = *x1, second = *x2;
-    *x1 = ni_f32_sub(ni_f32_mul(first, c), ni_f32_mul(second, s));
-    *x2 = ni_f32_add(ni_f32_mul(second, c), ni_f32_mul(first, s));
+        table[at] = ni_turn_by((int32_t)(at / half), at % half, head_dim, how);
 }
 
 /* A thread turns one pair of one token's channels in every head. */
@@ -45,11 +18,11 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
     const int64_t half = head_dim / 2;
     for (NI_EACH(at, n * half)) {
         const int64_t t = at / half, i = at % half;
-        const turn by = turn_at(turns, positions[t], i, head_dim, how, inverse);
+        const ni_turn by = ni_turn_at(turns, positions[t], i, head_dim, how, inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
-            turn_two(&x1, &x2, by.c, by.s);
+            ni_turn_two(&x1, &x2, by.c, by.s);
             pair[0] = ni_bf16_even(x1);
             pair[half] = ni_bf16_even(x2);
         }
@@ -63,8 +36,8 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
     const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
     for (NI_EACH(at, n * quarter)) {
         const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
-        const turn one = turn_at(turns, positions[t], i, head_dim, how, inverse),
-                   two = turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
+        const ni_turn one = ni_turn_at(turns, positions[t], i, head_dim, how, inverse),
+                      two = ni_turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
         uint16_t *const first = x + t * stride + i;
 #pragma unroll 4
         for (int h = 0; h < heads; h++) {
@@ -73,8 +46,8 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
             const uint32_t a = *low, b = *high;
             float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u),
                   y2 = __uint_as_float(b & 0xffff0000u);
-            turn_two(&x1, &x2, one.c, one.s);
-            turn_two(&y1, &y2, two.c, two.s);
+            ni_turn_two(&x1, &x2, one.c, one.s);
+            ni_turn_two(&y1, &y2, two.c, two.s);
             *low = ni_pack_two(x1, y1);
             *high = ni_pack_two(x2, y2);
         }
@@ -85,10 +58,10 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
 
 enum { BAND = 16 };
 
-static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &first, const turn &second) {
+static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const ni_turn &first, const ni_turn &second) {
     float x1 = ni_low_of(low), x2 = ni_low_of(*high), y1 = ni_high_of(low), y2 = ni_high_of(*high);
-    turn_two(&x1, &x2, first.c, first.s);
-    turn_two(&y1, &y2, second.c, second.s);
+    ni_turn_two(&x1, &x2, first.c, first.s);
+    ni_turn_two(&y1, &y2, second.c, second.s);
     *high = ni_pack_two(x2, y2);
     return ni_pack_two(x1, y1);
 }
@@ -97,14 +70,14 @@ static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &f
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim,
                const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
-    extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
+    extern __shared__ __align__(16) ni_turn turns[]; /* [BAND, half] */
     __shared__ ni_known_amaxes found;
     const int half = head_dim / 2, quarter = half / 2;
     const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
     const uint32_t word = ni_ask_amaxes<0>(amax, turned_amax);
     uint32_t pairs = 0, turned = 0;
     for (int at = threadIdx.x; at < BAND * half; at += NI_TILE_THREADS)
-        turns[at] = turn_at(known, positions[first + at / half], at % half, head_dim, how, inverse);
+        turns[at] = ni_turn_at(known, positions[first + at / half], at % half, head_dim, how, inverse);
     ni_tell_amaxes<0>(&found, word);
     __syncthreads();
     for (int item = threadIdx.x; item < heads * quarter; item += NI_TILE_THREADS) {
@@ -136,7 +109,7 @@ enum { MOST_HEAD = 1024 }; /* of 16 tokens' angles in shared memory */
 
 int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how) {
     make_turns<<<ni_grid(ni_divide_up(positions * (head_dim / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-        (turn *)table, positions, head_dim, *how);
+        (ni_turn *)table, positions, head_dim, *how);
     return cudaGetLastError();
 }
 
@@ -148,7 +121,7 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
     const bool twos =
         head_dim % 4 == 0 && head_dim <= MOST_HEAD && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
     const bool bands = twos && x->turned_amax && n % BAND == 0 && stride <= INT32_MAX;
-    const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(turn);
+    const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(ni_turn);
     int code = cudaSuccess;
     if (bands && n > 0) {
         code = ni_cuda_clear_amaxes(stream, x->amax, x->turned_amax);
