@@ -25,9 +25,9 @@ typedef struct ni_attention_layer {
     int32_t q_param, k_param, v_param, o_param;
     ni_norm q_norm, k_norm;
     ni_linear_group *in, *out;
-    void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
-    ni_amaxes o_amaxes;                         /* saved */
-    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;  /* of a pass; not of dq and dk where they go through norms */
+    void *q, *k, *v, *o; /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
+    ni_amaxes o_amaxes;
+    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;  /* not of dq and dk where they go through norms */
     void *kept_k, *kept_v;                      /* act [rows, kv_heads * head_dim]: of the tokens before (step.c) */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
@@ -107,7 +107,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->k = ni_arena_take(saved, kv);
     a->v = ni_arena_take(saved, kv);
     a->o = ni_arena_take(saved, q);
-    a->o_amaxes = ni_amax_words(ni_linear_group_wants(a->out, false), saved);
+    a->o_amaxes = ni_amax_words(builder, ni_linear_group_wants(a->out, false));
     a->lse = ni_arena_take(saved, ni_real_bytes(builder, a->heads));
     if (normed) {
         a->q_raw = ni_arena_take(saved, q);
@@ -132,9 +132,9 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->dk = ni_arena_take(working, kv);
     a->dv = ni_arena_take(working, kv);
     const ni_wanted_amaxes of_slopes = ni_linear_group_wants(a->in, true);
-    a->dq_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
-    a->dk_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
-    a->dv_amaxes = ni_amax_words(of_slopes, working);
+    a->dq_amaxes = ni_amax_words(builder, through ? (ni_wanted_amaxes){false, false} : of_slopes);
+    a->dk_amaxes = ni_amax_words(builder, through ? (ni_wanted_amaxes){false, false} : of_slopes);
+    a->dv_amaxes = ni_amax_words(builder, of_slopes);
     a->do_ = ni_arena_take(working, q);
     if (through) {
         a->dq_raw = ni_arena_take(working, q);

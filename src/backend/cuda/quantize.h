@@ -110,7 +110,7 @@ int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
                         const nb_quantizer *q, const ni_cuda_noise *noise);
-/* For producers: both words of a matrix are cleared (NULL: nobody asks; side by side: at once); and *turned, cleared,
+/* For producers, whose launchers want both words cleared (maxima.h): those are (NULL: nobody asks; side by side: at once); and *turned, cleared,
  * becomes nb_mat.turned_amax by a reading of its own, where who wrote the matrix could not look for it. It stays 0
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);

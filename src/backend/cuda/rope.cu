@@ -124,9 +124,7 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
     const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(ni_turn);
     int code = cudaSuccess;
     if (bands && n > 0) {
-        code = ni_cuda_clear_amaxes(stream, x->amax, x->turned_amax);
-        if (code == cudaSuccess)
-            code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+        code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
         if (code != cudaSuccess)
             return code;
         rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(
@@ -142,7 +140,5 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
     code = cudaGetLastError();
     if (x->amax && code == cudaSuccess)
         code = ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);
-    if (x->turned_amax && code == cudaSuccess)
-        code = ni_cuda_clear_amaxes(stream, NULL, x->turned_amax);
     return code != cudaSuccess ? code : ni_cuda_find_turned(stream, data, n, stride, stride, x->turned_amax);
 }
