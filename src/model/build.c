@@ -116,6 +116,19 @@ static void place_branches(ni_builder *builder) {
     model->working.used = work;
 }
 
+/* Where quantizers ask for them: a reading of each weight less in a step. */
+static void place_weight_maxima(nb_model *model, ni_arena *working) {
+    const size_t bytes = (size_t)model->params.count * sizeof *model->weight_maxima;
+    const bool asked =
+        model->training && model->be->wants_amax && !model->traits->sphere; /* which moves masters again */
+    model->weight_maxima = asked ? ni_arena_take(working, bytes) : NULL;
+    for (int32_t i = 0; i < model->params.count; i++) {
+        const ni_weight_reader *r = &model->readers[i];
+        if (r->group && r->group->layers[r->layer].master)
+            r->group->layers[r->layer].maximum = model->weight_maxima ? model->weight_maxima + i : NULL;
+    }
+}
+
 /* Runs once to measure and once to place. Without a backward pass nothing needs to be saved: all layers share one set
  * of buffers, and the residual stream goes to and fro between two. */
 static void place(ni_builder *builder) {
@@ -132,6 +145,7 @@ static void place(ni_builder *builder) {
     model->inputs = ni_arena_take(working, NI_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
     model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
     model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
+    place_weight_maxima(model, working);
     ni_sphere_place(builder, working);
     for (int32_t i = 0; model->training && i < branches; i++) {
         ni_branch *branch = &model->branches[i];

@@ -208,7 +208,8 @@ struct nb_model {
     int32_t group_count, group_capacity;
     ni_weight_reader *readers; /* [parameters]: who multiplies with each */
     ni_arena saved, working;
-    ni_arena maxima; /* words of matrices' maxima, all of a micro-batch; part of `working` */
+    ni_arena maxima;         /* words of matrices' maxima, all of a micro-batch; part of `working` */
+    uint32_t *weight_maxima; /* [parameters] backend memory: of masters, by the optimizer; NULL: nobody asks */
     ni_scratch scratch;
     size_t saved_bytes, working_bytes, group_bytes;
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */

@@ -262,19 +262,15 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
     }
 }
 
-static __device__ __forceinline__ void expect_line(const uint16_t *at) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-}
-
 /* Row r comes nearer while the block looks at its columns: 64 numbers a lane. */
 static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, int64_t r, int dim) {
     const int c = 64 * (threadIdx.x % 32);
     if (r >= d.n || c >= dim)
         return;
-    expect_line(d.x + r * dim + c);
-    expect_line(d.dy + r * dim + c);
+    ni_expect_line(d.x + r * dim + c);
+    ni_expect_line(d.dy + r * dim + c);
     if (d.into)
-        expect_line(d.dx + r * dim + c);
+        ni_expect_line(d.dx + r * dim + c);
 }
 
 /* A block takes 16 neighbouring rows at a time. Where columns are turned there may be room for `two` bands, so that warps

@@ -11,42 +11,10 @@
 /* Everything of one launch; which matrix a block works on is in its first index. */
 typedef struct turned_work {
     ni_cuda_turned_tiles s;
+    ni_rope_angles by;
     ni_cuda_both_copies to[3];
     unsigned first[3]; /* tile across of each matrix */
 } turned_work;
-
-/* Angles beyond the table: nobody comes here in training. */
-static __device__ __noinline__ ni_turn far_turn(const turned_work &work, int32_t position, int i) {
-    return ni_turn_by(position, i, work.s.head_dim, work.s.how);
-}
-
-/* Two pairs of channels of which `own` are this lane's and `other` their partners': a lane that has the lower halves takes
- * x c - y s, the other one x c + y s, and the sign of s is the lane's. */
-static __device__ inline uint32_t turned_pair(uint32_t own, uint32_t other, const float4 &by, uint32_t sign) {
-    const float s1 = __uint_as_float(__float_as_uint(by.y) ^ sign), s2 = __uint_as_float(__float_as_uint(by.w) ^ sign);
-    return ni_pack_two(ni_f32_add(ni_f32_mul(ni_low_of(own), by.x), ni_f32_mul(ni_low_of(other), s1)),
-                       ni_f32_add(ni_f32_mul(ni_high_of(own), by.z), ni_f32_mul(ni_high_of(other), s2)));
-}
-
-/* Cosines and sines of channels i and i + 1. */
-static __device__ inline float4 two_turns(const turned_work &work, int32_t position, int i) {
-    if (ni_is_in_table(work.s.turns, position))
-        return *(const float4 *)(work.s.turns.table + ((int64_t)position * (work.s.head_dim / 2) + i) * 2);
-    const ni_turn a = far_turn(work, position, i), b = far_turn(work, position, i + 1);
-    return make_float4(a.c, a.s, b.c, b.s);
-}
-
-/* Back by the angles of this row's position. */
-static __device__ inline uint4 turned_back(const turned_work &work, const uint4 &own, int32_t position, int vector) {
-    const int across = work.s.head_dim / 16, i = vector % across * 8; /* lanes of half a head; the first channel */
-    const uint32_t sign = vector & across ? 0x80000000u : 0;          /* - - is +, and the higher half's turns with s */
-    const uint4 other = make_uint4(__shfl_xor_sync(~0u, own.x, across), __shfl_xor_sync(~0u, own.y, across),
-                                   __shfl_xor_sync(~0u, own.z, across), __shfl_xor_sync(~0u, own.w, across));
-    return make_uint4(turned_pair(own.x, other.x, two_turns(work, position, i), sign),
-                      turned_pair(own.y, other.y, two_turns(work, position, i + 2), sign),
-                      turned_pair(own.z, other.z, two_turns(work, position, i + 4), sign),
-                      turned_pair(own.w, other.w, two_turns(work, position, i + 6), sign));
-}
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     produce_turned(const __grid_constant__ turned_work work, const ni_tile_room *rooms) {
@@ -63,7 +31,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     if (which < 2)
 #pragma unroll
         for (int i = 0; i < NI_OWN_ROWS; i++)
-            own[i] = turned_back(work, own[i], work.s.positions[at.row + NI_ROW_STEP * i], at.vector);
+            own[i] = ni_turn_eight(work.by, own[i], work.s.positions[at.row + NI_ROW_STEP * i]);
     ni_wait_for_it();
     ni_load_tables(&tables, room, work.to[which]);
 #pragma unroll
@@ -75,15 +43,15 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     ni_make_both<8, 8>(work.to[which], room, tables, tile, own, at, work.s.rows, cols);
 }
 
-/* Half a head is a lane at least, and heads end where tiles do. */
 bool ni_cuda_produces_turned(int64_t head_dim) {
-    return head_dim >= 16 && head_dim <= NI_TILE_COLS && NI_TILE_COLS % head_dim == 0;
+    return ni_turns_eights(head_dim);
 }
 
 int ni_cuda_produce_turned(void *stream, void *rooms, const ni_cuda_turned_tiles *s, const ni_cuda_both_copies to[3]) {
     turned_work work = {};
     unsigned across = 0;
     work.s = *s;
+    work.by = {s->how, s->turns, s->head_dim, true};
     for (int i = 0; i < 3; i++) {
         work.to[i] = to[i];
         work.first[i] = across;
