@@ -17,6 +17,10 @@ static void run(nb_backend *be, const ni_producer *from, const ni_produced *out)
         else
             be->ops->rmsnorm_forward(be, out[0].numbers, from->rstd, from->x, from->w, from->eps);
         break;
+    case NI_PRODUCER_TURNED_BACK:
+        for (int32_t i = 0; i < 2; i++)
+            be->ops->rope(be, out[i].numbers, from->positions, from->heads[i], from->rope, true);
+        break;
     }
 }
 

@@ -10,6 +10,7 @@
 #define NI_BACKEND_OPERAND_H
 
 #include "backend/arguments.h"
+#include "backend/rope.h"
 
 typedef enum ni_side {
     NI_LEFT, /* A of A B^T */
@@ -73,7 +74,9 @@ typedef struct ni_making {
 typedef enum ni_producer_kind {
     NI_PRODUCER_SWIGLU,        /* swiglu_forward: one matrix, of gate and up */
     NI_PRODUCER_SWIGLU_SLOPES, /* swiglu_backward: dgate and dup, of dy too */
-    NI_PRODUCER_NORM           /* rmsnorm_forward of x; of x + change, left in `sum`: add_rmsnorm_forward */
+    NI_PRODUCER_NORM,          /* rmsnorm_forward of x; of x + change, left in `sum`: add_rmsnorm_forward */
+    NI_PRODUCER_TURNED_BACK    /* inverse rope of the first two of three matrices, which lie where they are written; the
+                                  third is there: slopes of attention, on their way to q, k and v */
 } ni_producer_kind;
 typedef struct ni_producer {
     ni_producer_kind kind;
@@ -82,10 +85,13 @@ typedef struct ni_producer {
     void *sum, *rstd;
     const void *w;
     double eps;
+    const int32_t *positions; /* TURNED_BACK: [rows] */
+    const ni_rope *rope;
+    int64_t heads[2];
 } ni_producer;
 
 /* One of its matrices, and what is made of it. */
-enum { NI_PRODUCED_MOST = 2 };
+enum { NI_PRODUCED_MOST = 3 };
 typedef struct ni_produced {
     const nb_mat *numbers; /* where the producer writes it: dense, act */
     bool kept;             /* somebody reads the numbers afterwards; else it is the backend's whether they are there */

@@ -74,7 +74,10 @@ struct nb_backend {
     bool paper;             /* nothing is computed: memory is counted and holds nothing */
     bool host_memory;       /* its memory is the host's, or counted as if it were */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
-    bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
+    /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
+     * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
+    void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);
+    bool any_first_key; /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */
     int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold

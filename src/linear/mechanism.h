@@ -158,6 +158,7 @@ typedef struct ni_mechanism {
                              const nb_mat *dw /* real [N, K] */, nb_error *err);
 
     /* ---- between steps ---- */
+    bool keeps_masters; /* after_step moves none */
     nb_status (*after_step)(void *state, struct ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                             nb_error *err);
     size_t (*scratch)(const void *state, int64_t rows); /* most that after_step or calibrate takes */

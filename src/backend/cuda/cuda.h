@@ -30,11 +30,12 @@ typedef struct ni_cuda {
     size_t workspace_bytes;
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
-    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of the second matrix of a producer */
+    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of further matrices of a producer */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     struct ni_cuda_turn_table *turns;   /* rope.c; NULL until RoPE asks */
+    struct ni_cuda_maxima *maxima;      /* maxima.h; NULL until a model has some cleared */
     ni_permits permits;
     /* Name of what attention_kernel was last asked about, and why: one for all blocks of a model. */
     char attention[128], attention_why[400];
@@ -75,6 +76,8 @@ void ni_cuda_profile_free(struct ni_cuda_profile *profile);
 
 /* ---- rope.c ---- */
 
+/* Angles of `n` tokens, made where they are not there yet. */
+struct ni_cuda_turns ni_cuda_turns_of(nb_backend *be, const struct ni_rope *how, int64_t head_dim, int64_t n);
 void ni_cuda_turns_free(struct ni_cuda_turn_table *table);
 
 /* ---- companion.c ---- */

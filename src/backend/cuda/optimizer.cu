@@ -501,14 +501,27 @@ static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, in
     return cudaGetLastError();
 }
 
+/* Words that lie side by side at once. */
+static cudaError_t clear_maxima(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count) {
+    cudaError_t code = cudaSuccess;
+    for (int32_t i = 0, next; i < count && code == cudaSuccess; i = next) {
+        for (next = i + 1; next < count && tensors[i].amax && tensors[next].amax == tensors[i].amax + (next - i);)
+            next++;
+        if (tensors[i].amax)
+            code = cudaMemsetAsync(tensors[i].amax, 0, (size_t)(next - i) * sizeof *tensors[i].amax, on);
+    }
+    return code;
+}
+
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     plain_list list = {};
+    const cudaError_t cleared = clear_maxima(on, tensors, count);
+    if (cleared != cudaSuccess)
+        return cleared;
     for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
-        if (t->amax)
-            cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
         if (t->n == 0 || !is_plain(t))
             continue;
         list.at[list.count++] = plain_of(t, step, list.blocks);

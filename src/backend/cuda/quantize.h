@@ -99,13 +99,18 @@ enum { NI_CUDA_TILE_ROOM = 4096 };
 /* Either copy may be NULL. The column copy may be rotated by 16. */
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
-/* What quantize_tiles begins with: scales and tables of both copies in `room`. */
-int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column);
+/* What quantize_tiles begins with: scales and tables of both copies of `count` matrices, NI_CUDA_TILE_MATRICES at most, in
+ * a room each, one behind the other. */
+enum { NI_CUDA_TILE_MATRICES = 3 };
+typedef struct ni_cuda_both_copies {
+    ni_cuda_tile_copy row, column; /* values NULL: there is none */
+} ni_cuda_both_copies;
+int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies *copies, int count);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
                         const nb_quantizer *q, const ni_cuda_noise *noise);
-/* For producers: both words of a matrix are cleared (NULL: nobody asks; side by side: at once); and *turned, cleared,
+/* For producers, whose launchers want both words cleared (maxima.h): those are (NULL: nobody asks; side by side: at once); and *turned, cleared,
  * becomes nb_mat.turned_amax by a reading of its own, where who wrote the matrix could not look for it. It stays 0
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
