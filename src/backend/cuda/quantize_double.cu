@@ -136,17 +136,29 @@ static __device__ void draw(const ni_cuda_tile_copy &copy, const ni_philox_share
     }
 }
 
-/* Number i times `encode` on E2M1's grid. */
+/* y of number i on E2M1's grid, and beyond: see hold. */
 template <int ROUND, bool TAME> static __device__ float on_grid(float y, const uint32_t *words, int i) {
-    const float q =
-        ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
+    return ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
+}
+
+/* 6 where it is beyond, or NaN. */
+static __device__ float held_at_six(float q) {
 #if __CUDA_ARCH__ >= 860
-    float held; /* 6 where it is beyond, or NaN */
+    float held;
     asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(held) : "f"(q), "f"(6.0f));
     return held;
 #else
     return copysignf(fminf(fabsf(q), 6.0f), q);
 #endif
+}
+
+/* Where no number was beyond 6 none is. */
+template <bool TAME> static __device__ void hold(float *q, float amax, float encode) {
+    if (TAME && ni_f32_mul(amax, encode) <= 6.0f)
+        return;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        q[i] = held_at_six(q[i]);
 }
 
 /* ---- rows ---- */
@@ -219,6 +231,7 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
         x[i] = ni_f32_mul(x[i], encode);
         q[i] = on_grid<ROUND, TAME>(x[i], words, i);
     }
+    hold<TAME>(q, amax, scale.encode);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         signs[i] = ni_exact_pair(x[2 * i], x[2 * i + 1]);
@@ -414,26 +427,31 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
     const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16),
                    stride = 2 * (uint32_t)copy.stride;
     const uint64_t values = ni_global(copy.values + r * copy.stride + c);
-    uint32_t for_a[8], for_b[8], q[16], sign[16];
+    uint32_t for_a[8], for_b[8], signs_of_y[16];
     draw<ROUND>(copy, room.words.drawn, group, for_a);
     draw<ROUND>(copy, room.words.drawn, group + (uint32_t)(s.rows / 16), for_b);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        const float y = ni_f32_mul(a[i], encode_a), z = ni_f32_mul(b[i], encode_b),
-                    p = on_grid<ROUND, TAME>(y, for_a, i), o = on_grid<ROUND, TAME>(z, for_b, i);
-        ni_store_word(ni_row_at(values, (uint32_t)i, stride),
-                      ni_pack_two(ni_f32_mul(p, scale_a.decode), ni_f32_mul(o, scale_b.decode)));
-        if (CODED) {
-            sign[i] = ni_exact_pair(y, z);
-            q[i] = ni_exact_pair(p, o);
-        }
+        a[i] = ni_f32_mul(a[i], encode_a);
+        b[i] = ni_f32_mul(b[i], encode_b);
+        if (CODED)
+            signs_of_y[i] = ni_exact_pair(a[i], b[i]);
+        a[i] = on_grid<ROUND, TAME>(a[i], for_a, i);
+        b[i] = on_grid<ROUND, TAME>(b[i], for_b, i);
     }
+    hold<TAME>(a, __uint_as_float(amax_a), scale_a.encode);
+    hold<TAME>(b, __uint_as_float(amax_b), scale_b.encode);
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        ni_store_word(ni_row_at(values, (uint32_t)i, stride),
+                      ni_pack_two(ni_f32_mul(a[i], scale_a.decode), ni_f32_mul(b[i], scale_b.decode)));
     if constexpr (CODED) {
+        uint32_t codes[16];
 #pragma unroll
         for (int i = 0; i < 16; i++)
-            q[i] = ni_pair_codes(q[i], sign[i]);
-        store_column(copy, q, 0, scale_a, outer_a, c, r);
-        store_column(copy, q, 16, scale_b, outer_b, c + 1, r);
+            codes[i] = ni_pair_codes(ni_exact_pair(a[i], b[i]), signs_of_y[i]);
+        store_column(copy, codes, 0, scale_a, outer_a, c, r);
+        store_column(copy, codes, 16, scale_b, outer_b, c + 1, r);
     }
     return true;
 }
