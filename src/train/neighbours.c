@@ -67,7 +67,7 @@ static nb_status look(const ni_neighbours *p, nb_ranks *ranks, char *array, bool
 
 static nb_status meet(ni_neighbours *p, nb_ranks *ranks, const offer *all, int32_t first, int32_t count, char *array,
                       bool *good, nb_error *err) {
-    bool lacking = false;
+    bool lacking = !p->theirs;
     for (int32_t r = 0; r < p->world; r++)
         lacking = lacking || !all[r].good;
     *good = false;

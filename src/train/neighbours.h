@@ -22,6 +22,6 @@ typedef struct ni_neighbours {
  * neighbours afterwards: out->theirs is NULL. */
 nb_status ni_neighbours_meet(nb_ranks *ranks, nb_backend *be, int32_t first, int32_t count, void *array,
                              ni_neighbours *out, nb_error *err);
-void ni_neighbours_free(ni_neighbours *neighbours);
+void ni_neighbours_free(ni_neighbours *p);
 
 #endif
