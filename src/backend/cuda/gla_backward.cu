@@ -8,470 +8,54 @@
  *     dgate_t = rowsum(S' * D) + sum_{u >= t} (q_u dq_u - k_u dk_u) over the rest of the chunk.
  * The last sum stops at the end of t's document, and dgate is 0 where a document begins. A sum over the whole document
  * would do without S' * D, but errors of BF16 operands would pile up along it; so each chunk starts from its own.
- * 1. `pairs` and the reversed `scan_values` of gla_forward.cu: decayed queries and keys, P; dv.
- * 2. `scan_keys`, a block for each head and tile of key rows, which needs no sums across blocks for S do_t and D v_t:
- *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D).
- * 3. `finish`, a block for each chunk: dP, and what it adds to the rest, with exponentials as in `pairs` (for dk
- * through the last position of s's sub-block); dq, dk, dgate.
+ * 1. `pairs` of gla_forward.cu: decayed queries and keys, P.
+ * 2. `scans`: what goes from chunk to chunk, all of it at once, because each block alone waits most of its time: tiles
+ *    of S forward and of D in reverse, of which every chunk's are stored, and the reversed scan by value columns: dv.
+ * 3. `finish` (gla_finish.cu), a block for each chunk: S do_t, D v_t, rowsum(S' * D) and dP, and what dP adds; dq, dk,
+ *    dgate.
  *
- * Rounded to BF16: what the forward rounds, D where it is multiplied, S' in rowsum(S' * D), and between sub-blocks dP
- * and the decayed operands. In a sub-block of 16 all is FP32.
+ * Rounded to BF16: what the forward rounds, D where it is multiplied, S' and D in rowsum(S' * D), and between
+ * sub-blocks dP and the decayed operands. In a sub-block of 16 all is FP32.
  *
  * Floor at batch 16, seq 2048, heads 4, key 128, value 256: 470 MB, 0.16 ms at 2.9 TB/s; 70 GFLOP, 0.11 ms on tensor
- * cores. With its scratch the plan moves 1.7 GB, 0.6 ms: 218 in `pairs`, 218 for dv, 369 for each scan of keys, 536 in
- * `finish`.
+ * cores. With its scratch the plan moves 1.5 GB, 0.5 ms: 218 in `pairs`, 486 in `scans`, 790 in `finish`.
  */
-#include "gla_chunk.cuh"
+#include "gla_states.cuh"
+#include "gla_values.cuh"
 
-/* ---- scan over chunks, by key rows ---- */
-
-/* A block of groups * splits warps carries 16 * groups rows and all columns: each warp 16 rows and `width` columns. */
-template <int width, int splits, int groups> struct key_tile {
-    enum {
-        keys = 16 * groups,
-        values = width * splits,
-        key_pitch = keys + 8,
-        value_pitch = values + 8,
-        sum_pitch = keys + 4,
-        threads = 32 * groups * splits
-    };
-    bf16 read[CHUNK * value_pitch];  /* what the state is multiplied with: do, or reversed v */
-    bf16 write[CHUNK * value_pitch]; /* what changes it, with `keys`: v, or reversed do */
-    bf16 key[CHUNK * key_pitch];     /* decayed keys, or reversed queries */
-    float decay[keys];
-    float sums[splits][CHUNK * sum_pitch];
-    float crossing[splits][keys];
-};
-
-/* S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
-template <int width> struct key_state { float s[width / 8][4]; };
-
-/* Column tiles 2 k and 2 k + 1 of a state, rounded: the second operand of `read`, both rows of eight. */
-template <int width> static __device__ __forceinline__ uint4 round_state(const key_state<width> &state, int k) {
-    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
-    return make_uint4(pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                      pack_bf16(high[2], high[3]));
+/* Blocks of a head: tiles of S, then of D, then of dv. */
+template <int key, int width>
+static __global__ void __launch_bounds__(SCAN_THREADS, key <= 128 ? 3 : 2) scans(const gla_args a, int states) {
+    const int index = blockIdx.x;
+    if (index < states)
+        scan_states<width, false>(a, index);
+    else if (index < 2 * states)
+        scan_states<width, true>(a, index - states);
+    else
+        scan_values<key, true>(a, index - 2 * states);
 }
 
-/* Of two rows of D (columns as above): sums with S' as it was stored. */
-template <int width>
-static __device__ __forceinline__ void add_crossing(float (&crossing)[2], const key_state<width> &state, int k,
-                                                    uint4 after) {
-    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
-    crossing[0] += low_bf16(after.x) * low[0] + high_bf16(after.x) * low[1] + low_bf16(after.z) * high[0] +
-                   high_bf16(after.z) * high[1];
-    crossing[1] += low_bf16(after.y) * low[2] + high_bf16(after.y) * low[3] + low_bf16(after.w) * high[2] +
-                   high_bf16(after.w) * high[3];
+template <int key, int width>
+static cudaError_t launch_scans_of(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    const int states = key / STATE_KEYS * (a.value_pad / width);
+    const dim3 grid((unsigned)(2 * states + gla_value_tiles(a)), (unsigned)(g->batch * g->heads));
+    const size_t of_states = 2 * sizeof(state_tile<width>), of_values = sizeof(value_tile<key>);
+    return launch(scans<key, width>, grid, SCAN_THREADS, of_states > of_values ? of_states : of_values, stream, a,
+                  states);
 }
 
-/* Leaves read S^T of this warp's columns in `sums`. `states` is this thread's place in a chunk's states: forward S goes
- * there, reversed S' comes from there; NULL where it is zero. */
-template <int width, int splits, int groups, bool reverse>
-static __device__ __forceinline__ void read_rows(key_tile<width, splits, groups> *c, const key_state<width> &state,
-                                                 uint4 *states) {
-    typedef key_tile<width, splits, groups> tile;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % groups, split = warp / groups;
-    float sum[CHUNK / 16][2][4] = {}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
-    float crossing[2] = {};
-#pragma unroll
-    for (int k = 0; k < width / 16; k++) {
-        const uint4 s = round_state(state, k);
-        if (!reverse && states)
-            states[k * tile::threads] = s;
-        if (reverse && states)
-            add_crossing(crossing, state, k, states[k * tile::threads]);
-#pragma unroll
-        for (int m = 0; m < CHUNK / 16; m++) {
-            uint32_t x[4];
-            load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
-            mma_bf16(sum[m][0], x, s.x, s.z);
-            mma_bf16(sum[m][1], x, s.y, s.w);
-        }
-    }
-#pragma unroll
-    for (int m = 0; m < CHUNK / 16; m++)
-#pragma unroll
-        for (int part = 0; part < 4; part++) {
-            const int t = 16 * m + lane / 4 + part / 2 * 8, key = 16 * group + part % 2 * 8 + lane % 4 * 2;
-            const float *two = &sum[m][part % 2][part / 2 * 2];
-            *(float2 *)(c->sums[split] + t * tile::sum_pitch + key) = make_float2(two[0], two[1]);
-        }
-#pragma unroll
-    for (int half = 0; half < 2 && reverse; half++) {
-        crossing[half] += shuffle_xor(crossing[half], 1);
-        crossing[half] += shuffle_xor(crossing[half], 2);
-        if (lane % 4 == 0)
-            c->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
-    }
+template <int key> static cudaError_t launch_scans_by_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    return a.value_pad == 64 ? launch_scans_of<key, 64>(g, a, stream) : launch_scans_of<key, 128>(g, a, stream);
 }
 
-/* Adds up what the warps left, in their order: to inter [CHUNK, keys], and reversed to crossing [keys]. */
-template <int width, int splits, int groups>
-static __device__ __forceinline__ void store_rows(const key_tile<width, splits, groups> *c, float *inter, int pitch,
-                                                  float *crossing) {
-    typedef key_tile<width, splits, groups> tile;
-    for (int u = threadIdx.x; u < CHUNK * tile::keys / 4; u += tile::threads) {
-        const int t = u / (tile::keys / 4), column = u % (tile::keys / 4) * 4;
-        float4 all = *(const float4 *)(c->sums[0] + t * tile::sum_pitch + column);
-#pragma unroll
-        for (int part = 1; part < splits; part++) {
-            const float4 more = *(const float4 *)(c->sums[part] + t * tile::sum_pitch + column);
-            all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
-        }
-        *(float4 *)(inter + t * pitch + column) = all;
-    }
-    if (crossing && threadIdx.x < tile::keys) {
-        float all = 0;
-        for (int part = 0; part < splits; part++)
-            all += c->crossing[part][threadIdx.x];
-        crossing[threadIdx.x] = all;
-    }
-}
-
-/* S = diag(decay) S + key^T write, of this warp's rows and columns */
-template <int width, int splits, int groups>
-static __device__ __forceinline__ void write_rows(key_state<width> &state, const key_tile<width, splits, groups> *c) {
-    typedef key_tile<width, splits, groups> tile;
-    const int warp = threadIdx.x / 32, row = warp % groups * 16, column = warp / groups * width;
-    const int g = threadIdx.x % 32 / 4;
-    const float decay[2] = {c->decay[row + g], c->decay[row + g + 8]};
-#pragma unroll
-    for (int n = 0; n < width / 8; n++)
-#pragma unroll
-        for (int part = 0; part < 4; part++)
-            state.s[n][part] *= decay[part / 2];
-#pragma unroll
-    for (int k = 0; k < CHUNK / 16; k++) {
-        uint32_t x[4];
-        load_a_columns(x, c->key, tile::key_pitch, row, 16 * k);
-#pragma unroll
-        for (int n = 0; n < width / 16; n++) {
-            uint32_t b[4];
-            load_b(b, c->write, tile::value_pitch, 16 * k, column + 16 * n);
-            mma_bf16(state.s[2 * n], x, b[0], b[1]);
-            mma_bf16(state.s[2 * n + 1], x, b[2], b[3]);
-        }
-    }
-}
-
-template <int width, int splits, int groups, bool reverse>
-static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
-    scan_keys(const gla_args a) {
-    typedef key_tile<width, splits, groups> tile;
-    enum { threads = tile::threads, keys = tile::keys, values = tile::values };
-    extern __shared__ uint4 shared[];
-    tile *c = (tile *)shared;
-    const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
-    const int64_t pitch = (int64_t)a.heads * a.value_dim;
-    const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim;
-    const bf16 *read = (reverse ? a.v : a.d_o) + head_row, *write = (reverse ? a.d_o : a.v) + head_row;
-    const bf16 *key = (reverse ? a.queries : a.keys) + first;
-    float *inter = (reverse ? a.inter_k : a.inter_q) + first;
-
-    auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
-    auto load_reads = [&](int chunk) {
-        copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim);
-    };
-    auto load_writes = [&](int chunk) {
-        copy_tile<values, threads>(c->write, tile::value_pitch, write + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim);
-        copy_tile<keys, threads>(c->key, tile::key_pitch, key + record(chunk) * CHUNK * a.key_pad, a.key_pad, CHUNK,
-                                 keys);
-        for (int u = threadIdx.x; u < keys / 4; u += threads)
-            copy16_async(c->decay + 4 * u, a.decay + record(chunk) * a.key_pad + first + 4 * u, true);
-    };
-
-    key_state<width> state = {};
-    load_reads(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    load_writes(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    for (int i = 0; i < a.chunks; i++) {
-        const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
-        const int64_t states = record(reverse ? chunk + 1 : chunk) * gridDim.x + blockIdx.x;
-        wait_for_copies<1>();
-        __syncthreads();
-        read_rows<width, splits, groups, reverse>(
-            c, state, i > 0 ? a.states + states * (width / 16 * threads) + threadIdx.x : NULL);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_reads(next);
-        commit_copies();
-        store_rows(c, inter + record(chunk) * CHUNK * a.key_pad, a.key_pad,
-                   reverse ? a.crossing + record(chunk) * a.key_pad + first : NULL);
-        wait_for_copies<1>();
-        __syncthreads();
-        write_rows(state, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_writes(next);
-        commit_copies();
-    }
-}
-
-template <int width, int splits, int groups>
-static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
-    const int threads = 32 * groups * splits;
-    const size_t bytes = sizeof(key_tile<width, splits, groups>);
-    cudaError_t error = launch(scan_keys<width, splits, groups, false>, grid, threads, bytes, stream, a);
-    return error ? error : launch(scan_keys<width, splits, groups, true>, grid, threads, bytes, stream, a);
-}
-
-/* Shared memory that a block may have on this device. */
-static size_t shared_limit(void) {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) == cudaSuccess)
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return (size_t)bytes;
-}
-
-template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const bool two = a.key_pad > 16 && sizeof(key_tile<width, splits, 2>) <= shared_limit();
-    return two ? scan_both<width, splits, 2>(g, a, stream) : scan_both<width, splits, 1>(g, a, stream);
-}
-
-static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    if (g->value_dim <= 32)
-        return scan_rows<32, 1>(g, a, stream);
-    if (g->value_dim <= 64)
-        return scan_rows<64, 1>(g, a, stream);
-    if (g->value_dim <= 128)
-        return scan_rows<128, 1>(g, a, stream);
-    if (g->value_dim <= 256)
-        return scan_rows<128, 2>(g, a, stream);
-    return scan_rows<128, 4>(g, a, stream);
-}
-
-/* ---- finish ---- */
-
-typedef struct finish_tile {
-    float d_pairs[CHUNK][PITCH];
-    union {
-        struct {
-            bf16 d_o[2][CHUNK][PITCH], v[2][CHUNK][PITCH];
-        } values;
-        struct {
-            chunk_tile chunk;
-            float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
-        } keys;
-    };
-} finish_tile;
-
-/* dP: warp w takes sub-block w / 2 of rows and half w % 2 of the columns. */
-static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_args &a, int batch, int head, int begin) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t pitch = (int64_t)a.heads * a.value_dim;
-    const int64_t head_row = ((int64_t)batch * a.seq + begin) * pitch + (int64_t)head * a.value_dim;
-    auto load = [&](int column) {
-        const int at = column / CHANNELS % 2;
-        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.d_o[at][0][0], PITCH, a.d_o + head_row + column, pitch,
-                                          a.seq - begin, a.value_dim - column);
-        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.v[at][0][0], PITCH, a.v + head_row + column, pitch, a.seq - begin,
-                                          a.value_dim - column);
-        commit_copies();
-    };
-    const int row = warp / 2, half = warp % 2;
-    float p[4][4] = {{0}};
-    load(0);
-    for (int column = 0; column < a.value_dim; column += CHANNELS) {
-        if (column + CHANNELS < a.value_dim) {
-            load(column + CHANNELS);
-            wait_for_copies<1>();
-        } else {
-            wait_for_copies<0>();
-        }
-        __syncthreads();
-        const int at = column / CHANNELS % 2;
-#pragma unroll
-        for (int k = 0; k < CHANNELS / 16; k++) {
-            uint32_t x[4];
-            load_a(x, &c->values.d_o[at][0][0], PITCH, 16 * row, 16 * k);
-#pragma unroll
-            for (int n = 0; n < 2; n++) {
-                if (2 * half + n > row)
-                    continue;
-                uint32_t b[4];
-                load_b_columns(b, &c->values.v[at][0][0], PITCH, 16 * k, 32 * half + 16 * n);
-                mma_bf16(p[2 * n], x, b[0], b[1]);
-                mma_bf16(p[2 * n + 1], x, b[2], b[3]);
-            }
-        }
-        __syncthreads();
-    }
-#pragma unroll
-    for (int n = 0; n < 4; n++)
-#pragma unroll
-        for (int part = 0; part < 4; part++)
-            c->d_pairs[16 * row + lane / 4 + part / 2 * 8][32 * half + 8 * n + lane % 4 * 2 + part % 2] =
-                a.scale * p[n][part];
-}
-
-/* Drops dP above the diagonal and between documents. */
-static __device__ __forceinline__ void mask_d_pairs(finish_tile *c) {
-    const int32_t *doc = c->keys.chunk.doc;
-    for (int u = threadIdx.x; u < CHUNK * CHUNK; u += PAIR_THREADS) {
-        const int t = u / CHUNK, s = u % CHUNK;
-        if (s > t || doc[s] != doc[t])
-            c->d_pairs[t][s] = 0;
-    }
-}
-
-static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args &a, int64_t record, int channel) {
-    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 4; u += PAIR_THREADS) {
-        const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
-        const bool valid = channel + i < a.key_pad;
-        const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
-        copy16_async(&c->keys.q[t][i], a.inter_q + at, valid);
-        copy16_async(&c->keys.k[t][i], a.inter_k + at, valid);
-    }
-}
-
-/* x at rows s, s + 1 of a channel, times 2^b of the difference; zero where not linked. */
-static __device__ __forceinline__ uint32_t decay_rows(const bf16 (*x)[PITCH], const float (*b)[PITCH], int s,
-                                                      int channel, float reference, bool away,
-                                                      const bool (&linked)[2]) {
-    float y[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float exponent = away ? b[s + i][channel] - reference : reference - b[s + i][channel];
-        y[i] = linked[i] ? low_bf16(x[s + i][channel]) * exp2_fast(exponent) : 0;
-    }
-    return pack_bf16(y[0], y[1]);
-}
-
-/* dq and dk of one warp's eight channels but for pairs in a sub-block. */
-static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a, int begin) {
-    const chunk_tile *chunk = &c->keys.chunk;
-    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8;
-    const int32_t *doc = chunk->doc;
-#pragma unroll 1 /* registers */
-    for (int own = 0; own < SUBS; own++) {
-        const int first = own * SUB, last = first + SUB - 1;
-        float dq[4] = {0}, dk[4] = {0};
-#pragma unroll 1
-        for (int other = 0; other < SUBS; other++) {
-            if (other == own)
-                continue;
-            const bool away = other > own; /* later positions: what dk needs */
-            const int reference = away ? last : first;
-            uint32_t x[4], b[2];
-#pragma unroll
-            for (int part = 0; part < 4; part++) {
-                const int m = first + g + part % 2 * 8, k = other * SUB + pair + part / 2 * 8;
-                x[part] = away ? pack_bf16(c->d_pairs[k][m], c->d_pairs[k + 1][m])
-                               : pack_bf16(c->d_pairs[m][k], c->d_pairs[m][k + 1]);
-            }
-#pragma unroll
-            for (int part = 0; part < 2; part++) {
-                const int k = other * SUB + pair + part * 8;
-                const bool linked[2] = {doc[k] == doc[reference], doc[k + 1] == doc[reference]};
-                b[part] = decay_rows(away ? chunk->q : chunk->k, chunk->b, k, channel + g,
-                                     chunk->b[reference][channel + g], away, linked);
-            }
-            if (away)
-                mma_bf16(dk, x, b[0], b[1]);
-            else
-                mma_bf16(dq, x, b[0], b[1]);
-        }
-#pragma unroll
-        for (int part = 0; part < 4; part++) {
-            const int t = first + g + part / 2 * 8, i = channel + pair + part % 2;
-            const float b = chunk->b[t][i];
-            const float far_q = doc[t] == doc[first] ? dq[part] * exp2_fast(b - chunk->b[first][i]) : 0;
-            const float far_k = doc[t] == doc[last] ? dk[part] * exp2_fast(chunk->b[last][i] - b) : 0;
-            const float before = doc[t] < begin ? a.scale * exp2_fast(b) * c->keys.q[t][i] : 0;
-            const float after = doc[t] == doc[CHUNK - 1] ? exp2_fast(chunk->b[CHUNK - 1][i] - b) * c->keys.k[t][i] : 0;
-            c->keys.q[t][i] = far_q + before;
-            c->keys.k[t][i] = far_k + after;
-        }
-    }
-}
-
-/* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
- * that of S do. Between documents dP is 0, and the exponent is kept from overflowing. */
-static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
-    chunk_tile *chunk = &c->keys.chunk;
-    const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
-    float b[SUB], k[SUB], dk[SUB];
-#pragma unroll
-    for (int s = 0; s < SUB; s++) {
-        b[s] = chunk->b[first + s][i];
-        k[s] = low_bf16(chunk->k[first + s][i]);
-        dk[s] = c->keys.k[first + s][i];
-    }
-#pragma unroll
-    for (int t = 0; t < SUB; t++) {
-        const float q = low_bf16(chunk->q[first + t][i]);
-        float dq = c->keys.q[first + t][i];
-#pragma unroll
-        for (int s = 0; s <= t; s += 4) {
-            const float4 four = *(const float4 *)&c->d_pairs[first + t][first + s];
-            const float d_pair[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-            for (int j = 0; j < 4 && s + j <= t; j++) {
-                const float x = d_pair[j] * exp2_fast(min_or_nan(b[t] - b[s + j], 0));
-                dq += x * k[s + j];
-                dk[s + j] += x * q;
-            }
-        }
-        chunk->q[first + t][i] = (bf16)pack_bf16(dq, 0);
-        c->keys.q[first + t][i] = q * dq;
-    }
-#pragma unroll
-    for (int s = 0; s < SUB; s++) {
-        chunk->k[first + s][i] = (bf16)pack_bf16(dk[s], 0);
-        c->keys.q[first + s][i] -= k[s] * dk[s];
-    }
-}
-
-static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
-    extern __shared__ uint4 shared[];
-    finish_tile *c = (finish_tile *)shared;
-    chunk_tile *chunk = &c->keys.chunk;
-    const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
-    const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x, pitch = (int64_t)a.heads * a.key_dim;
-    const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
-    const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
-    find_d_pairs(c, a, batch, head, begin);
-    load_documents(chunk, a, batch, begin);
-    __syncthreads();
-    mask_d_pairs(c);
-#pragma unroll 1
-    for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
-        load_inter(c, a, record, channel);
-        const uint32_t cut = load_channels(chunk, a, head_row, begin, channel);
-        add_far(c, a, begin);
-        __syncthreads();
-        add_sub_block(c);
-        const uint32_t begins = begins_in(chunk, sub);
-        const float(*slopes)[PITCH] = &c->keys.q[sub * SUB];
-        float sum = 0;
-#pragma unroll
-        for (int t = SUB - 1; t >= 0; t--)
-            sum = begins >> t & 1 ? 0 : sum + slopes[t][own];
-        chunk->total[sub][own] = sum;
-        __syncthreads();
-        sum = channel + own < a.key_dim ? a.crossing[record * a.key_pad + channel + own] : 0;
-        for (int later = SUBS - 1; later > sub; later--)
-            sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
-#pragma unroll 4 /* registers */
-        for (int t = SUB - 1; t >= 0; t--) {
-            const int row = sub * SUB + t;
-            sum += slopes[t][own];
-            if (begin + row < a.seq && channel + own < a.key_dim)
-                a.dgate[head_row + row * pitch + channel + own] = cut >> t & 1 ? 0 : sum;
-            sum = begins >> t & 1 ? 0 : sum;
-        }
-        for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
-            const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
-            if (begin + t < a.seq && channel + i < a.key_dim) {
-                *(uint4 *)(a.dq + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->q[t][i];
-                *(uint4 *)(a.dk + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->k[t][i];
-            }
-        }
-        __syncthreads();
+static cudaError_t launch_scans(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    switch (a.key_pad) {
+    case 64:
+        return launch_scans_by_keys<64>(g, a, stream);
+    case 128:
+        return launch_scans_by_keys<128>(g, a, stream);
+    default:
+        return launch_scans_by_keys<256>(g, a, stream);
     }
 }
 
@@ -493,12 +77,12 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
     a.dk = (bf16 *)dk;
     a.dv = (bf16 *)dv;
     a.dgate = (float *)dgate;
+    for (int i = 0; i < 3; i++) {
+        a.amax[i] = g->amax[i];
+        a.turned[i] = g->seq % 16 == 0 ? g->turned_amax[i] : NULL;
+    }
     cudaError_t error = gla_launch_pairs(g, a, stream);
     if (!error)
-        error = gla_launch_scan_values(g, a, true, stream);
-    if (!error)
-        error = launch_scan_keys(g, a, stream);
-    return error ? error
-                 : launch(finish, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)), PAIR_THREADS,
-                          sizeof(finish_tile), stream, a);
+        error = launch_scans(g, a, stream);
+    return error ? error : gla_launch_finish(g, a, stream);
 }

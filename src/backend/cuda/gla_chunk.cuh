@@ -9,9 +9,7 @@
 #define NI_CUDA_GLA_CHUNK_CUH
 
 #include "gla.h"
-#include "gla_ptx.cuh"
-
-typedef uint16_t bf16;
+#include "mma.cuh"
 
 enum {
     CHUNK = 64,
@@ -20,57 +18,66 @@ enum {
     CHANNELS = 64,        /* key channels that the kernels of pairs take at a time */
     PITCH = CHANNELS + 8, /* of their rows in shared memory: no bank conflicts */
     PAIR_THREADS = 256,   /* one for each channel and sub-block */
+    SCAN_WARPS = 4,       /* of a block that goes from chunk to chunk */
+    SCAN_THREADS = 32 * SCAN_WARPS,
 };
 
 /* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */
 typedef struct gla_args {
     int seq, heads, key_dim, value_dim, chunks;
-    int key_pad; /* key_dim in the scratch: 16, 32, 64, 128 or 256; zeros beyond key_dim */
+    int key_pad;   /* key_dim in the scratch: 64, 128 or 256; zeros beyond key_dim */
+    int value_pad; /* value_dim of states: 64, 128, 256 or 512 */
     float scale;
     const int32_t *doc_start;
     const bf16 *q, *k, *v, *d_o;
     const float *gate;
     bf16 *o, *dq, *dk, *dv;
     float *dgate;
+    uint32_t *amax[3], *turned[3]; /* of dq, dk, dv; NULL: nobody asks */
     /* scratch, by record */
     bf16 *queries; /* [CHUNK, key_pad]: scale q exp(b_t), 0 in a document that began in the chunk */
     bf16 *keys;    /* [CHUNK, key_pad]: k exp(b_end - b_t), 0 in a document that ended in the chunk */
     bf16 *pairs;   /* [CHUNK, CHUNK]: scale sum_i q_t k_s exp(b_t - b_s), 0 where s > t or in another document */
     float *decay;  /* [key_pad]: exp(b_end), 0 where a document begins in the chunk */
-    uint4 *states; /* S before the chunk, BF16, as the threads of scan_keys hold it */
-    float *inter_q, *inter_k; /* [CHUNK, key_pad]: S do_t with S before the chunk, D v_t with D after it */
-    float *crossing;          /* [key_pad]: row sums of S * D after the chunk */
+    uint4 *states, *slopes; /* S before the chunk and D after it, rounded, in the order of gla_states.cuh */
 } gla_args;
+
+/* Tiles of values of a head that a scan by value columns takes. */
+static inline int gla_value_tiles(const gla_args &a) {
+    return (a.value_dim + 16 * SCAN_WARPS - 1) / (16 * SCAN_WARPS);
+}
 
 /* gla_forward.cu; also the first half of the backward. */
 cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stream);
-cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
 bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
 
-/* ---- tiles: fragments of mma_bf16 from shared memory ---- */
+/* gla_finish.cu; the last part of the backward. */
+cudaError_t gla_launch_finish(const ni_cuda_gla *g, const gla_args &a, void *stream);
+
+/* ---- tiles: fragments of mma from shared memory ---- */
 
 /* A [16, 16] from rows of m. */
 static __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
+    load_matrix(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
 }
 
 /* A [16, 16] from rows of k. */
 static __device__ __forceinline__ void load_a_columns(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4_trans(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
+    load_matrix_trans(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
 }
 
 /* B [16, 16] from rows of n: b[0], b[1] for the first eight n, b[2], b[3] for the others. */
 static __device__ __forceinline__ void load_b_columns(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4(b, tile + (n + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
+    load_matrix(b, tile + (n + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
 }
 
 /* B [16, 16] from rows of k. */
 static __device__ __forceinline__ void load_b(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
+    load_matrix_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
 }
 
 /* Starts the copy of [CHUNK, columns] of BF16, columns a multiple of 8; zeros beyond `rows` and `width`. */
@@ -80,7 +87,7 @@ static __device__ __forceinline__ void copy_tile(bf16 *to, int to_pitch, const b
     for (int u = threadIdx.x; u < CHUNK * columns / 8; u += threads) {
         const int row = u / (columns / 8), column = u % (columns / 8) * 8;
         const bool valid = row < rows && column < width;
-        copy16_async(to + row * to_pitch + column, valid ? from + row * from_pitch + column : from, valid);
+        copy_async16(to + row * to_pitch + column, valid ? from + row * from_pitch + column : from, valid);
     }
 }
 
@@ -106,7 +113,7 @@ static __device__ __forceinline__ void load_documents(chunk_tile *c, const gla_a
     if (t < CHUNK) {
         const int at = begin + t;
         c->doc[t] = a.doc_start[(int64_t)batch * a.seq + (at < a.seq ? at : a.seq - 1)];
-        const uint32_t bits = lanes_where(at < a.seq && c->doc[t] == at);
+        const uint32_t bits = __ballot_sync(~0u, at < a.seq && c->doc[t] == at);
         if (t % 32 == 0)
             c->begins[t / 32] = bits;
     }
@@ -123,7 +130,7 @@ static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gl
     const int64_t pitch = (int64_t)a.heads * a.key_dim;
     copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
-    commit_copies();
+    copy_commit();
     float gate[SUB];
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
@@ -151,15 +158,29 @@ static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gl
         sum = begins >> t & 1 ? 0 : sum + gate[t];
         c->b[sub * SUB + t][own - channel] = sum;
     }
-    wait_for_copies<0>();
+    copy_wait<0>();
     __syncthreads();
     return cut;
 }
 
 /* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */
 static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from, bool linked) {
-    const uint32_t pair = pack_bf16(low_bf16(x) * exp2_fast(to.x - from.x), high_bf16(x) * exp2_fast(to.y - from.y));
+    const uint32_t pair =
+        pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
     return linked ? pair : 0;
+}
+
+template <typename... arguments>
+static cudaError_t launch(void (*kernel)(arguments...), dim3 grid, int threads, size_t shared_bytes, void *stream,
+                          const arguments &...a) {
+    if (shared_bytes > 48 * 1024) {
+        cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (error != cudaSuccess)
+            return error;
+    }
+    kernel<<<grid, threads, shared_bytes, (cudaStream_t)stream>>>(a...);
+    return cudaGetLastError();
 }
 
 #endif

@@ -17,7 +17,7 @@
  * 24 GFLOP, 0.03 ms on tensor cores. With its scratch (84 MB written, read by each value tile, mostly out of L2) the
  * plan moves 436 MB, 0.15 ms.
  */
-#include "gla_chunk.cuh"
+#include "gla_values.cuh"
 
 /* ---- pairs ---- */
 
@@ -44,7 +44,7 @@ static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_t
                 k[part] =
                     decay_pair(*(const uint32_t *)&c->k[at][i + part * 8], *(const float2 *)&c->b[first][i + part * 8],
                                *(const float2 *)&c->b[at][i + part * 8], c->doc[at] == c->doc[first]);
-            mma_bf16(p[n], q, k[0], k[1]);
+            mma(p[n], q, k[0], k[1]);
         }
     }
 }
@@ -55,8 +55,8 @@ static __device__ __forceinline__ float4 unpack4(const bf16 *x) {
 }
 
 static __device__ __forceinline__ float decayed_dot(float4 q, float4 k, float4 to, float4 from) {
-    return q.x * k.x * exp2_fast(to.x - from.x) + q.y * k.y * exp2_fast(to.y - from.y) +
-           q.z * k.z * exp2_fast(to.z - from.z) + q.w * k.w * exp2_fast(to.w - from.w);
+    return q.x * k.x * exp2_approx(to.x - from.x) + q.y * k.y * exp2_approx(to.y - from.y) +
+           q.z * k.z * exp2_approx(to.z - from.z) + q.w * k.w * exp2_approx(to.w - from.w);
 }
 
 /* P of positions t, t + 1 and s, s + 1: every fourth group of four channels. What lies above the diagonal or in another
@@ -89,9 +89,9 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
             const float2 b = *(const float2 *)&c->b[t][i + 2 * pair];
             const float2 end = *(const float2 *)&c->b[CHUNK - 1][i + 2 * pair];
             const uint32_t x = *(const uint32_t *)&c->q[t][i + 2 * pair];
-            q[pair] = from_before
-                          ? pack_bf16(a.scale * low_bf16(x) * exp2_fast(b.x), a.scale * high_bf16(x) * exp2_fast(b.y))
-                          : 0;
+            q[pair] = from_before ? pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x),
+                                              a.scale * high_bf16(x) * exp2_approx(b.y))
+                                  : 0;
             k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b, to_end);
         }
         const int64_t at = (record * CHUNK + t) * a.key_pad + channel + i;
@@ -100,14 +100,13 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
     }
     const int own = channel + threadIdx.x;
     if (threadIdx.x < CHANNELS && own < a.key_pad)
-        a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_fast(c->b[CHUNK - 1][threadIdx.x]);
+        a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
 /* Warp w takes the w-th pair of different sub-blocks, if there is one. Tiles on the diagonal go to groups of four lanes
  * in two rounds and a third one of the two warps that have no such pair. */
 static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
-    extern __shared__ uint4 shared[];
-    chunk_tile *c = (chunk_tile *)shared;
+    chunk_tile *c = (chunk_tile *)shared_memory();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 4;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
@@ -123,6 +122,12 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
         place[round] = (first + 2 * i) * CHUNK + first + 2 * above;
     }
     const bool third = group >= 48;
+    if (blockIdx.x + blockIdx.y == 0 && threadIdx.x < 3) { /* the backward's next kernels fill them */
+        if (a.amax[threadIdx.x])
+            *a.amax[threadIdx.x] = 0;
+        if (a.turned[threadIdx.x])
+            *a.turned[threadIdx.x] = 0;
+    }
     float apart[2][4] = {{0}}, near[3][4] = {{0}};
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
@@ -137,7 +142,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
                 add_near(near[round], c, place[round] / CHUNK, place[round] % CHUNK);
     }
     __syncthreads();
-    bf16(*p)[PITCH] = (bf16(*)[PITCH])shared; /* over the tile's b */
+    bf16(*p)[PITCH] = (bf16(*)[PITCH])shared_memory(); /* over the tile's b */
     for (int u = threadIdx.x; u < CHUNK * PITCH / 8; u += PAIR_THREADS)
         ((uint4 *)p)[u] = make_uint4(0, 0, 0, 0);
     __syncthreads();
@@ -168,202 +173,18 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
                   stream, a);
 }
 
-/* ---- scan over chunks, by value columns ---- */
+/* ---- scan ---- */
 
-template <int key, int warps> struct value_tile {
-    enum { values = 16 * warps, key_pitch = key + 8, value_pitch = values + 8, pair_pitch = CHUNK + 8, out_pitch = 24 };
-    bf16 read[CHUNK * key_pitch];  /* what reads the state: queries, or reversed keys */
-    bf16 write[CHUNK * key_pitch]; /* what changes it, with `values` */
-    bf16 pairs[CHUNK * pair_pitch];
-    bf16 value[CHUNK * value_pitch];
-    bf16 out[warps][CHUNK * out_pitch];
-    float decay[key];
-};
-
-/* S^T of a warp: columns 16 warp + g, + 8; keys 8 n + pair, + 1 of lane 4 g + pair / 2. */
-template <int key> struct value_state { float s[key / 8][4]; };
-
-/* o^T of a warp, as its S^T: positions in the place of keys. */
-typedef struct value_sums {
-    float o[CHUNK / 8][4];
-} value_sums;
-
-/* o^T += S^T read^T */
-template <int key, int warps>
-static __device__ __forceinline__ void read_state(value_sums &sum, const value_state<key> &state,
-                                                  const value_tile<key, warps> *c) {
-#pragma unroll
-    for (int k = 0; k < key / 16; k++) {
-        const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
-        const uint32_t s[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                               pack_bf16(high[2], high[3])};
-#pragma unroll
-        for (int n = 0; n < CHUNK / 16; n++) {
-            uint32_t b[4];
-            load_b_columns(b, c->read, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
-            mma_bf16(sum.o[2 * n], s, b[0], b[1]);
-            mma_bf16(sum.o[2 * n + 1], s, b[2], b[3]);
-        }
-    }
+template <int key> static __global__ void __launch_bounds__(SCAN_THREADS) scan(const gla_args a) {
+    scan_values<key, false>(a, blockIdx.x);
 }
 
-/* o^T += value^T P^T, or reversed value^T P; keeps the fragments of value^T. */
-template <int key, int warps, bool reverse>
-static __device__ __forceinline__ void read_pairs(value_sums &sum, uint32_t (&v)[CHUNK / 16][4],
-                                                  const value_tile<key, warps> *c) {
-    typedef value_tile<key, warps> tile;
-#pragma unroll
-    for (int k = 0; k < CHUNK / 16; k++) {
-        load_a_columns(v[k], c->value, tile::value_pitch, threadIdx.x / 32 * 16, 16 * k);
-#pragma unroll
-        for (int n = 0; n < CHUNK / 16; n++) {
-            if (reverse ? k < n : k > n)
-                continue; /* P is zero there */
-            uint32_t b[4];
-            if (reverse)
-                load_b(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
-            else
-                load_b_columns(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
-            mma_bf16(sum.o[2 * n], v[k], b[0], b[1]);
-            mma_bf16(sum.o[2 * n + 1], v[k], b[2], b[3]);
-        }
-    }
-}
-
-/* S^T = S^T diag(decay) + value^T write */
-template <int key, int warps>
-static __device__ __forceinline__ void write_state(value_state<key> &state, const uint32_t (&v)[CHUNK / 16][4],
-                                                   const value_tile<key, warps> *c) {
-#pragma unroll
-    for (int n = 0; n < key / 8; n++) {
-        const float2 decay = *(const float2 *)(c->decay + 8 * n + threadIdx.x % 4 * 2);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            state.s[n][i] *= i % 2 ? decay.y : decay.x;
-    }
-#pragma unroll
-    for (int k = 0; k < CHUNK / 16; k++)
-#pragma unroll
-        for (int n = 0; n < key / 16; n++) {
-            uint32_t b[4];
-            load_b(b, c->write, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
-            mma_bf16(state.s[2 * n], v[k], b[0], b[1]);
-            mma_bf16(state.s[2 * n + 1], v[k], b[2], b[3]);
-        }
-}
-
-/* Turns a warp's o^T over in `turned` and stores it: `rows` positions, `width` columns, at most 16. */
-static __device__ __forceinline__ void store_turned(bf16 *out, int64_t pitch, const value_sums &sum, bf16 *turned,
-                                                    int turned_pitch, int rows, int width) {
-    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < CHUNK / 8; n++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint32_t two = pack_bf16(sum.o[n][2 * half], sum.o[n][2 * half + 1]);
-            turned[(8 * n + pair) * turned_pitch + g + 8 * half] = (bf16)two;
-            turned[(8 * n + pair + 1) * turned_pitch + g + 8 * half] = (bf16)(two >> 16);
-        }
-    __syncwarp();
-#pragma unroll
-    for (int u = lane; u < CHUNK * 2; u += 32) {
-        const int t = u / 2, column = u % 2 * 8;
-        if (t < rows && column < width)
-            *(uint4 *)(out + t * pitch + column) = *(const uint4 *)(turned + t * turned_pitch + column);
-    }
-}
-
-/* What the state is read with is loaded while it is written, and the other way round. */
-template <int key, int warps, bool reverse>
-static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args a) {
-    typedef value_tile<key, warps> tile;
-    enum { threads = 32 * warps, values = tile::values };
-    extern __shared__ uint4 shared[];
-    tile *c = (tile *)shared;
-    const int column = threadIdx.x / 32 * 16, first = blockIdx.x * values;
-    const int batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
-    const int64_t pitch = (int64_t)a.heads * a.value_dim;
-    const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim + first;
-    const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
-    const bf16 *write = reverse ? a.queries : a.keys;
-    bf16 *out = (reverse ? a.dv : a.o) + head_row + column;
-
-    auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
-    auto load_reads = [&](int chunk) {
-        copy_tile<key, threads>(c->read, tile::key_pitch, read + record(chunk) * CHUNK * key, key, CHUNK, key);
-        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record(chunk) * CHUNK * CHUNK, CHUNK, CHUNK,
-                                  CHUNK);
-        copy_tile<values, threads>(c->value, tile::value_pitch, value + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim - first);
-    };
-    auto load_writes = [&](int chunk) {
-        copy_tile<key, threads>(c->write, tile::key_pitch, write + record(chunk) * CHUNK * key, key, CHUNK, key);
-        for (int u = threadIdx.x; u < key / 4; u += threads)
-            copy16_async(c->decay + 4 * u, a.decay + record(chunk) * key + 4 * u, true);
-    };
-
-    value_state<key> state = {};
-    load_reads(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    load_writes(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    for (int i = 0; i < a.chunks; i++) {
-        const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
-        value_sums sum = {};
-        uint32_t v[CHUNK / 16][4];
-        wait_for_copies<1>();
-        __syncthreads();
-        read_state(sum, state, c);
-        read_pairs<key, warps, reverse>(sum, v, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_reads(next);
-        commit_copies();
-        store_turned(out + chunk * CHUNK * pitch, pitch, sum, c->out[threadIdx.x / 32], tile::out_pitch,
-                     a.seq - chunk * CHUNK, a.value_dim - first - column);
-        wait_for_copies<1>();
-        __syncthreads();
-        write_state(state, v, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_writes(next);
-        commit_copies();
-    }
-}
-
-template <int key, int warps>
-static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
-    const size_t bytes = sizeof(value_tile<key, warps>);
-    return reverse ? launch(scan_values<key, warps, true>, grid, 32 * warps, bytes, stream, a)
-                   : launch(scan_values<key, warps, false>, grid, 32 * warps, bytes, stream, a);
-}
-
-template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    return g->value_dim <= 32 ? launch_values<key, 2>(g, a, reverse, stream)
-                              : launch_values<key, 4>(g, a, reverse, stream);
-}
-
-cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    switch (a.key_pad) {
-    case 16:
-        return launch_keys<16>(g, a, reverse, stream);
-    case 32:
-        return launch_keys<32>(g, a, reverse, stream);
-    case 64:
-        return launch_keys<64>(g, a, reverse, stream);
-    case 128:
-        return launch_keys<128>(g, a, reverse, stream);
-    default:
-        return launch_keys<256>(g, a, reverse, stream);
-    }
+template <int key> static cudaError_t launch_scan(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    const dim3 grid((unsigned)gla_value_tiles(a), (unsigned)(g->batch * g->heads));
+    return launch(scan<key>, grid, SCAN_THREADS, sizeof(value_tile<key>), stream, a);
 }
 
 /* ---- the door ---- */
-
-static int value_pad(int64_t value_dim) {
-    return value_dim <= 32 ? 32 : value_dim <= 64 ? 64 : value_dim <= 128 ? 128 : value_dim <= 256 ? 256 : 512;
-}
 
 /* The next `bytes` of the workspace. */
 static void *take(char *base, size_t *used, size_t bytes) {
@@ -384,8 +205,10 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
     a->key_dim = (int)g->key_dim;
     a->value_dim = (int)g->value_dim;
     a->chunks = (a->seq + CHUNK - 1) / CHUNK;
-    for (a->key_pad = 16; a->key_pad < a->key_dim;)
+    for (a->key_pad = CHANNELS; a->key_pad < a->key_dim;)
         a->key_pad *= 2;
+    for (a->value_pad = 64; a->value_pad < a->value_dim;)
+        a->value_pad *= 2;
     a->scale = g->scale;
     a->doc_start = g->doc_start;
     const size_t records = (size_t)(g->batch * g->heads * a->chunks), rows = records * CHUNK, key = (size_t)a->key_pad;
@@ -396,10 +219,8 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
     a->pairs = (bf16 *)take(base, &used, rows * CHUNK * sizeof *a->pairs);
     a->decay = (float *)take(base, &used, records * key * sizeof *a->decay);
     if (backward) {
-        a->states = (uint4 *)take(base, &used, records * key * (size_t)value_pad(g->value_dim) * sizeof(bf16));
-        a->inter_q = (float *)take(base, &used, rows * key * sizeof *a->inter_q);
-        a->inter_k = (float *)take(base, &used, rows * key * sizeof *a->inter_k);
-        a->crossing = (float *)take(base, &used, records * key * sizeof *a->crossing);
+        a->states = (uint4 *)take(base, &used, records * key * (size_t)a->value_pad * sizeof(bf16));
+        a->slopes = (uint4 *)take(base, &used, records * key * (size_t)a->value_pad * sizeof(bf16));
     }
     *bytes = used;
     return true;
@@ -425,5 +246,14 @@ int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, con
     a.gate = (const float *)gate;
     a.o = (bf16 *)o;
     cudaError_t error = gla_launch_pairs(g, a, stream);
-    return error ? error : gla_launch_scan_values(g, a, false, stream);
+    if (error)
+        return error;
+    switch (a.key_pad) {
+    case 64:
+        return launch_scan<64>(g, a, stream);
+    case 128:
+        return launch_scan<128>(g, a, stream);
+    default:
+        return launch_scan<256>(g, a, stream);
+    }
 }
