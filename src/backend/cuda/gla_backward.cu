@@ -8,54 +8,537 @@
  *     dgate_t = rowsum(S' * D) + sum_{u >= t} (q_u dq_u - k_u dk_u) over the rest of the chunk.
  * The last sum stops at the end of t's document, and dgate is 0 where a document begins. A sum over the whole document
  * would do without S' * D, but errors of BF16 operands would pile up along it; so each chunk starts from its own.
- * 1. `pairs` of gla_forward.cu: decayed queries and keys, P.
- * 2. `scans`: what goes from chunk to chunk, all of it at once, because each block alone waits most of its time: tiles
- *    of S forward and of D in reverse, of which every chunk's are stored, and the reversed scan by value columns: dv.
- * 3. `finish` (gla_finish.cu), a block for each chunk: S do_t, D v_t, rowsum(S' * D) and dP, and what dP adds; dq, dk,
- *    dgate.
+ * 1. `pairs` and the reversed `scan_values` of gla_forward.cu: decayed queries and keys, P; dv.
+ * 2. `scan_keys`, a block for each head and tile of key rows, which needs no sums across blocks for S do_t and D v_t:
+ *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D).
+ * 3. `finish`, a block for each chunk: dP, and what it adds to the rest, with exponentials as in `pairs` (for dk
+ * through the last position of s's sub-block); dq, dk, dgate.
  *
- * Rounded to BF16: what the forward rounds, D where it is multiplied, S' and D in rowsum(S' * D), and between
- * sub-blocks dP and the decayed operands. In a sub-block of 16 all is FP32.
+ * Rounded to BF16: what the forward rounds, D where it is multiplied, S' in rowsum(S' * D), and between sub-blocks dP
+ * and the decayed operands. In a sub-block of 16 all is FP32.
  *
  * Floor at batch 16, seq 2048, heads 4, key 128, value 256: 470 MB, 0.16 ms at 2.9 TB/s; 70 GFLOP, 0.11 ms on tensor
- * cores. With its scratch the plan moves 1.5 GB, 0.5 ms: 218 in `pairs`, 486 in `scans`, 790 in `finish`.
+ * cores. With its scratch the plan moves 1.7 GB, 0.6 ms: 218 in `pairs`, 218 for dv, 369 for each scan of keys, 536 in
+ * `finish`.
  */
-#include "gla_states.cuh"
-#include "gla_values.cuh"
+#include "gla_chunk.cuh"
+#include "turned.cuh"
 
-/* Blocks of a head: tiles of S, then of D, then of dv. */
-template <int key, int width>
-static __global__ void __launch_bounds__(SCAN_THREADS, key <= 128 ? 3 : 2) scans(const gla_args a, int states) {
-    const int index = blockIdx.x;
-    if (index < states)
-        scan_states<width, false>(a, index);
-    else if (index < 2 * states)
-        scan_states<width, true>(a, index - states);
-    else
-        scan_values<key, true>(a, index - 2 * states);
+/* ---- scan over chunks, by key rows ---- */
+
+/* A block of groups * splits warps carries 16 * groups rows and all columns: each warp 16 rows and `width` columns. */
+template <int width, int splits, int groups> struct key_tile {
+    enum {
+        keys = 16 * groups,
+        values = width * splits,
+        key_pitch = keys + 8,
+        value_pitch = values + 8,
+        threads = 32 * groups * splits
+    };
+    bf16 read[CHUNK * value_pitch];  /* what the state is multiplied with: do, or reversed v */
+    bf16 write[CHUNK * value_pitch]; /* what changes it, with `keys`: v, or reversed do */
+    bf16 key[CHUNK * key_pitch];     /* decayed keys, or reversed queries */
+    float decay[keys];
+};
+
+/* What its warps leave for each other. */
+template <int splits, int groups> struct key_sums {
+    enum { keys = 16 * groups, pitch = keys + 4 };
+    float sums[splits][CHUNK * pitch];
+    float crossing[splits][keys];
+};
+
+template <int width, int splits, int groups, int buffers> struct key_tiles {
+    key_tile<width, splits, groups> chunks[buffers];
+    key_sums<splits, groups> left;
+};
+
+/* S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
+template <int width> struct key_state { float s[width / 8][4]; };
+
+/* Column tiles 2 k and 2 k + 1 of a state, rounded: the second operand of `read`, both rows of eight. */
+template <int width> static __device__ __forceinline__ uint4 round_state(const key_state<width> &state, int k) {
+    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+    return make_uint4(pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                      pack_bf16(high[2], high[3]));
 }
 
-template <int key, int width>
-static cudaError_t launch_scans_of(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const int states = key / STATE_KEYS * (a.value_pad / width);
-    const dim3 grid((unsigned)(2 * states + gla_value_tiles(a)), (unsigned)(g->batch * g->heads));
-    const size_t of_states = 2 * sizeof(state_tile<width>), of_values = sizeof(value_tile<key>);
-    return launch(scans<key, width>, grid, SCAN_THREADS, of_states > of_values ? of_states : of_values, stream, a,
-                  states);
+/* Of two rows of D (columns as above): sums with S' as it was stored. */
+template <int width>
+static __device__ __forceinline__ void add_crossing(float (&crossing)[2], const key_state<width> &state, int k,
+                                                    uint4 after) {
+    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+    crossing[0] += low_bf16(after.x) * low[0] + high_bf16(after.x) * low[1] + low_bf16(after.z) * high[0] +
+                   high_bf16(after.z) * high[1];
+    crossing[1] += low_bf16(after.y) * low[2] + high_bf16(after.y) * low[3] + low_bf16(after.w) * high[2] +
+                   high_bf16(after.w) * high[3];
 }
 
-template <int key> static cudaError_t launch_scans_by_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    return a.value_pad == 64 ? launch_scans_of<key, 64>(g, a, stream) : launch_scans_of<key, 128>(g, a, stream);
+/* Leaves read S^T of this warp's columns. `states` is this thread's place in a chunk's states, where S goes forward (NULL:
+ * it is zero); reversed S' is in `after`. */
+template <int width, int splits, int groups, bool reverse>
+static __device__ __forceinline__ void
+read_rows(key_sums<splits, groups> *left, const key_tile<width, splits, groups> *c, const key_state<width> &state,
+          uint4 *states, const uint4 (&after)[width / 16]) {
+    typedef key_tile<width, splits, groups> tile;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % groups, split = warp / groups;
+    float sum[CHUNK / 16][2][4] = {}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
+    float crossing[2] = {};
+#pragma unroll
+    for (int k = 0; k < width / 16; k++) {
+        const uint4 s = round_state(state, k);
+        if (!reverse && states)
+            states[k * tile::threads] = s;
+        if (reverse)
+            add_crossing(crossing, state, k, after[k]);
+#pragma unroll
+        for (int m = 0; m < CHUNK / 16; m++) {
+            uint32_t x[4];
+            load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
+            mma(sum[m][0], x, s.x, s.z);
+            mma(sum[m][1], x, s.y, s.w);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < CHUNK / 16; m++)
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            const int t = 16 * m + lane / 4 + part / 2 * 8, key = 16 * group + part % 2 * 8 + lane % 4 * 2;
+            const float *two = &sum[m][part % 2][part / 2 * 2];
+            *(float2 *)(left->sums[split] + t * left->pitch + key) = make_float2(two[0], two[1]);
+        }
+#pragma unroll
+    for (int half = 0; half < 2 && reverse; half++) {
+        crossing[half] += shuffle_xor(crossing[half], 1);
+        crossing[half] += shuffle_xor(crossing[half], 2);
+        if (lane % 4 == 0)
+            left->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
+    }
 }
 
-static cudaError_t launch_scans(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    switch (a.key_pad) {
-    case 64:
-        return launch_scans_by_keys<64>(g, a, stream);
-    case 128:
-        return launch_scans_by_keys<128>(g, a, stream);
-    default:
-        return launch_scans_by_keys<256>(g, a, stream);
+/* Adds up what the warps left, in their order: to inter [CHUNK, keys], and reversed to crossing [keys]. */
+template <int splits, int groups>
+static __device__ __forceinline__ void store_rows(const key_sums<splits, groups> *left, float *inter, int pitch,
+                                                  float *crossing) {
+    enum { keys = 16 * groups, threads = 32 * groups * splits };
+#pragma unroll
+    for (int u = threadIdx.x; u < CHUNK * keys / 4; u += threads) {
+        const int t = u / (keys / 4), column = u % (keys / 4) * 4;
+        float4 all = *(const float4 *)(left->sums[0] + t * left->pitch + column);
+#pragma unroll
+        for (int part = 1; part < splits; part++) {
+            const float4 more = *(const float4 *)(left->sums[part] + t * left->pitch + column);
+            all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
+        }
+        *(float4 *)(inter + t * pitch + column) = all;
+    }
+    if (crossing && threadIdx.x < keys) {
+        float all = 0;
+        for (int part = 0; part < splits; part++)
+            all += left->crossing[part][threadIdx.x];
+        crossing[threadIdx.x] = all;
+    }
+}
+
+/* S = diag(decay) S + key^T write, of this warp's rows and columns */
+template <int width, int splits, int groups>
+static __device__ __forceinline__ void write_rows(key_state<width> &state, const key_tile<width, splits, groups> *c) {
+    typedef key_tile<width, splits, groups> tile;
+    const int warp = threadIdx.x / 32, row = warp % groups * 16, column = warp / groups * width;
+    const int g = threadIdx.x % 32 / 4;
+    const float decay[2] = {c->decay[row + g], c->decay[row + g + 8]};
+#pragma unroll
+    for (int n = 0; n < width / 8; n++)
+#pragma unroll
+        for (int part = 0; part < 4; part++)
+            state.s[n][part] *= decay[part / 2];
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++) {
+        uint32_t x[4];
+        load_a_columns(x, c->key, tile::key_pitch, row, 16 * k);
+#pragma unroll
+        for (int n = 0; n < width / 16; n++) {
+            uint32_t b[4];
+            load_b(b, c->write, tile::value_pitch, 16 * k, column + 16 * n);
+            mma(state.s[2 * n], x, b[0], b[1]);
+            mma(state.s[2 * n + 1], x, b[2], b[3]);
+        }
+    }
+}
+
+/* Buffers as in scan_values of gla_forward.cu. */
+template <int width, int splits, int groups, int buffers, bool reverse>
+static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const gla_args a) {
+    typedef key_tile<width, splits, groups> tile;
+    enum { threads = tile::threads, keys = tile::keys, values = tile::values };
+    key_tiles<width, splits, groups, buffers> *all = (key_tiles<width, splits, groups, buffers> *)shared_memory();
+    const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
+    const int64_t pitch = (int64_t)a.heads * a.value_dim;
+    const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim;
+    const bf16 *read = (reverse ? a.v : a.d_o) + head_row, *write = (reverse ? a.d_o : a.v) + head_row;
+    const bf16 *key = (reverse ? a.queries : a.keys) + first;
+    float *inter = (reverse ? a.inter_k : a.inter_q) + first;
+
+    auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
+    auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
+    auto load_reads = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i < a.chunks)
+            copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk_of(i) * CHUNK * pitch, pitch,
+                                       a.seq - chunk_of(i) * CHUNK, a.value_dim);
+    };
+    auto load_writes = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<values, threads>(c->write, tile::value_pitch, write + chunk_of(i) * CHUNK * pitch, pitch,
+                                   a.seq - chunk_of(i) * CHUNK, a.value_dim);
+        copy_tile<keys, threads>(c->key, tile::key_pitch, key + record(i) * CHUNK * a.key_pad, a.key_pad, CHUNK, keys);
+        for (int u = threadIdx.x; u < keys / 4; u += threads)
+            copy_async16(c->decay + 4 * u, a.decay + record(i) * a.key_pad + first + 4 * u, true);
+    };
+
+    key_state<width> state = {};
+    load_reads(0);
+    copy_commit();
+    load_writes(0);
+    copy_commit();
+    for (int i = 0; i < a.chunks; i++) {
+        const tile *c = &all->chunks[i % buffers];
+        const int64_t stored = record(reverse ? i - 1 : i) * gridDim.x + blockIdx.x; /* S, or reversed S' */
+        uint4 *states = i > 0 ? a.states + stored * (width / 16 * threads) + threadIdx.x : NULL;
+        uint4 after[width / 16];
+#pragma unroll
+        for (int k = 0; k < width / 16 && reverse; k++)
+            after[k] = states ? states[k * threads] : make_uint4(0, 0, 0, 0);
+        copy_wait<buffers == 1>();
+        __syncthreads();
+        if (buffers == 2) {
+            load_reads(i + 1);
+            load_writes(i + 1);
+            copy_commit();
+        }
+        read_rows<width, splits, groups, reverse>(&all->left, c, state, states, after);
+        __syncthreads();
+        if (buffers == 1) {
+            load_reads(i + 1);
+            copy_commit();
+        }
+        store_rows(&all->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
+                   reverse ? a.crossing + record(i) * a.key_pad + first : NULL);
+        if (buffers == 1) {
+            copy_wait<1>();
+            __syncthreads();
+        }
+        write_rows(state, c);
+        if (buffers == 1) {
+            __syncthreads();
+            load_writes(i + 1);
+            copy_commit();
+        }
+    }
+}
+
+template <int width, int splits, int groups, int buffers>
+static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
+    const int threads = 32 * groups * splits;
+    const size_t bytes = sizeof(key_tiles<width, splits, groups, buffers>);
+    cudaError_t error = launch(scan_keys<width, splits, groups, buffers, false>, grid, threads, bytes, stream, a);
+    return error ? error : launch(scan_keys<width, splits, groups, buffers, true>, grid, threads, bytes, stream, a);
+}
+
+template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    const size_t limit = gla_shared_limit();
+    if (a.key_pad > 16) {
+        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) <= MOST_SHARED)
+            if (sizeof(key_tiles<width, splits, 2, 2>) <= limit)
+                return scan_both<width, splits, 2, 2>(g, a, stream);
+        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) > LEAST_SHARED)
+            if (sizeof(key_tiles<width, splits, 2, 1>) <= limit)
+                return scan_both<width, splits, 2, 1>(g, a, stream);
+    }
+    return scan_both<width, splits, 1, 1>(g, a, stream);
+}
+
+static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    if (g->value_dim <= 32)
+        return scan_rows<32, 1>(g, a, stream);
+    if (g->value_dim <= 64)
+        return scan_rows<64, 1>(g, a, stream);
+    if (g->value_dim <= 128)
+        return scan_rows<128, 1>(g, a, stream);
+    if (g->value_dim <= 256)
+        return scan_rows<128, 2>(g, a, stream);
+    return scan_rows<128, 4>(g, a, stream);
+}
+
+/* ---- finish ---- */
+
+/* The smaller; NaN where one is NaN. */
+static __device__ __forceinline__ float min_or_nan(float x, float y) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
+    return least;
+}
+
+typedef struct finish_tile {
+    float d_pairs[CHUNK][PITCH];
+    union {
+        struct {
+            bf16 d_o[2][CHUNK][PITCH], v[2][CHUNK][PITCH];
+        } values;
+        struct {
+            chunk_tile chunk;
+            float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
+        } keys;
+    };
+} finish_tile;
+
+/* dP: warp w takes sub-block w / 2 of rows and half w % 2 of the columns. */
+static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_args &a, int batch, int head, int begin) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int64_t pitch = (int64_t)a.heads * a.value_dim;
+    const int64_t head_row = ((int64_t)batch * a.seq + begin) * pitch + (int64_t)head * a.value_dim;
+    auto load = [&](int column) {
+        const int at = column / CHANNELS % 2;
+        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.d_o[at][0][0], PITCH, a.d_o + head_row + column, pitch,
+                                          a.seq - begin, a.value_dim - column);
+        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.v[at][0][0], PITCH, a.v + head_row + column, pitch, a.seq - begin,
+                                          a.value_dim - column);
+        copy_commit();
+    };
+    const int row = warp / 2, half = warp % 2;
+    float p[4][4] = {{0}};
+    load(0);
+    for (int column = 0; column < a.value_dim; column += CHANNELS) {
+        if (column + CHANNELS < a.value_dim) {
+            load(column + CHANNELS);
+            copy_wait<1>();
+        } else {
+            copy_wait<0>();
+        }
+        __syncthreads();
+        const int at = column / CHANNELS % 2;
+#pragma unroll
+        for (int k = 0; k < CHANNELS / 16; k++) {
+            uint32_t x[4];
+            load_a(x, &c->values.d_o[at][0][0], PITCH, 16 * row, 16 * k);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                if (2 * half + n > row)
+                    continue;
+                uint32_t b[4];
+                load_b_columns(b, &c->values.v[at][0][0], PITCH, 16 * k, 32 * half + 16 * n);
+                mma(p[2 * n], x, b[0], b[1]);
+                mma(p[2 * n + 1], x, b[2], b[3]);
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+#pragma unroll
+        for (int part = 0; part < 4; part++)
+            c->d_pairs[16 * row + lane / 4 + part / 2 * 8][32 * half + 8 * n + lane % 4 * 2 + part % 2] =
+                a.scale * p[n][part];
+}
+
+/* Drops dP above the diagonal and between documents. */
+static __device__ __forceinline__ void mask_d_pairs(finish_tile *c) {
+    const int32_t *doc = c->keys.chunk.doc;
+    for (int u = threadIdx.x; u < CHUNK * CHUNK; u += PAIR_THREADS) {
+        const int t = u / CHUNK, s = u % CHUNK;
+        if (s > t || doc[s] != doc[t])
+            c->d_pairs[t][s] = 0;
+    }
+}
+
+static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args &a, int64_t record, int channel) {
+    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 4; u += PAIR_THREADS) {
+        const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
+        const bool valid = channel + i < a.key_pad;
+        const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
+        copy_async16(&c->keys.q[t][i], a.inter_q + at, valid);
+        copy_async16(&c->keys.k[t][i], a.inter_k + at, valid);
+    }
+}
+
+/* x at rows s, s + 1 of a channel, times 2^b of the difference; zero where not linked. */
+static __device__ __forceinline__ uint32_t decay_rows(const bf16 (*x)[PITCH], const float (*b)[PITCH], int s,
+                                                      int channel, float reference, bool away,
+                                                      const bool (&linked)[2]) {
+    float y[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float exponent = away ? b[s + i][channel] - reference : reference - b[s + i][channel];
+        y[i] = linked[i] ? low_bf16(x[s + i][channel]) * exp2_approx(exponent) : 0;
+    }
+    return pack_bf16(y[0], y[1]);
+}
+
+/* dq and dk of one warp's eight channels but for pairs in a sub-block. */
+static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a, int begin) {
+    const chunk_tile *chunk = &c->keys.chunk;
+    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8;
+    const int32_t *doc = chunk->doc;
+#pragma unroll 1 /* registers */
+    for (int own = 0; own < SUBS; own++) {
+        const int first = own * SUB, last = first + SUB - 1;
+        float dq[4] = {0}, dk[4] = {0};
+#pragma unroll 1
+        for (int other = 0; other < SUBS; other++) {
+            if (other == own)
+                continue;
+            const bool away = other > own; /* later positions: what dk needs */
+            const int reference = away ? last : first;
+            uint32_t x[4], b[2];
+#pragma unroll
+            for (int part = 0; part < 4; part++) {
+                const int m = first + g + part % 2 * 8, k = other * SUB + pair + part / 2 * 8;
+                x[part] = away ? pack_bf16(c->d_pairs[k][m], c->d_pairs[k + 1][m])
+                               : pack_bf16(c->d_pairs[m][k], c->d_pairs[m][k + 1]);
+            }
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const int k = other * SUB + pair + part * 8;
+                const bool linked[2] = {doc[k] == doc[reference], doc[k + 1] == doc[reference]};
+                b[part] = decay_rows(away ? chunk->q : chunk->k, chunk->b, k, channel + g,
+                                     chunk->b[reference][channel + g], away, linked);
+            }
+            if (away)
+                mma(dk, x, b[0], b[1]);
+            else
+                mma(dq, x, b[0], b[1]);
+        }
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            const int t = first + g + part / 2 * 8, i = channel + pair + part % 2;
+            const float b = chunk->b[t][i];
+            const float far_q = doc[t] == doc[first] ? dq[part] * exp2_approx(b - chunk->b[first][i]) : 0;
+            const float far_k = doc[t] == doc[last] ? dk[part] * exp2_approx(chunk->b[last][i] - b) : 0;
+            const float before = doc[t] < begin ? a.scale * exp2_approx(b) * c->keys.q[t][i] : 0;
+            const float after =
+                doc[t] == doc[CHUNK - 1] ? exp2_approx(chunk->b[CHUNK - 1][i] - b) * c->keys.k[t][i] : 0;
+            c->keys.q[t][i] = far_q + before;
+            c->keys.k[t][i] = far_k + after;
+        }
+    }
+}
+
+/* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
+ * that of S do. Between documents dP is 0, and the exponent is kept from overflowing. */
+static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
+    chunk_tile *chunk = &c->keys.chunk;
+    const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
+    float b[SUB], k[SUB], dk[SUB];
+#pragma unroll
+    for (int s = 0; s < SUB; s++) {
+        b[s] = chunk->b[first + s][i];
+        k[s] = low_bf16(chunk->k[first + s][i]);
+        dk[s] = c->keys.k[first + s][i];
+    }
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        const float q = low_bf16(chunk->q[first + t][i]);
+        float dq = c->keys.q[first + t][i];
+#pragma unroll
+        for (int s = 0; s <= t; s += 4) {
+            const float4 four = *(const float4 *)&c->d_pairs[first + t][first + s];
+            const float d_pair[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int j = 0; j < 4 && s + j <= t; j++) {
+                const float x = d_pair[j] * exp2_approx(min_or_nan(b[t] - b[s + j], 0));
+                dq += x * k[s + j];
+                dk[s + j] += x * q;
+            }
+        }
+        chunk->q[first + t][i] = (bf16)pack_bf16(dq, 0);
+        c->keys.q[first + t][i] = q * dq;
+    }
+#pragma unroll
+    for (int s = 0; s < SUB; s++) {
+        chunk->k[first + s][i] = (bf16)pack_bf16(dk[s], 0);
+        c->keys.q[first + s][i] -= k[s] * dk[s];
+    }
+}
+
+/* Joins the maxima of dq and dk: a warp takes a sub-block of one of them. `known` was loaded before. */
+static __device__ __forceinline__ void join_maxima(const chunk_tile *chunk, const gla_args &a,
+                                                   const ni_known_amaxes &known) {
+    const int lane = threadIdx.x % 32, of = threadIdx.x / 32 / SUBS, first = threadIdx.x / 32 % SUBS * SUB;
+    const bf16(*x)[PITCH] = (of ? chunk->k : chunk->q) + first;
+    uint32_t *const amax = a.amax[of], *const turned = a.turned[of];
+    uint32_t pairs = 0, most = 0;
+    if (amax) {
+#pragma unroll
+        for (int u = lane; u < SUB * CHANNELS / 8; u += 32)
+            pairs = ni_larger_of_four(pairs, *(const uint4 *)&x[u / (CHANNELS / 8)][u % (CHANNELS / 8) * 8]);
+        ni_join_known(amax, ni_larger_half(pairs), known.plain);
+    }
+    if (!turned)
+        return;
+    const ni_turning by = ni_turning_of_rows();
+#pragma unroll
+    for (int n = 0; n < CHANNELS; n += 16)
+        most = ni_most_of_sixteen(most, by, &x[lane % 16][n + lane / 16 * 8]);
+    if (ni_may_exceed(most, known.turned)) {
+        uint32_t words[SUB];
+#pragma unroll
+        for (int i = 0; i < SUB; i++)
+            words[i] = *(const uint32_t *)&x[i][2 * lane];
+        ni_join_known(turned, ni_turned_amax(words), known.turned);
+    }
+}
+
+static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
+    finish_tile *c = (finish_tile *)shared_memory();
+    chunk_tile *chunk = &c->keys.chunk;
+    const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
+    const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x, pitch = (int64_t)a.heads * a.key_dim;
+    const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
+    const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
+    const int of = threadIdx.x / 32 / SUBS;
+    const ni_known_amaxes known = ni_known_of(a.amax[of], a.turned[of]);
+    find_d_pairs(c, a, batch, head, begin);
+    load_documents(chunk, a, batch, begin);
+    __syncthreads();
+    mask_d_pairs(c);
+#pragma unroll 1
+    for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
+        load_inter(c, a, record, channel);
+        const uint32_t cut = load_channels(chunk, a, head_row, begin, channel);
+        add_far(c, a, begin);
+        __syncthreads();
+        add_sub_block(c);
+        const uint32_t begins = begins_in(chunk, sub);
+        const float(*slopes)[PITCH] = &c->keys.q[sub * SUB];
+        float sum = 0;
+#pragma unroll
+        for (int t = SUB - 1; t >= 0; t--)
+            sum = begins >> t & 1 ? 0 : sum + slopes[t][own];
+        chunk->total[sub][own] = sum;
+        __syncthreads();
+        sum = channel + own < a.key_dim ? a.crossing[record * a.key_pad + channel + own] : 0;
+        for (int later = SUBS - 1; later > sub; later--)
+            sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
+#pragma unroll 4 /* registers */
+        for (int t = SUB - 1; t >= 0; t--) {
+            const int row = sub * SUB + t;
+            sum += slopes[t][own];
+            if (begin + row < a.seq && channel + own < a.key_dim)
+                a.dgate[head_row + row * pitch + channel + own] = cut >> t & 1 ? 0 : sum;
+            sum = begins >> t & 1 ? 0 : sum;
+        }
+        for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
+            const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
+            if (begin + t < a.seq && channel + i < a.key_dim) {
+                *(uint4 *)(a.dq + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->q[t][i];
+                *(uint4 *)(a.dk + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->k[t][i];
+            }
+        }
+        join_maxima(chunk, a, known);
+        __syncthreads();
     }
 }
 
@@ -83,6 +566,10 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
     }
     cudaError_t error = gla_launch_pairs(g, a, stream);
     if (!error)
-        error = launch_scans(g, a, stream);
-    return error ? error : gla_launch_finish(g, a, stream);
+        error = gla_launch_scan_values(g, a, true, stream);
+    if (!error)
+        error = launch_scan_keys(g, a, stream);
+    return error ? error
+                 : launch(finish, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)), PAIR_THREADS,
+                          sizeof(finish_tile), stream, a);
 }

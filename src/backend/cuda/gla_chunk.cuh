@@ -15,18 +15,17 @@ enum {
     CHUNK = 64,
     SUB = 16, /* positions of a sub-block */
     SUBS = CHUNK / SUB,
-    CHANNELS = 64,        /* key channels that the kernels of pairs take at a time */
-    PITCH = CHANNELS + 8, /* of their rows in shared memory: no bank conflicts */
-    PAIR_THREADS = 256,   /* one for each channel and sub-block */
-    SCAN_WARPS = 4,       /* of a block that goes from chunk to chunk */
-    SCAN_THREADS = 32 * SCAN_WARPS,
+    CHANNELS = 64,            /* key channels that the kernels of pairs take at a time */
+    PITCH = CHANNELS + 8,     /* of their rows in shared memory: no bank conflicts */
+    PAIR_THREADS = 256,       /* one for each channel and sub-block */
+    LEAST_SHARED = 99 * 1024, /* bytes that a block may have of shared memory: on the smallest GPU from 8.0 on, */
+    MOST_SHARED = 227 * 1024, /* and on the largest */
 };
 
 /* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */
 typedef struct gla_args {
     int seq, heads, key_dim, value_dim, chunks;
-    int key_pad;   /* key_dim in the scratch: 64, 128 or 256; zeros beyond key_dim */
-    int value_pad; /* value_dim of states: 64, 128, 256 or 512 */
+    int key_pad; /* key_dim in the scratch: 16, 32, 64, 128 or 256; zeros beyond key_dim */
     float scale;
     const int32_t *doc_start;
     const bf16 *q, *k, *v, *d_o;
@@ -39,20 +38,15 @@ typedef struct gla_args {
     bf16 *keys;    /* [CHUNK, key_pad]: k exp(b_end - b_t), 0 in a document that ended in the chunk */
     bf16 *pairs;   /* [CHUNK, CHUNK]: scale sum_i q_t k_s exp(b_t - b_s), 0 where s > t or in another document */
     float *decay;  /* [key_pad]: exp(b_end), 0 where a document begins in the chunk */
-    uint4 *states, *slopes; /* S before the chunk and D after it, rounded, in the order of gla_states.cuh */
+    uint4 *states; /* S before the chunk, BF16, as the threads of scan_keys hold it */
+    float *inter_q, *inter_k; /* [CHUNK, key_pad]: S do_t with S before the chunk, D v_t with D after it */
+    float *crossing;          /* [key_pad]: row sums of S * D after the chunk */
 } gla_args;
-
-/* Tiles of values of a head that a scan by value columns takes. */
-static inline int gla_value_tiles(const gla_args &a) {
-    return (a.value_dim + 16 * SCAN_WARPS - 1) / (16 * SCAN_WARPS);
-}
 
 /* gla_forward.cu; also the first half of the backward. */
 cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stream);
+cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
 bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
-
-/* gla_finish.cu; the last part of the backward. */
-cudaError_t gla_launch_finish(const ni_cuda_gla *g, const gla_args &a, void *stream);
 
 /* ---- tiles: fragments of mma from shared memory ---- */
 
@@ -80,14 +74,21 @@ static __device__ __forceinline__ void load_b(uint32_t (&b)[4], const bf16 *tile
     load_matrix_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
 }
 
-/* Starts the copy of [CHUNK, columns] of BF16, columns a multiple of 8; zeros beyond `rows` and `width`. */
+/* Starts the copy of [CHUNK, columns] of BF16; zeros beyond `rows` and `width`. Threads stand side by side, so each keeps
+ * its columns from row to row. */
 template <int columns, int threads>
 static __device__ __forceinline__ void copy_tile(bf16 *to, int to_pitch, const bf16 *from, int64_t from_pitch, int rows,
                                                  int width) {
-    for (int u = threadIdx.x; u < CHUNK * columns / 8; u += threads) {
-        const int row = u / (columns / 8), column = u % (columns / 8) * 8;
-        const bool valid = row < rows && column < width;
-        copy_async16(to + row * to_pitch + column, valid ? from + row * from_pitch + column : from, valid);
+    enum { across = columns / 8 < threads ? columns / 8 : threads, at_once = threads / across };
+#pragma unroll
+    for (int begin = 0; begin < columns; begin += 8 * across) {
+        const int first = threadIdx.x / across, column = begin + threadIdx.x % across * 8;
+        const bf16 *own = from + first * from_pitch + column;
+        const int here = column < width ? rows - first : 0;
+#pragma unroll
+        for (int row = 0; row < CHUNK; row += at_once)
+            copy_async16(to + (first + row) * to_pitch + column, row < here ? own + row * from_pitch : from,
+                         row < here);
     }
 }
 
@@ -170,16 +171,24 @@ static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, flo
     return linked ? pair : 0;
 }
 
-template <typename... arguments>
-static cudaError_t launch(void (*kernel)(arguments...), dim3 grid, int threads, size_t shared_bytes, void *stream,
-                          const arguments &...a) {
+/* Shared memory that a block may have on this device. */
+static inline size_t gla_shared_limit(void) {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return (size_t)bytes;
+}
+
+template <typename arguments>
+static cudaError_t launch(void (*kernel)(arguments), dim3 grid, int threads, size_t shared_bytes, void *stream,
+                          const arguments &a) {
     if (shared_bytes > 48 * 1024) {
         cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
         if (error != cudaSuccess)
             return error;
     }
-    kernel<<<grid, threads, shared_bytes, (cudaStream_t)stream>>>(a...);
+    kernel<<<grid, threads, shared_bytes, (cudaStream_t)stream>>>(a);
     return cudaGetLastError();
 }
 

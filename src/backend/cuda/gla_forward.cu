@@ -17,7 +17,8 @@
  * 24 GFLOP, 0.03 ms on tensor cores. With its scratch (84 MB written, read by each value tile, mostly out of L2) the
  * plan moves 436 MB, 0.15 ms.
  */
-#include "gla_values.cuh"
+#include "gla_chunk.cuh"
+#include "turned.cuh"
 
 /* ---- pairs ---- */
 
@@ -173,18 +174,269 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
                   stream, a);
 }
 
-/* ---- scan ---- */
+/* ---- scan over chunks, by value columns ---- */
 
-template <int key> static __global__ void __launch_bounds__(SCAN_THREADS) scan(const gla_args a) {
-    scan_values<key, false>(a, blockIdx.x);
+/* A chunk of a scan. */
+template <int key, int warps> struct value_tile {
+    enum { values = 16 * warps, key_pitch = key + 8, value_pitch = values + 8, pair_pitch = CHUNK + 8, out_pitch = 24 };
+    bf16 read[CHUNK * key_pitch];  /* what reads the state: queries, or reversed keys */
+    bf16 write[CHUNK * key_pitch]; /* what changes it, with `values` */
+    bf16 pairs[CHUNK * pair_pitch];
+    bf16 value[CHUNK * value_pitch];
+    float decay[key];
+};
+
+template <int key, int warps, int buffers> struct value_tiles {
+    value_tile<key, warps> chunks[buffers];
+    bf16 out[warps][CHUNK * value_tile<key, warps>::out_pitch];
+};
+
+/* S^T of a warp: columns 16 warp + g, + 8; keys 8 n + pair, + 1 of lane 4 g + pair / 2. */
+template <int key> struct value_state { float s[key / 8][4]; };
+
+/* o^T of a warp, as its S^T: positions in the place of keys. */
+typedef struct value_sums {
+    float o[CHUNK / 8][4];
+} value_sums;
+
+/* o^T += S^T read^T */
+template <int key, int warps>
+static __device__ __forceinline__ void read_state(value_sums &sum, const value_state<key> &state,
+                                                  const value_tile<key, warps> *c) {
+#pragma unroll
+    for (int k = 0; k < key / 16; k++) {
+        const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+        const uint32_t s[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                               pack_bf16(high[2], high[3])};
+#pragma unroll
+        for (int n = 0; n < CHUNK / 16; n++) {
+            uint32_t b[4];
+            load_b_columns(b, c->read, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
+            mma(sum.o[2 * n], s, b[0], b[1]);
+            mma(sum.o[2 * n + 1], s, b[2], b[3]);
+        }
+    }
 }
 
-template <int key> static cudaError_t launch_scan(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const dim3 grid((unsigned)gla_value_tiles(a), (unsigned)(g->batch * g->heads));
-    return launch(scan<key>, grid, SCAN_THREADS, sizeof(value_tile<key>), stream, a);
+/* o^T += value^T P^T, or reversed value^T P; keeps the fragments of value^T. */
+template <int key, int warps, bool reverse>
+static __device__ __forceinline__ void read_pairs(value_sums &sum, uint32_t (&v)[CHUNK / 16][4],
+                                                  const value_tile<key, warps> *c) {
+    typedef value_tile<key, warps> tile;
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++) {
+        load_a_columns(v[k], c->value, tile::value_pitch, threadIdx.x / 32 * 16, 16 * k);
+#pragma unroll
+        for (int n = 0; n < CHUNK / 16; n++) {
+            if (reverse ? k < n : k > n)
+                continue; /* P is zero there */
+            uint32_t b[4];
+            if (reverse)
+                load_b(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
+            else
+                load_b_columns(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
+            mma(sum.o[2 * n], v[k], b[0], b[1]);
+            mma(sum.o[2 * n + 1], v[k], b[2], b[3]);
+        }
+    }
+}
+
+/* S^T = S^T diag(decay) + value^T write */
+template <int key, int warps>
+static __device__ __forceinline__ void write_state(value_state<key> &state, const uint32_t (&v)[CHUNK / 16][4],
+                                                   const value_tile<key, warps> *c) {
+#pragma unroll
+    for (int n = 0; n < key / 8; n++) {
+        const float2 decay = *(const float2 *)(c->decay + 8 * n + threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            state.s[n][i] *= i % 2 ? decay.y : decay.x;
+    }
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++)
+#pragma unroll
+        for (int n = 0; n < key / 16; n++) {
+            uint32_t b[4];
+            load_b(b, c->write, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
+            mma(state.s[2 * n], v[k], b[0], b[1]);
+            mma(state.s[2 * n + 1], v[k], b[2], b[3]);
+        }
+}
+
+/* Turns a warp's o^T over in `turned` and stores it: `rows` positions, `width` columns, at most 16. Returns the larger
+ * magnitudes of what this lane stored, in pairs. */
+static __device__ __forceinline__ uint32_t store_turned(bf16 *out, int64_t pitch, const value_sums &sum, bf16 *turned,
+                                                        int turned_pitch, int rows, int width) {
+    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t two = pack_bf16(sum.o[n][2 * half], sum.o[n][2 * half + 1]);
+            turned[(8 * n + pair) * turned_pitch + g + 8 * half] = (bf16)two;
+            turned[(8 * n + pair + 1) * turned_pitch + g + 8 * half] = (bf16)(two >> 16);
+        }
+    __syncwarp();
+    uint32_t pairs = 0;
+#pragma unroll
+    for (int u = lane; u < CHUNK * 2; u += 32) {
+        const int t = u / 2, column = u % 2 * 8;
+        if (t < rows && column < width) {
+            const uint4 eight = *(const uint4 *)(turned + t * turned_pitch + column);
+            *(uint4 *)(out + t * pitch + column) = eight;
+            pairs = ni_larger_of_four(pairs, eight);
+        }
+    }
+    return pairs;
+}
+
+/* The largest number of turned columns that store_turned has left, all positions a multiple of 16 of 16 columns. */
+static __device__ __noinline__ uint32_t turn_columns(const bf16 *turned, int turned_pitch) {
+    const int first = threadIdx.x % 32 / 8 * 16, column = threadIdx.x % 8 * 2;
+    uint32_t words[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        words[i] = *(const uint32_t *)(turned + (first + i) * turned_pitch + column);
+    return ni_warp_max(ni_turned_amax(words));
+}
+
+/* The larger of `largest` and of that number. */
+static __device__ __forceinline__ uint32_t larger_turned(uint32_t largest, const bf16 *turned, int turned_pitch) {
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32;
+    uint32_t most = 0;
+#pragma unroll
+    for (int m = 0; m < CHUNK; m += 16)
+        most = ni_most_of_sixteen(most, by, turned + (m + lane % 16) * turned_pitch + lane / 16 * 8);
+    return ni_may_exceed(most, largest) ? max(largest, turn_columns(turned, turned_pitch)) : largest;
+}
+
+/* With two buffers a chunk is loaded while the one before is worked on, and warps come together once a chunk. With one,
+ * what the state is read with is loaded while it is written, and the other way round. */
+template <int key, int warps, int buffers, bool reverse>
+static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args a) {
+    typedef value_tile<key, warps> tile;
+    enum { threads = 32 * warps, values = tile::values };
+    value_tiles<key, warps, buffers> *all = (value_tiles<key, warps, buffers> *)shared_memory();
+    const int column = threadIdx.x / 32 * 16, first = blockIdx.x * values;
+    const int batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
+    const int64_t pitch = (int64_t)a.heads * a.value_dim;
+    const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim + first;
+    const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
+    const bf16 *write = reverse ? a.queries : a.keys;
+    bf16 *out = (reverse ? a.dv : a.o) + head_row + column, *turned = all->out[threadIdx.x / 32];
+
+    auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
+    auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
+    auto load_reads = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<key, threads>(c->read, tile::key_pitch, read + record(i) * CHUNK * key, key, CHUNK, key);
+        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record(i) * CHUNK * CHUNK, CHUNK, CHUNK, CHUNK);
+        copy_tile<values, threads>(c->value, tile::value_pitch, value + chunk_of(i) * CHUNK * pitch, pitch,
+                                   a.seq - chunk_of(i) * CHUNK, a.value_dim - first);
+    };
+    auto load_writes = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<key, threads>(c->write, tile::key_pitch, write + record(i) * CHUNK * key, key, CHUNK, key);
+        for (int u = threadIdx.x; u < key / 4; u += threads)
+            copy_async16(c->decay + 4 * u, a.decay + record(i) * key + 4 * u, true);
+    };
+
+    value_state<key> state = {};
+    uint32_t pairs = 0, largest_turned = 0;
+    load_reads(0);
+    copy_commit();
+    load_writes(0);
+    copy_commit();
+    for (int i = 0; i < a.chunks; i++) {
+        const int chunk = chunk_of(i);
+        const tile *c = &all->chunks[i % buffers];
+        value_sums sum = {};
+        uint32_t v[CHUNK / 16][4];
+        copy_wait<buffers == 1>();
+        __syncthreads();
+        if (buffers == 2) {
+            load_reads(i + 1);
+            load_writes(i + 1);
+            copy_commit();
+        }
+        read_state(sum, state, c);
+        read_pairs<key, warps, reverse>(sum, v, c);
+        if (buffers == 1) {
+            __syncthreads();
+            load_reads(i + 1);
+            copy_commit();
+        }
+        const uint32_t stored = store_turned(out + chunk * CHUNK * pitch, pitch, sum, turned, tile::out_pitch,
+                                             a.seq - chunk * CHUNK, a.value_dim - first - column);
+        if (reverse) {
+            pairs = ni_larger_pair(pairs, stored);
+            if (a.turned[2])
+                largest_turned = larger_turned(largest_turned, turned, tile::out_pitch);
+        }
+        __syncwarp();
+        if (buffers == 1) {
+            copy_wait<1>();
+            __syncthreads();
+        }
+        write_state(state, v, c);
+        if (buffers == 1) {
+            __syncthreads();
+            load_writes(i + 1);
+            copy_commit();
+        }
+    }
+    if (reverse && a.amax[2])
+        ni_join_amax(a.amax[2], ni_larger_half(pairs));
+    if (reverse && a.turned[2])
+        ni_join_amax(a.turned[2], largest_turned);
+}
+
+template <int key, int warps, int buffers>
+static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
+    const size_t bytes = sizeof(value_tiles<key, warps, buffers>);
+    return reverse ? launch(scan_values<key, warps, buffers, true>, grid, 32 * warps, bytes, stream, a)
+                   : launch(scan_values<key, warps, buffers, false>, grid, 32 * warps, bytes, stream, a);
+}
+
+template <int key, int warps>
+static cudaError_t launch_buffers(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    if constexpr (sizeof(value_tiles<key, warps, 2>) > LEAST_SHARED)
+        if (sizeof(value_tiles<key, warps, 2>) > gla_shared_limit())
+            return launch_values<key, warps, 1>(g, a, reverse, stream);
+    return launch_values<key, warps, 2>(g, a, reverse, stream);
+}
+
+template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    return g->value_dim <= 32 ? launch_buffers<key, 2>(g, a, reverse, stream)
+                              : launch_buffers<key, 4>(g, a, reverse, stream);
+}
+
+cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    switch (a.key_pad) {
+    case 16:
+        return launch_keys<16>(g, a, reverse, stream);
+    case 32:
+        return launch_keys<32>(g, a, reverse, stream);
+    case 64:
+        return launch_keys<64>(g, a, reverse, stream);
+    case 128:
+        return launch_keys<128>(g, a, reverse, stream);
+    default:
+        return launch_keys<256>(g, a, reverse, stream);
+    }
 }
 
 /* ---- the door ---- */
+
+static int value_pad(int64_t value_dim) {
+    return value_dim <= 32 ? 32 : value_dim <= 64 ? 64 : value_dim <= 128 ? 128 : value_dim <= 256 ? 256 : 512;
+}
 
 /* The next `bytes` of the workspace. */
 static void *take(char *base, size_t *used, size_t bytes) {
@@ -205,10 +457,8 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
     a->key_dim = (int)g->key_dim;
     a->value_dim = (int)g->value_dim;
     a->chunks = (a->seq + CHUNK - 1) / CHUNK;
-    for (a->key_pad = CHANNELS; a->key_pad < a->key_dim;)
+    for (a->key_pad = 16; a->key_pad < a->key_dim;)
         a->key_pad *= 2;
-    for (a->value_pad = 64; a->value_pad < a->value_dim;)
-        a->value_pad *= 2;
     a->scale = g->scale;
     a->doc_start = g->doc_start;
     const size_t records = (size_t)(g->batch * g->heads * a->chunks), rows = records * CHUNK, key = (size_t)a->key_pad;
@@ -219,8 +469,10 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
     a->pairs = (bf16 *)take(base, &used, rows * CHUNK * sizeof *a->pairs);
     a->decay = (float *)take(base, &used, records * key * sizeof *a->decay);
     if (backward) {
-        a->states = (uint4 *)take(base, &used, records * key * (size_t)a->value_pad * sizeof(bf16));
-        a->slopes = (uint4 *)take(base, &used, records * key * (size_t)a->value_pad * sizeof(bf16));
+        a->states = (uint4 *)take(base, &used, records * key * (size_t)value_pad(g->value_dim) * sizeof(bf16));
+        a->inter_q = (float *)take(base, &used, rows * key * sizeof *a->inter_q);
+        a->inter_k = (float *)take(base, &used, rows * key * sizeof *a->inter_k);
+        a->crossing = (float *)take(base, &used, records * key * sizeof *a->crossing);
     }
     *bytes = used;
     return true;
@@ -246,14 +498,5 @@ int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, con
     a.gate = (const float *)gate;
     a.o = (bf16 *)o;
     cudaError_t error = gla_launch_pairs(g, a, stream);
-    if (error)
-        return error;
-    switch (a.key_pad) {
-    case 64:
-        return launch_scan<64>(g, a, stream);
-    case 128:
-        return launch_scan<128>(g, a, stream);
-    default:
-        return launch_scan<256>(g, a, stream);
-    }
+    return error ? error : gla_launch_scan_values(g, a, false, stream);
 }
