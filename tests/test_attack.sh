@@ -15,5 +15,12 @@ cut() { # WHAT: before the folder itself goes
 }
 [ "$(cut kill)$(cut names)" = 11 ] || { echo "what was removed is there" && exit 1; }
 [ "$(cut all)" = 3 ] || { echo "what was removed is not there again" && exit 1; }
+# Of twenty names that were taken away some are there again: not all, not none.
+rm -rf "$work/folder" && mkdir "$work/folder"
+for i in $(seq 20); do : > "$work/folder/$i"; done
+(NIBBLE_FAULT=rename:21:some LD_PRELOAD=$(realpath "$faults") rm -r "$work/folder") 2> /dev/null && exit 1
+left=$(find "$work/folder" -type f | wc -l)
+{ [ "$left" -gt 3 ] && [ "$left" -lt 17 ]; } || { echo "$left of 20 names are there again" && exit 1; }
+rm -rf "$work/folder"
 
 RECIPES="nvfp4 rollback" "$2/scripts/attack" "$1" "$faults" 3

@@ -78,10 +78,10 @@ static void nobody_reads_what_is_not_kept(void **state) {
                 take_step(models[i], &pass);
         }
         /* A pass alone gives SwiGLU's output a block, and X of two norms where they stand before a branch; a step two
-         * slopes beside; each has two operands. */
-        const int alone = families[f] == NB_OLMO2 ? 1 : 3;
-        assert_int_equal(be[1].gone, (2 * alone + 2) * STEPS * config.layers);
-        assert_int_equal(be[1].known, 2 * (alone + 2) * (STEPS - 1) * config.layers);
+         * slopes beside, and those of q, k and v where no norm lies between; each has two operands. */
+        const int alone = families[f] == NB_OLMO2 ? 1 : 3, slopes = families[f] == NB_LLAMA ? 5 : 2;
+        assert_int_equal(be[1].gone, (2 * alone + slopes) * STEPS * config.layers);
+        assert_int_equal(be[1].known, 2 * (alone + slopes) * (STEPS - 1) * config.layers);
         for (int i = 0; i < 2; i++) {
             nb_model_free(models[i]);
             nb_backend_free(be[i].real);
@@ -103,7 +103,7 @@ static void numbers_are_kept_for_who_reads_them(void **state) {
         nb_model *model = case_model(&be.backend, &config, &recipe, true);
         assert_true(isfinite(loss_and_grads_of(model, &b, &pass)));
         assert_int_equal(be.gone, 0);
-        assert_int_equal(be.kept, 5 * config.layers + 1); /* the head's X too */
+        assert_int_equal(be.kept, 8 * config.layers + 1); /* the head's X too */
         const float *grads = nb_model_grads(model);
         for (size_t i = 0; i < param_bytes(model, be.real) / sizeof *grads; i++)
             assert_true(isfinite(grads[i]));

@@ -67,6 +67,31 @@ over_tcp 2 sh hit.sh 1 KILL "$nibble" train long.yaml || true
 grep -q '^nibble: rank 0: rank 1 of 2 is gone .*; the state after step [0-9]* is saved' err.0 || fail "rank 1 died"
 rm -r out
 
+# one that lacks memory, here or there from its model to its last checkpoint: it says so, and all hear that
+if [ -e "$(dirname "$nibble")/libfaults.so" ]; then
+    sed 's/^steps:.*/steps: 2/; s/^seq:.*/seq: 16/; s/^checkpoint:.*/checkpoint: {every: 1, keep: 0}/; s/^lens:.*/lens: {every: 0}/' run.yaml > lacks.yaml
+    echo 'share: moments' >> lacks.yaml
+    cat > lacks.sh << 'END'
+if [ $RANK = 1 ]; then export LD_PRELOAD="$(dirname "$0")/libfaults.so" NIBBLE_FAULT_COUNT=count NIBBLE_FAULT=alloc:$1:12; fi
+exec "$0" train lacks.yaml --quiet
+END
+    over_tcp 2 sh -c '. ./lacks.sh' "$nibble" 0 || true
+    [ "$status$others" = "00 " ] || fail "two ranks that share out moments"
+    calls=$(sed -n 's/^alloc //p' count)
+    back=70 said=0
+    while [ $back -gt 0 ]; do
+        rm -rf out
+        over_tcp 2 sh -c '. ./lacks.sh' "$nibble" $((calls - back)) || true
+        if [ "$status$others" != "00 " ]; then # what can be done without is done without
+            one_line "no memory at call $((calls - back)) of $calls" "^nibble: rank 1: .*(no memory|out of memory|do not fit|makes no BF16 product)" 1
+            said=$((said + 1))
+        fi
+        back=$((back - 7))
+    done
+    [ $said -ge 5 ] || fail "no memory: $said of 10 runs failed"
+    rm -rf out
+fi
+
 timeout -k 5 500 "$source/scripts/attack-ranks" 2 nvfp4 "$nibble" > attack.txt 2> err.0 || fail "attack-ranks"
 
 # mpirun, where there is one

@@ -21,6 +21,10 @@ put_hit
 sed -i 's/^steps:.*/steps: 8/; s/^lens:.*/lens: {every: 0}/' run.yaml
 echo 'backend: cuda' >> run.yaml
 unset NIBBLE_STUB NIBBLE_STUB_NCCL
+# Libraries that cannot be opened, before those that a machine may have.
+mkdir none
+: > none/libcuda.so.1
+: > none/libnccl.so.2
 
 fail() {
     echo "test_ranks_gpu: $1" >&2
@@ -38,7 +42,7 @@ for recipe in nvfp4 fp4-dge-occ; do
     awake $recipe
     rm -rf one two four host
     $limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
-    over_tcp 2 "$nibble" train run.yaml --set out=host || fail "$recipe: through the host"
+    over_tcp 2 env LD_LIBRARY_PATH="$work/none:$built/fake" "$nibble" train run.yaml --set out=host || fail "$recipe: through the host"
     grep -q "warning: gradients of other ranks go through the host's memory: .*libcuda.so.1\|.*libnccl.so.2" err.0 ||
         fail "$recipe: the way through the host is not said"
     same "$recipe: two ranks through the host end in other bits" host

@@ -173,7 +173,7 @@ static void sum(nb_ranks *r) {
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
-            CHECK(ni_reducer_create(r, &mine, false, &reducer, &err) == NB_OK);
+            CHECK(ni_reducer_create(r, &mine, false, NULL, &reducer, &err) == NB_OK);
             if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
             if (chunk >= 2)
@@ -181,8 +181,8 @@ static void sum(nb_ranks *r) {
             else
                 CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
             CHECK(same_bytes(be, &mine, &whole));
-            float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0};
-            CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, true, &err) == NB_OK);
+            float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0}, room[3 * MOST];
+            CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, room, &err) == NB_OK);
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
@@ -209,7 +209,7 @@ static void sum_to_owners(nb_ranks *r) {
     ni_reducer reducer;
     r->near = near;
     add_up(&whole, 0, world);
-    CHECK(ni_reducer_create(r, &mine, true, &reducer, &err) == NB_OK);
+    CHECK(ni_reducer_create(r, &mine, true, NULL, &reducer, &err) == NB_OK);
     for (int32_t to = 0; to < world; to++) {
         for (int64_t from = 0; from < whole.elements; from += 256) {
             const int64_t n = whole.elements - from < 256 ? whole.elements - from : 256;
@@ -299,7 +299,7 @@ static void sum_as_published(nb_ranks *r) {
     CHECK(ni_safetensors_open(NI_TEST_GOLDEN "/auto_scale.safetensors", &file, &err) == NB_OK);
     CHECK(ni_param_array_create(be, shared, SHARED, how.format, how.scale, "gradients", &grads, &err) == NB_OK);
     r->near = near;
-    CHECK(ni_reducer_create(r, &grads, false, &reducer, &err) == NB_OK);
+    CHECK(ni_reducer_create(r, &grads, false, NULL, &reducer, &err) == NB_OK);
     CHECK(ni_auto_scale_create(r, &grads, &how, &x, &err) == NB_OK);
     reducer.joined = true;
     const size_t elements = (size_t)grads.elements;

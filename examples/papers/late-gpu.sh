@@ -6,9 +6,10 @@
 # resets; tetrajet-v2-released is the base with the biased gradients of the released code.
 #
 # chon: gated linear attention; chon-qwen3: softmax attention. nvfp4: the parts of NVIDIA's recipe taken away one at a time, nothing
-# kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects.
+# kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects, its gradients and moments
+# beside BF16 operands in narrow.
 #
-# Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | nvfp4 | fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-dialects
+# Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | nvfp4 | fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-dialects | narrow
 # Tokens: data/books. Give it again to go on. Papers of one model share its first steps and its BF16 twins.
 # Three seeds one after the other; SEED=2 trains the second alone, into arms-seed2, so that several can run at once.
 # RECIPES=A,B trains those arms alone.
@@ -38,6 +39,7 @@ case $paper in
         for alpha in 999 99 97; do recipes=$recipes,$ours/fp4-w8a4-occ-$alpha.yaml; done
         ;;
     fp4-dialects) recipes=fp4-msamp,fp4-fork ;;
+    narrow) recipes=$ours/bf16-narrow.yaml,$ours/bf16-narrow-moments.yaml ;;
     tetrajet-v2)
         model=olmo2-60m lens="--set lens.every=64 --set lens.window=50 --set lens.modules=layers.[36].*"
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol.yaml,$late-oscireset.yaml,$late-tetrajet-v2.yaml

@@ -66,6 +66,14 @@ typedef struct ni_sparse {
     float *exact;    /* [rows, room] F32, in the place of value where it is not NULL */
 } ni_sparse;
 
+/* A clamping of rows, as data (ops.inc: make_clamped). */
+typedef struct ni_clamping {
+    const nb_mat *x, *clamped; /* BF16 [rows, cols] */
+    const ni_sparse *rest;     /* NULL: not wanted */
+    int64_t low, high;         /* ranks */
+    bool whole;                /* of the whole tensor */
+} ni_clamping;
+
 /* A sum of outer products: element (r, c) is the sum over i of left[i][r] * right[i][c]. F32, backend memory. */
 enum { NI_OUTER_PRODUCTS = 2 };
 typedef struct ni_outer {

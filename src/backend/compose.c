@@ -1,5 +1,5 @@
 /* compose.c: what is a row for backends that do it at once, by other operations of the table one after the other: a
- * producer and what is made of its matrices; many tensors under one scale each. */
+ * producer and what is made of its matrices; what is clamped, made and decoded; many tensors under one scale each. */
 #include "backend/table.h"
 
 static void run(nb_backend *be, const ni_producer *from, const ni_produced *out) {
@@ -17,6 +17,10 @@ static void run(nb_backend *be, const ni_producer *from, const ni_produced *out)
         else
             be->ops->rmsnorm_forward(be, out[0].numbers, from->rstd, from->x, from->w, from->eps);
         break;
+    case NI_PRODUCER_TURNED_BACK:
+        for (int32_t i = 0; i < 2; i++)
+            be->ops->rope(be, out[i].numbers, from->positions, from->heads[i], from->rope, true);
+        break;
     }
 }
 
@@ -27,6 +31,18 @@ nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_
         if (out[i].count)
             NB_TRY(
                 be->ops->make_operands(be, &(ni_source){.numbers = out[i].numbers}, out[i].makings, out[i].count, err));
+    return NB_OK;
+}
+
+nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+    NB_TRY(be->ops->clamp_rows(be, c->clamped, c->rest, c->x, c->low, c->high, c->whole, err));
+    return be->ops->make_operands(be, &(ni_source){.numbers = c->clamped}, making, 1, err);
+}
+
+nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
+                             nb_error *err) {
+    NB_TRY(be->ops->decode(be, out, from, false, NULL, true, err));
+    be->ops->sparse_add(be, out, s);
     return NB_OK;
 }
 

@@ -10,6 +10,7 @@
 #define NI_BACKEND_OPERAND_H
 
 #include "backend/arguments.h"
+#include "backend/rope.h"
 
 typedef enum ni_side {
     NI_LEFT, /* A of A B^T */
@@ -17,17 +18,20 @@ typedef enum ni_side {
 } ni_side;
 
 /* [rows, cols] as multiplied: the contraction runs along the columns. The caller sets quantizer, other, rows, cols,
- * side, reread and turned, asks operand_bytes, and places that much backend memory; the backend fills it. */
+ * side, reread, by_numbers and turned, asks operand_bytes, and places that much backend memory; the backend fills it.
+ */
 typedef struct nb_operand {
     nb_quantizer quantizer; /* what the codes are; BF16: plain numbers */
     nb_quantizer other; /* of the operand that it will be multiplied with: a backend keeps what that product reads */
     int64_t rows, cols;
     ni_side side;
-    bool reread;    /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
-                       numbers where `other` has codes (or the reverse): codes and scales stay */
-    bool turned;    /* it will be made by `turn` */
-    void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
-    nb_mat numbers; /* plain numbers, act: where they are; [cols, rows] if transposed */
+    bool reread;     /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
+                        numbers where `other` has codes (or the reverse): codes and scales stay */
+    bool by_numbers; /* what is turned of it will be multiplied with plain numbers, and nothing else rereads it: a
+                        backend may keep its values with their one scale in them, and no codes */
+    bool turned;     /* it will be made by `turn` */
+    void *memory;    /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
+    nb_mat numbers;  /* plain numbers, act: where they are; [cols, rows] if transposed */
     bool transposed;
     int32_t form;        /* set by the backend when it fills the memory: how it lies, in the backend's own words */
     const float *factor; /* [1] backend memory: plain numbers times this; NULL: 1. Stays outside of the sum. */
@@ -71,7 +75,9 @@ typedef struct ni_making {
 typedef enum ni_producer_kind {
     NI_PRODUCER_SWIGLU,        /* swiglu_forward: one matrix, of gate and up */
     NI_PRODUCER_SWIGLU_SLOPES, /* swiglu_backward: dgate and dup, of dy too */
-    NI_PRODUCER_NORM           /* rmsnorm_forward of x; of x + change, left in `sum`: add_rmsnorm_forward */
+    NI_PRODUCER_NORM,          /* rmsnorm_forward of x; of x + change, left in `sum`: add_rmsnorm_forward */
+    NI_PRODUCER_TURNED_BACK    /* inverse rope of the first two of three matrices, which lie where they are written; the
+                                  third is there: slopes of attention, on their way to q, k and v */
 } ni_producer_kind;
 typedef struct ni_producer {
     ni_producer_kind kind;
@@ -80,10 +86,13 @@ typedef struct ni_producer {
     void *sum, *rstd;
     const void *w;
     double eps;
+    const int32_t *positions; /* TURNED_BACK: [rows] */
+    const ni_rope *rope;
+    int64_t heads[2];
 } ni_producer;
 
 /* One of its matrices, and what is made of it. */
-enum { NI_PRODUCED_MOST = 2 };
+enum { NI_PRODUCED_MOST = 3 };
 typedef struct ni_produced {
     const nb_mat *numbers; /* where the producer writes it: dense, act */
     bool kept;             /* somebody reads the numbers afterwards; else it is the backend's whether they are there */

@@ -74,7 +74,10 @@ struct nb_backend {
     bool paper;             /* nothing is computed: memory is counted and holds nothing */
     bool host_memory;       /* its memory is the host's, or counted as if it were */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
-    bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
+    /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
+     * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
+    void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);
+    bool any_first_key; /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */
     int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold
@@ -104,6 +107,11 @@ nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void *
 /* make_produced by the table's other operations. */
 nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                               nb_error *err);
+
+/* make_clamped and decode_with_rest by the table's other operations. */
+nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err);
+nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
+                             nb_error *err);
 
 /* scaled_encode_many and scaled_squares_many by the table's other operations. */
 void ni_compose_encode(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n, int32_t count);

@@ -357,7 +357,8 @@ static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
             (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
         handed += (double)bytes;
         largest = fmax(largest, (double)bytes);
-        *(bytes ? &plan->masters : &masters) += master;
+        masters += bytes ? 0 : master;
+        plan->masters += bytes && !param->embedding ? master : 0; /* an embedding has its place on all ranks */
     }
     plan->weights = handed + masters;
     plan->parcels = fmax(fmin(handed, NI_HANDED_BYTES), largest); /* one at least goes at a time */

@@ -1,4 +1,5 @@
 /* ranks.c: gathers and broadcasts, made of trades; and who says what went wrong. */
+#define _GNU_SOURCE /* CPU_COUNT */
 #include "dist/ranks.h"
 
 #include "dist/environment.h"
@@ -6,25 +7,40 @@
 #include "dist/mpi.h"
 #include "dist/tcp.h"
 
+#include <assert.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- life ---- */
 
-nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb_error *err) {
-    *out = calloc(1, sizeof **out);
-    if (!*out) {
-        wire->close(wire->self);
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+static void forget(nb_ranks *r) {
+    if (r) {
+        free(r->letters);
+        free(r->words);
     }
-    **out = (nb_ranks){.wire = *wire,
-                       .rank = wire->rank,
-                       .world = wire->world,
-                       .near = 1,
-                       .patience = patience,
-                       .speaker = wire->rank};
-    return NB_OK;
+    free(r);
+}
+
+nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb_error *err) {
+    const size_t world = (size_t)wire->world;
+    nb_ranks *r = *out = calloc(1, sizeof *r);
+    if (r)
+        *r = (nb_ranks){.wire = *wire,
+                        .rank = wire->rank,
+                        .world = wire->world,
+                        .near = 1,
+                        .patience = patience,
+                        .speaker = wire->rank,
+                        .letters = calloc(2 * world, sizeof *r->letters),
+                        .words = malloc(world * NI_RANKS_WORD)};
+    if (r && r->letters && r->words)
+        return NB_OK;
+    wire->close(wire->self);
+    forget(r);
+    *out = NULL;
+    return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
 }
 
 /* POSIX's getenv gives memory that is not const, and wants it left alone. */
@@ -40,11 +56,9 @@ typedef struct machine {
 
 /* Without a word of the launcher: ranks whose hosts have one name and started once are on one machine. */
 static nb_status find_machine(nb_ranks *r, nb_error *err) {
-    machine mine = {.local_world = r->local_world}, *all = calloc((size_t)r->world, sizeof *all);
+    machine mine = {.local_world = r->local_world}, *all = ni_ranks_words(r);
     int32_t before = 0, same = 0;
     bool said = false;
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
     ni_machine_name(NI_BOOT_ID, mine.name);
     if (!mine.name[0])
         snprintf(mine.name, sizeof mine.name, "rank %d", (int)r->rank); /* alone, as far as anybody knows */
@@ -55,7 +69,6 @@ static nb_status find_machine(nb_ranks *r, nb_error *err) {
         same += here;
         before += here && i < r->rank;
     }
-    free(all);
     if (status == NB_OK && !said) {
         r->local = before;
         r->local_world = same;
@@ -114,7 +127,7 @@ void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
     if (ranks->device.trade)
         ranks->device.close(ranks->device.self);
     ranks->wire.close(ranks->wire.self);
-    free(ranks);
+    forget(ranks);
 }
 
 int32_t nb_ranks_rank(const nb_ranks *ranks) {
@@ -138,6 +151,16 @@ bool nb_ranks_speaks(const nb_ranks *ranks) {
 }
 
 /* ---- trades ---- */
+
+/* A rank has a thread that computes and one that exchanges. */
+double ni_ranks_look(nb_ranks *r, double seconds) {
+    cpu_set_t mine;
+    const bool few = sched_getaffinity(0, sizeof mine, &mine) != 0 || CPU_COUNT(&mine) < 2 * nb_ranks_local_world(r);
+    const double granted = few ? 0 : seconds;
+    if (r && r->wire.look)
+        r->wire.look(r->wire.self, granted);
+    return granted;
+}
 
 /* The rank that failed says why itself; of one that is gone the lowest that is left does. */
 static nb_status hear(nb_ranks *ranks, const char *wire, ni_trade how, ni_wire_news *news, nb_error *err) {
@@ -172,54 +195,61 @@ nb_status ni_ranks_trade_device(nb_ranks *ranks, const ni_letter *out, const ni_
     return trade_over(ranks, &ranks->device, out, in, err);
 }
 
+void *ni_ranks_words(nb_ranks *ranks) {
+    memset(ranks->words, 0, (size_t)ranks->world * NI_RANKS_WORD);
+    return ranks->words;
+}
+
 /* Two letters for every rank, empty. */
-static nb_status take_letters(const nb_ranks *ranks, ni_letter **out, nb_error *err) {
-    *out = calloc(2 * (size_t)ranks->world, sizeof **out);
-    return *out ? NB_OK : nb_fail(err, NB_NO_MEMORY, "ranks: out of memory for letters");
+static ni_letter *no_letters(const nb_ranks *ranks) {
+    memset(ranks->letters, 0, 2 * (size_t)ranks->world * sizeof *ranks->letters);
+    return ranks->letters;
 }
 
 nb_status ni_ranks_gather_pieces(nb_ranks *ranks, void *data, const size_t *begin, nb_error *err) {
-    ni_letter *out;
     if (!ranks)
         return NB_OK;
-    NB_TRY(take_letters(ranks, &out, err));
+    ni_letter *out = no_letters(ranks), *in = out + ranks->world;
     for (int32_t r = 0; r < ranks->world; r++) {
         out[r] = (ni_letter){(char *)data + begin[ranks->rank], begin[ranks->rank + 1] - begin[ranks->rank]};
-        out[ranks->world + r] = (ni_letter){(char *)data + begin[r], begin[r + 1] - begin[r]};
+        in[r] = (ni_letter){(char *)data + begin[r], begin[r + 1] - begin[r]};
     }
-    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
-    free(out);
-    return status;
+    return ni_ranks_trade(ranks, out, in, err);
 }
 
 nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t bytes, nb_error *err) {
     char *place = (char *)all + (size_t)nb_ranks_rank(ranks) * bytes;
-    ni_letter *out;
     if (place != mine)
         memcpy(place, mine, bytes);
     if (!ranks)
         return NB_OK;
-    NB_TRY(take_letters(ranks, &out, err));
+    ni_letter *out = no_letters(ranks), *in = out + ranks->world;
     for (int32_t r = 0; r < ranks->world; r++) {
         out[r] = (ni_letter){place, bytes};
-        out[ranks->world + r] = (ni_letter){(char *)all + (size_t)r * bytes, bytes};
+        in[r] = (ni_letter){(char *)all + (size_t)r * bytes, bytes};
     }
-    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
-    free(out);
-    return status;
+    return ni_ranks_trade(ranks, out, in, err);
 }
 
 nb_status ni_ranks_broadcast(nb_ranks *ranks, void *data, size_t bytes, nb_error *err) {
-    ni_letter *out;
     if (!ranks)
         return NB_OK;
-    NB_TRY(take_letters(ranks, &out, err));
+    ni_letter *out = no_letters(ranks), *in = out + ranks->world;
     for (int32_t r = 0; r < ranks->world; r++)
         out[r] = (ni_letter){data, ranks->rank == 0 ? bytes : 0};
-    out[ranks->world] = (ni_letter){data, bytes};
-    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
-    free(out);
-    return status;
+    in[0] = (ni_letter){data, bytes};
+    return ni_ranks_trade(ranks, out, in, err);
+}
+
+nb_status ni_ranks_hand(nb_ranks *ranks, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err) {
+    if (!ranks)
+        return NB_OK;
+    ni_letter *out = no_letters(ranks), *in = out + ranks->world;
+    if (ranks->rank == from)
+        out[to] = (ni_letter){data, bytes};
+    if (ranks->rank == to)
+        in[from] = (ni_letter){data, bytes};
+    return ni_ranks_trade(ranks, out, in, err);
 }
 
 nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err) {
@@ -227,13 +257,10 @@ nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err) {
     if (!ranks)
         return NB_OK;
     const uint8_t said = mine; /* no bool: any byte may come */
-    uint8_t *all = calloc((size_t)ranks->world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    uint8_t *all = ni_ranks_words(ranks);
     nb_status status = ni_ranks_gather(ranks, &said, all, sizeof said, err);
     for (int32_t r = 0; r < ranks->world; r++)
         *any = *any || all[r] != 0;
-    free(all);
     return status;
 }
 
@@ -242,25 +269,21 @@ typedef struct fate {
     nb_status status;
     char message[sizeof((nb_error *)0)->message];
 } fate;
+static_assert(sizeof(fate) <= NI_RANKS_WORD && sizeof(machine) <= NI_RANKS_WORD,
+              "ranks tell each other so much at once");
 
 nb_status nb_ranks_agree(nb_ranks *ranks, nb_status mine, nb_error *err) {
     nb_error own = {.status = NB_OK}; /* ours may be NULL */
     if (!ranks)
         return mine;
-    nb_status *all = calloc((size_t)ranks->world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    nb_status *all = ni_ranks_words(ranks);
     nb_status status = ni_ranks_gather(ranks, &mine, all, sizeof mine, err ? err : &own);
     int32_t first = 0;
     while (first < ranks->world && all[first] == NB_OK)
         first++;
-    const bool good = first == ranks->world;
-    free(all);
-    if (status != NB_OK || good)
+    if (status != NB_OK || first == ranks->world)
         return status;
-    fate *fates = calloc((size_t)ranks->world, sizeof *fates), said = {.status = mine};
-    if (!fates)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    fate *fates = ni_ranks_words(ranks), said = {.status = mine};
     snprintf(said.message, sizeof said.message, "%s", mine != NB_OK && err ? err->message : "");
     status = ni_ranks_gather(ranks, &said, fates, sizeof said, &own);
     if (status == NB_OK) {
@@ -272,6 +295,5 @@ nb_status nb_ranks_agree(nb_ranks *ranks, nb_status mine, nb_error *err) {
     } else if (err) {
         *err = own;
     }
-    free(fates);
     return status;
 }

@@ -15,12 +15,20 @@ struct nb_ranks {
     int32_t rank, world, local, local_world;
     int32_t
         near; /* ranks near .. 2 near are on one machine, and so on; 1: that is not so, or they are no power of two */
-    bool neighbours;   /* GPUs of one machine may read each other's memory */
-    double patience;   /* seconds */
-    int32_t speaker;   /* rank that prints what went wrong; own rank until news comes */
-    bool agreed;       /* the last failure is known to all: nobody must be told */
-    ni_wire_news gone; /* the rank that is gone; an empty text: none is */
+    bool neighbours;    /* GPUs of one machine may read each other's memory */
+    double patience;    /* seconds */
+    int32_t speaker;    /* rank that prints what went wrong; own rank until news comes */
+    bool agreed;        /* the last failure is known to all: nobody must be told */
+    ni_letter *letters; /* [2 world]: of gathers and broadcasts */
+    char *words;        /* [world][NI_RANKS_WORD]: ni_ranks_words */
+    ni_wire_news gone;  /* the rank that is gone; an empty text: none is */
 };
+
+/* Room for a word of at most NI_RANKS_WORD bytes from each rank, zeros, until the next of these calls that is not a
+ * trade or a gather. It is there from the beginning: a rank that had no memory for it would turn to its failure
+ * (nb_ranks_agree) while the others wait for its word. */
+enum { NI_RANKS_WORD = sizeof(nb_error) };
+void *ni_ranks_words(nb_ranks *ranks);
 
 /* out, in: [world] letters of host memory (wire.h). */
 nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err);
@@ -34,8 +42,16 @@ nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t b
 /* Pieces of one array: rank r has data[begin[r]] .. data[begin[r + 1]], and all get the whole. begin: [world + 1]. */
 nb_status ni_ranks_gather_pieces(nb_ranks *ranks, void *data, const size_t *begin, nb_error *err);
 
+/* While a rank waits for others its processor looks again and again for `seconds`, which saves the time that it takes
+ * to wake, and sleeps then: for ranks whose work is a GPU's. Returns 0, and they sleep at once, where processors are
+ * few. */
+double ni_ranks_look(nb_ranks *ranks, double seconds);
+
 /* What rank 0 has. */
 nb_status ni_ranks_broadcast(nb_ranks *ranks, void *data, size_t bytes, nb_error *err);
+
+/* What rank `from` has, to rank `to` alone. All call it; `data` is looked at by these two. */
+nb_status ni_ranks_hand(nb_ranks *ranks, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err);
 
 /* Whether any rank says so. */
 nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,7 @@ typedef struct way {
 typedef struct tcp {
     int32_t rank, world;
     uint32_t number;
+    double look;          /* seconds in which nothing moves before a trade sleeps */
     int *sockets;         /* [world] */
     way *out, *in;        /* [world] */
     struct pollfd *polls; /* [world] */
@@ -183,15 +185,24 @@ static ni_trade trade(void *self, const ni_letter *out, const ni_letter *in, dou
             return how;
         if (moved)
             last = now();
-        const double left = last + patience - now();
+        const double since = now() - last, left = patience - since;
         if (left <= 0)
             return silent(t, patience, news);
+        if (since < t->look) {
+            sched_yield();
+            continue;
+        }
         t->polls[t->rank].fd = -1;
         if (poll(t->polls, (nfds_t)t->world, left < 1e6 ? (int)(left * 1e3) + 1 : 1000000) < 0 && errno != EINTR) {
             snprintf(news->text, sizeof news->text, "poll: %s", strerror(errno));
             return NI_TRADE_BROKEN;
         }
     }
+}
+
+static void look(void *self, double seconds) {
+    tcp *t = self;
+    t->look = seconds;
 }
 
 /* ---- the end ---- */
@@ -266,6 +277,7 @@ nb_status ni_tcp_open(const ni_place *place, ni_wire *out, nb_error *err) {
                      .rank = place->rank,
                      .world = place->world,
                      .trade = trade,
+                     .look = look,
                      .fail = fail,
                      .close = close_all};
     nb_status status = ni_tcp_meet(place, t->sockets, err);

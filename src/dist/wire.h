@@ -40,6 +40,8 @@ typedef struct ni_wire {
     int32_t rank, world;
     /* out, in: [world]; what is for oneself is not looked at. Gives up where nobody moves for `patience` seconds. */
     ni_trade (*trade)(void *self, const ni_letter *out, const ni_letter *in, double patience, ni_wire_news *news);
+    /* For so many seconds a trade looks for news again and again before it sleeps; NULL: it has its own way. */
+    void (*look)(void *self, double seconds);
     void (*fail)(void *self, const ni_wire_news *why); /* the others are told that this rank ends */
     void (*close)(void *self);                         /* after fail, or once all ranks come here */
 } ni_wire;

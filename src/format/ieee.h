@@ -81,10 +81,10 @@ static inline NI_HD float ni_f32_sqrt(float a) {
 #endif
 }
 
-/* Inf becomes the largest finite float; NaN stays. */
+/* Inf becomes the largest finite float; NaN stays. By its bits: where `x > FLT_MAX`, gcc 13.3 believes that a quotient x
+ * had a divisor of zero, and so scales of tensors whose amax is far below 1e-30 became those of zeros. */
 static inline NI_HD float ni_f32_finite(float x) {
-    float max = ni_f32_from(NI_F32_MAX_BITS);
-    return x > max ? max : x;
+    return ni_f32_bits(x) == NI_F32_INF_BITS ? ni_f32_from(NI_F32_MAX_BITS) : x;
 }
 
 /* One NaN for all: scales that are stored must not carry a payload that depends on who computed them. */

@@ -186,6 +186,7 @@ const ni_mechanism ni_mechanism_delayed = {
     .attach = delayed_attach,
     .detach = delayed_detach,
     .prepare_dy = delayed_prepare_dy,
+    .keeps_masters = true,
     .after_step = delayed_after_step,
     .tensors = delayed_tensors,
     .loaded = delayed_loaded,

@@ -545,6 +545,7 @@ const ni_mechanism ni_mechanism_hcp = {
     .observe = hcp_observe,
     .terms = hcp_terms,
     .list_w = hcp_list_w,
+    .keeps_masters = true,
     .after_step = hcp_after_step,
     .scratch = hcp_scratch,
     .tensors = hcp_tensors,

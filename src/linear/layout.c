@@ -118,12 +118,27 @@ static bool rereads(const ni_mechanism *m, const ni_linear *layer, nb_role role)
     return (m->rereads_by ? m->rereads_by(&layer->plan) : m->rereads) >> role & 1;
 }
 
+/* dY under one scale, turned for a product in which a mechanism multiplies it by numbers. */
+static bool is_met_by_numbers(const ni_linear_group *group, const ni_linear *layer, nb_role role, nb_role other) {
+    bool numbers = false;
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_mechanism *m = group->mechanisms[i].table;
+        numbers |= (layer->mechanisms >> i & 1) && m->wgrad_x && rereads(m, layer, NB_WGRAD_DY);
+    }
+    return numbers && role == NB_DGRAD_DY && other == NB_WGRAD_DY && has_one_scale(layer->operands[role]) &&
+           !layer->operands[other]->rule.requantize;
+}
+
 static void mark_reread(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         ni_cached_operand *o = layer->operands[role];
         o->reread |= group->hands_codes && (role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source;
-        for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++)
-            o->reread |= layer->operands[other]->source == o || layer->operands[other]->fold == o;
+        for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++) {
+            const bool starts = layer->operands[other]->source == o,
+                       met = starts && is_met_by_numbers(group, layer, role, other);
+            o->by_numbers |= met;
+            o->reread |= (starts && !met) || layer->operands[other]->fold == o;
+        }
         for (int32_t i = 0; i < group->mechanism_count; i++)
             o->reread |= (layer->mechanisms >> i & 1) && rereads(group->mechanisms[i].table, layer, role) &&
                          !(role == NB_WGRAD_DY && has_one_scale(o));

@@ -47,6 +47,10 @@ typedef struct ni_linear {
     bool elsewhere; /* another rank has it, and hands over what is read of it (handed.c) */
     ni_scaled narrow; /* few bits; read either by ni_linear_master */
     ni_master_room *room;
+    /* [1] backend memory: largest magnitude of the master, left by the optimizer as it moves it; NULL: nobody does. It
+     * is `found` from the update on until the change is told, and `known` from there on until the next. */
+    uint32_t *maximum;
+    bool maximum_found, maximum_known;
     void *grad;                 /* real [N, K]; NULL unless training */
     bool grad_written;          /* holds gradients of this micro-batch, to which more are added */
     bool packed[NI_GEMM_COUNT]; /* both operands multiply as codes */
@@ -149,7 +153,7 @@ nb_status ni_linear_group_backward_of(ni_linear_group *group, const nb_pass *pas
                                       const ni_producer *from, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                                       nb_error *err);
 
-/* The masters changed. */
+/* The masters changed. Maxima that the optimizer left with this change hold from here on. */
 void ni_linear_group_changed(ni_linear_group *group);
 /* What is stale of the weights of these groups is made by few calls, as far as every pass will read it; the rest when
  * it is read. All groups are of one backend; no weight is on its way from another rank. */

@@ -6,7 +6,7 @@
  *
  *     delayed     prepare_dy rounds dY under a scale of the steps before                            (2310.18313)
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
- *     occ         prepare_x clamps; terms appends the sparse residual; wgrad_x gives decoded + residual         (3.2)
+ *     occ         prepare_x (make_x) clamps; terms appends the sparse residual; wgrad_x gives decoded + residual (3.2)
  *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
  *                 operands by their residuals                                                 (arXiv:2602.02047)
  *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)
@@ -119,6 +119,8 @@ typedef struct ni_mechanism {
      * other numbers of the same shape and type, taken with ni_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
     nb_status (*prepare_x)(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err);
+    /* With prepare_x, where no other mechanism prepares X and no lens looks: the operand of what it prepares. */
+    nb_status (*make_x)(void *state, const ni_linear_call *call, const ni_making *making, nb_error *err);
     /* Before dY is quantized: `prepared` comes in as dY, and may be pointed to other numbers as above. */
     nb_status (*prepare_dy)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_mat *prepared,
                             nb_error *err);
@@ -156,6 +158,7 @@ typedef struct ni_mechanism {
                              const nb_mat *dw /* real [N, K] */, nb_error *err);
 
     /* ---- between steps ---- */
+    bool keeps_masters; /* after_step moves none */
     nb_status (*after_step)(void *state, struct ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                             nb_error *err);
     size_t (*scratch)(const void *state, int64_t rows); /* most that after_step or calibrate takes */

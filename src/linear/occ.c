@@ -154,15 +154,35 @@ static nb_status occ_attach(ni_linear_group *group, int32_t index, void **state,
 
 /* ---- forward ---- */
 
+/* How X is clamped, and where to. */
+static nb_status clamping_of(occ *o, const ni_linear_call *call, const nb_mat *x, nb_mat *clamped, ni_clamping *c,
+                             nb_error *err) {
+    const bool whole = o->how.scope == NB_OCC_TENSOR;
+    const int64_t n = whole ? x->rows * x->cols : x->cols;
+    *clamped = nb_mat_of(NULL, call->be->act, x->rows, x->cols);
+    *c = (ni_clamping){.x = x,
+                       .clamped = clamped,
+                       .rest = o->memory ? &o->rest : NULL,
+                       .low = low_rank(o->how.alpha, n),
+                       .high = high_rank(o->how.alpha, n),
+                       .whole = whole};
+    return ni_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(x->rows * x->cols), "clamped X",
+                                 &clamped->data, err);
+}
+
+static nb_status occ_make_x(void *state, const ni_linear_call *call, const ni_making *making, nb_error *err) {
+    nb_mat clamped;
+    ni_clamping c;
+    NB_TRY(clamping_of(state, call, call->x, &clamped, &c, err));
+    return call->be->ops->make_clamped(call->be, &c, making, err);
+}
+
 static nb_status occ_prepare_x(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err) {
     occ *o = state;
-    nb_mat clamped = nb_mat_of(NULL, call->be->act, prepared->rows, prepared->cols);
-    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(prepared->rows * prepared->cols);
-    NB_TRY(ni_scratch_place_kept(call->scratch, bytes, "clamped X", &clamped.data, err));
-    bool whole = o->how.scope == NB_OCC_TENSOR;
-    int64_t n = whole ? prepared->rows * prepared->cols : prepared->cols;
-    NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, o->memory ? &o->rest : NULL, prepared,
-                                     low_rank(o->how.alpha, n), high_rank(o->how.alpha, n), whole, err));
+    nb_mat clamped;
+    ni_clamping c;
+    NB_TRY(clamping_of(o, call, prepared, &clamped, &c, err));
+    NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, c.rest, prepared, c.low, c.high, c.whole, err));
     const nb_lens *lens = call->pass->lens;
     if (lens && lens->approximation && !call->dy && !call->again && !call->measuring)
         lens->approximation(lens->context, call->be, o->group->input, "occ_clamped", call->x, &clamped);
@@ -176,10 +196,8 @@ static nb_status compensated(const occ *o, const ni_linear_call *call, ni_linear
     const nb_operand *x;
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &x, err));
     *out = nb_mat_of(memory, call->be->act, x->rows, x->cols);
-    NB_TRY(call->be->ops->decode(call->be, out, x, false, NULL, true, err));
-    if (o->memory)
-        call->be->ops->sparse_add(call->be, out, &o->rest);
-    return NB_OK;
+    return o->memory ? call->be->ops->decode_with_rest(call->be, out, x, &o->rest, err)
+                     : call->be->ops->decode(call->be, out, x, false, NULL, true, err);
 }
 
 static size_t number_bytes(const ni_linear_call *call, int64_t rows, int64_t cols) {
@@ -300,6 +318,12 @@ static nb_status occ_wgrad_x(void *state, const ni_linear_call *call, ni_linear 
     return report(o, call, x, err);
 }
 
+/* dY of wgrad may have been made to meet codes of X, and meets compensated numbers, unless these are lost. */
+static uint32_t occ_rereads(const nb_plan *plan) {
+    const bool lost = plan->mechanisms.occ.rest == NB_OCC_NONE;
+    return 1U << NB_FPROP_X | 1U << NB_FPROP_W | (lost ? 0 : 1U << NB_WGRAD_DY);
+}
+
 static size_t occ_bytes(const void *state) {
     return ((const occ *)state)->bytes;
 }
@@ -314,12 +338,13 @@ static void occ_text(const void *state, const ni_linear *layer, ni_gemm gemm, ch
 
 const ni_mechanism ni_mechanism_occ = {
     .name = "occ",
-    /* dY of wgrad may have been made to meet codes of X, and meets compensated numbers. */
     .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W | 1U << NB_WGRAD_DY,
+    .rereads_by = occ_rereads,
     .wanted = occ_wanted,
     .attach = occ_attach,
     .detach = occ_detach,
     .prepare_x = occ_prepare_x,
+    .make_x = occ_make_x,
     .terms = occ_terms,
     .list_w = occ_list_w,
     .wgrad_x = occ_wgrad_x,

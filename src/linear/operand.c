@@ -89,6 +89,7 @@ static nb_operand describe(const ni_linear *layer, const ni_cached_operand *o, i
                         .cols = s.cols,
                         .side = role % 2 ? NI_RIGHT : NI_LEFT,
                         .reread = o->reread,
+                        .by_numbers = o->by_numbers,
                         .turned = o->rule.from && !o->rule.requantize};
 }
 
@@ -326,6 +327,21 @@ static nb_status replaced_wgrad_x(const ni_linear_call *call, ni_cached_operand 
     return NB_OK;
 }
 
+/* X as the one mechanism that prepares it makes it at once. */
+static nb_status made_x(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
+    request r = {.o = o};
+    for (int32_t i = 0; i < call->group->mechanism_count && !call->pass->lens && !call->measuring; i++) {
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
+        if (o->mechanisms != 1u << i || !m->table->make_x || o->fold || o->source)
+            continue;
+        NB_TRY(open(call, o, (shape){call->x->rows, call->x->cols}, err));
+        const ni_making making = making_of(call, &r, false);
+        *done = true;
+        return m->table->make_x(m->state, call, &making, err);
+    }
+    return NB_OK;
+}
+
 static nb_status replaced_w(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
     ni_linear *layer = &call->group->layers[o->layer];
     nb_mat master;
@@ -356,6 +372,8 @@ static nb_status make_otherwise(const ni_linear_call *call, ni_cached_operand *o
     bool weight = role == NB_FPROP_W || role == NB_DGRAD_W;
     if (role == NB_WGRAD_X)
         return replaced_wgrad_x(call, o, done, err);
+    if (role == NB_FPROP_X)
+        return made_x(call, o, done, err);
     if (weight && !o->source && nb_quantizer_is_bf16(&o->rule.quantizer)) {
         *done = true;
         return plain_weight(call, o, err);

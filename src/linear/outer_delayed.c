@@ -130,6 +130,7 @@ const ni_mechanism ni_mechanism_outer = {
     .wanted = outer_wanted,
     .attach = outer_attach,
     .detach = outer_detach,
+    .keeps_masters = true,
     .after_step = outer_after_step,
     .tensors = outer_tensors,
     .loaded = outer_loaded,

@@ -139,6 +139,8 @@ void ni_linear_group_changed(ni_linear_group *group) {
     for (int32_t i = 0; i < group->count; i++) {
         ni_linear *layer = &group->layers[i];
         layer->weight_fresh = false;
+        layer->maximum_known = layer->maximum_found;
+        layer->maximum_found = false;
         layer->own[NB_FPROP_W].fresh = layer->own[NB_DGRAD_W].fresh = false;
         if (layer->room)
             layer->room->holds = NULL;
@@ -363,10 +365,17 @@ nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, 
 
 /* ---- between steps ---- */
 
+static void forget_maxima(ni_linear_group *group) {
+    for (int32_t i = 0; i < group->count; i++)
+        group->layers[i].maximum_found = false;
+}
+
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
         const ni_attached_mechanism *m = &group->mechanisms[i];
         size_t mark = scratch->used;
+        if (m->table->after_step && !m->table->keeps_masters)
+            forget_maxima(group);
         if (m->table->after_step)
             NB_TRY(m->table->after_step(m->state, group, pass, scratch, err));
         scratch->used = mark;

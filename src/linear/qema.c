@@ -141,6 +141,7 @@ const ni_mechanism ni_mechanism_qema = {
     .attach = qema_attach,
     .detach = qema_detach,
     .quantize_w = qema_quantize_w,
+    .keeps_masters = true,
     .after_step = qema_after_step,
     .tensors = qema_tensors,
     .bytes = qema_bytes,

@@ -13,7 +13,9 @@ const void *ni_linear_master(nb_backend *be, const ni_linear *layer) {
 }
 
 nb_mat ni_master_of(nb_backend *be, const ni_linear *layer) {
-    return nb_mat_of(ni_linear_master(be, layer), be->real, layer->out, layer->in);
+    nb_mat m = nb_mat_of(ni_linear_master(be, layer), be->real, layer->out, layer->in);
+    m.amax = layer->maximum_known ? layer->maximum : NULL;
+    return m;
 }
 
 /* ---- in act ---- */

@@ -25,9 +25,9 @@ typedef struct ni_attention_layer {
     int32_t q_param, k_param, v_param, o_param;
     ni_norm q_norm, k_norm;
     ni_linear_group *in, *out;
-    void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
-    ni_amaxes o_amaxes;                         /* saved */
-    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;  /* of a pass; not of dq and dk where they go through norms */
+    void *q, *k, *v, *o; /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
+    ni_amaxes o_amaxes;
+    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;  /* not of dq and dk where they go through norms */
     void *kept_k, *kept_v;                      /* act [rows, kv_heads * head_dim]: of the tokens before (step.c) */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
@@ -107,7 +107,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->k = ni_arena_take(saved, kv);
     a->v = ni_arena_take(saved, kv);
     a->o = ni_arena_take(saved, q);
-    a->o_amaxes = ni_amax_words(ni_linear_group_wants(a->out, false), saved);
+    a->o_amaxes = ni_amax_words(builder, ni_linear_group_wants(a->out, false));
     a->lse = ni_arena_take(saved, ni_real_bytes(builder, a->heads));
     if (normed) {
         a->q_raw = ni_arena_take(saved, q);
@@ -132,9 +132,9 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->dk = ni_arena_take(working, kv);
     a->dv = ni_arena_take(working, kv);
     const ni_wanted_amaxes of_slopes = ni_linear_group_wants(a->in, true);
-    a->dq_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
-    a->dk_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
-    a->dv_amaxes = ni_amax_words(of_slopes, working);
+    a->dq_amaxes = ni_amax_words(builder, through ? (ni_wanted_amaxes){false, false} : of_slopes);
+    a->dk_amaxes = ni_amax_words(builder, through ? (ni_wanted_amaxes){false, false} : of_slopes);
+    a->dv_amaxes = ni_amax_words(builder, of_slopes);
     a->do_ = ni_arena_take(working, q);
     if (through) {
         a->dq_raw = ni_arena_take(working, q);
@@ -272,10 +272,18 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
         const nb_mat dq = ni_act(run, a->dq, q_cols);
         ni_gain_backward(run, &a->q_gain, &dq, a->dq);
     }
-    const nb_mat dq_turned = ni_act_with(run, a->dq, q_cols, a->dq_amaxes),
-                 dk_turned = ni_act_with(run, a->dk, kv_cols, a->dk_amaxes);
-    be->ops->rope(be, &dq_turned, run->positions, a->heads, &a->rope, true);
-    be->ops->rope(be, &dk_turned, run->positions, a->kv_heads, &a->rope, true);
+    const bool through = normed || a->sphere;
+    const nb_mat turned[] = {ni_act_with(run, a->dq, q_cols, a->dq_amaxes),
+                             ni_act_with(run, a->dk, kv_cols, a->dk_amaxes),
+                             ni_act_with(run, a->dv, kv_cols, a->dv_amaxes)};
+    const ni_producer back = {.kind = NI_PRODUCER_TURNED_BACK,
+                              .positions = run->positions,
+                              .rope = &a->rope,
+                              .heads = {a->heads, a->kv_heads}};
+    if (!through)
+        return ni_linear_group_backward_of(a->in, run->pass, run->scratch, &back, x, turned, dx, err);
+    be->ops->rope(be, &turned[0], run->positions, a->heads, &a->rope, true);
+    be->ops->rope(be, &turned[1], run->positions, a->kv_heads, &a->rope, true);
     if (normed) {
         const nb_mat dq = nb_mat_of(a->dq_raw, be->act, norm_rows(a, run, a->heads), a->q_norm.dim);
         const nb_mat dk = nb_mat_of(a->dk_raw, be->act, norm_rows(a, run, a->kv_heads), a->k_norm.dim);
@@ -287,11 +295,7 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
         ni_unit_backward(run, &a->q_unit, &dq, a->dq);
         ni_unit_backward(run, &a->k_unit, &dk, a->dk);
     }
-    const bool through = normed || a->sphere;
-    const ni_amaxes unknown = {NULL, NULL};
-    const nb_mat dqkv[] = {ni_act_with(run, through ? a->dq_raw : a->dq, q_cols, through ? unknown : a->dq_amaxes),
-                           ni_act_with(run, through ? a->dk_raw : a->dk, kv_cols, through ? unknown : a->dk_amaxes),
-                           ni_act_with(run, a->dv, kv_cols, a->dv_amaxes)};
+    const nb_mat dqkv[] = {ni_act(run, a->dq_raw, q_cols), ni_act(run, a->dk_raw, kv_cols), turned[2]};
     return ni_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
 }
 

@@ -73,7 +73,7 @@ static void place_norm(ni_builder *builder, ni_branch *branch) {
     branch->normed = ni_arena_take(&model->saved, ni_act_bytes(builder, model->config.hidden));
     branch->rstd = ni_arena_take(&model->saved, ni_real_bytes(builder, 1));
     if (!model->traits->post_norm && !model->traits->sphere)
-        branch->amaxes = ni_amax_words(branch->kind->wants(branch->layer, false), &model->saved);
+        branch->amaxes = ni_amax_words(builder, branch->kind->wants(branch->layer, false));
 }
 
 static void place_layer(ni_builder *builder, int32_t i, size_t work) {
@@ -116,6 +116,19 @@ static void place_branches(ni_builder *builder) {
     model->working.used = work;
 }
 
+/* Where quantizers ask for them: a reading of each weight less in a step. */
+static void place_weight_maxima(nb_model *model, ni_arena *working) {
+    const size_t bytes = (size_t)model->params.count * sizeof *model->weight_maxima;
+    const bool asked =
+        model->training && model->be->wants_amax && !model->traits->sphere; /* which moves masters again */
+    model->weight_maxima = asked ? ni_arena_take(working, bytes) : NULL;
+    for (int32_t i = 0; i < model->params.count; i++) {
+        const ni_weight_reader *r = &model->readers[i];
+        if (r->group && r->group->layers[r->layer].master)
+            r->group->layers[r->layer].maximum = model->weight_maxima ? model->weight_maxima + i : NULL;
+    }
+}
+
 /* Runs once to measure and once to place. Without a backward pass nothing needs to be saved: all layers share one set
  * of buffers, and the residual stream goes to and fro between two. */
 static void place(ni_builder *builder) {
@@ -123,7 +136,8 @@ static void place(ni_builder *builder) {
     ni_arena *saved = &model->saved, *working = &model->working;
     int32_t branches = 2 * model->config.layers;
     size_t hidden = ni_act_bytes(builder, model->config.hidden);
-    saved->used = working->used = 0;
+    saved->used = working->used = model->maxima.used = 0;
+    model->maxima.memory = ni_arena_take(working, model->maxima.peak); /* measured with the others */
     place_stream(builder);
     model->branch_buffer[0] = ni_arena_take(working, hidden);
     model->branch_buffer[1] = model->training ? ni_arena_take(working, hidden) : NULL;
@@ -131,14 +145,14 @@ static void place(ni_builder *builder) {
     model->inputs = ni_arena_take(working, NI_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
     model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
     model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
+    place_weight_maxima(model, working);
     ni_sphere_place(builder, working);
-    ni_wanted_amaxes all = {false, false};
     for (int32_t i = 0; model->training && i < branches; i++) {
-        const ni_wanted_amaxes wants = model->branches[i].kind->wants(model->branches[i].layer, true);
-        all.plain |= wants.plain;
-        all.turned |= wants.turned && !model->traits->sphere; /* slerp does not look at them */
+        ni_branch *branch = &model->branches[i];
+        ni_wanted_amaxes wants = branch->kind->wants(branch->layer, true);
+        wants.turned &= !model->traits->sphere; /* slerp does not look at them */
+        branch->dy_amaxes = ni_amax_words(builder, wants);
     }
-    model->dy_amaxes = ni_amax_words(all, working);
     place_branches(builder);
     ni_head_place(builder, working);
 }
@@ -164,7 +178,7 @@ nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *
     NB_TRY(build(&builder, err));
     place(&builder);
     model->saved_bytes = model->saved.peak;
-    model->working_bytes = model->working.peak;
+    model->working_bytes = model->working.peak + model->maxima.peak;
     void *saved, *working, *scratch;
     NB_TRY(reserve(model, &saved, model->saved_bytes, "saved activations", err));
     model->saved.memory = saved;

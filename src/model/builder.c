@@ -32,8 +32,9 @@ void ni_build_norm(const ni_builder *builder, ni_norm *norm) {
     norm->grad = ni_params_grad(&builder->model->params, norm->param);
 }
 
-ni_amaxes ni_amax_words(ni_wanted_amaxes wants, ni_arena *arena) {
-    uint32_t *words = wants.plain || wants.turned ? ni_arena_take(arena, 2 * sizeof *words) : NULL;
+/* They lie side by side, and all of a micro-batch's are cleared at once. */
+ni_amaxes ni_amax_words(const ni_builder *builder, ni_wanted_amaxes wants) {
+    uint32_t *words = wants.plain || wants.turned ? ni_arena_take(&builder->model->maxima, 2 * sizeof *words) : NULL;
     return (ni_amaxes){wants.plain ? words : NULL, wants.turned && words ? words + 1 : NULL};
 }
 

@@ -73,10 +73,12 @@ static nb_status pre_norm_backward(nb_model *model, const ni_run *run, int32_t i
     const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
     const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amaxes);
-    const nb_mat dstream = ni_act_with(run, model->dstream, hidden, model->dy_amaxes);
+    const nb_mat dstream = ni_act_with(run, model->dstream, hidden, branch->dy_amaxes);
+    const nb_mat next =
+        i ? ni_act_with(run, model->dstream, hidden, branch[-1].dy_amaxes) : ni_act(run, model->dstream, hidden);
     const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dstream, &dx, err));
-    run->be->ops->rmsnorm_backward_add(run->be, &dstream, norm->grad, dx.data, model->stream[i], norm->weight,
+    run->be->ops->rmsnorm_backward_add(run->be, &next, norm->grad, dx.data, model->stream[i], norm->weight,
                                        branch->rstd);
     ni_params_pack(&model->params, norm->param);
     return NB_OK;
@@ -102,7 +104,7 @@ static nb_status post_norm_backward(nb_model *model, const ni_run *run, int32_t 
     const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
     const nb_mat in = ni_act(run, model->stream[i], hidden);
-    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, model->dy_amaxes);
+    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, branch->dy_amaxes);
     const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     if (i == 2 * model->config.layers - 1)
         ni_norm_backward(be, norm, &dy, model->dstream, branch->normed, branch->rstd);
@@ -190,6 +192,8 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
     const bool post_norm = model->traits->post_norm, sphere = model->traits->sphere;
     const ni_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
+    if (run->be->clear_maxima && model->maxima.peak)
+        run->be->clear_maxima(run->be, model->maxima.memory, model->maxima.peak);
     NB_TRY(ni_linear_groups_ready(model->groups, model->group_count, run->pass, err));
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
     if (!post_norm && !sphere)

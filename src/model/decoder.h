@@ -166,10 +166,11 @@ typedef struct ni_branch {
     const ni_layer_kind *kind;
     void *layer;
     ni_norm norm;
-    void *normed;     /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
-    void *rstd;       /* real [rows] */
-    ni_amaxes amaxes; /* of f's input where it is `normed` */
-    ni_gain alpha;    /* sphere: how far a step goes */
+    void *normed;        /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
+    void *rstd;          /* real [rows] */
+    ni_amaxes amaxes;    /* of f's input where it is `normed` */
+    ni_amaxes dy_amaxes; /* of the gradient that goes into f */
+    ni_gain alpha;       /* sphere: how far a step goes */
 } ni_branch;
 
 typedef struct ni_head {
@@ -207,6 +208,8 @@ struct nb_model {
     int32_t group_count, group_capacity;
     ni_weight_reader *readers; /* [parameters]: who multiplies with each */
     ni_arena saved, working;
+    ni_arena maxima;         /* words of matrices' maxima, all of a micro-batch; part of `working` */
+    uint32_t *weight_maxima; /* [parameters] backend memory: of masters, by the optimizer; NULL: nobody asks */
     ni_scratch scratch;
     size_t saved_bytes, working_bytes, group_bytes;
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */
@@ -215,7 +218,6 @@ struct nb_model {
     bool x_waits;                     /* there is one */
     nb_pass pass;                     /* of the micro-batch at hand, with its clock */
     uint32_t *clock;                  /* backend [2]: its step and micro-batch */
-    ni_amaxes dy_amaxes;              /* of the gradient that goes into a branch */
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
     int64_t documents;                /* of the micro-batch at hand */
@@ -254,7 +256,7 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
                          int64_t max_rows, ni_linear_group **out, nb_error *err);
 
 /* Words for what somebody wants, side by side in `arena`. */
-ni_amaxes ni_amax_words(ni_wanted_amaxes wants, ni_arena *arena);
+ni_amaxes ni_amax_words(const ni_builder *builder, ni_wanted_amaxes wants);
 
 /* Bytes of [rows of the model, cols] in act and in real. */
 size_t ni_act_bytes(const ni_builder *builder, int64_t cols);

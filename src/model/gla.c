@@ -26,7 +26,7 @@ typedef struct ni_gla_layer {
     void *gate;                    /* saved: real [rows, keys] */
     void *kept[4];                 /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
-    ni_amaxes normed_amaxes;       /* saved */
+    ni_amaxes normed_amaxes;
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
     ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;                   /* of a pass */
 } ni_gla_layer;
@@ -96,7 +96,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->rstd = ni_arena_take(saved, ni_real_bytes(builder, l->heads));
     l->normed = ni_arena_take(saved, values);
     const bool asks = ni_linear_group_wants(l->out, false).plain; /* a gated norm does not look at turned columns */
-    l->normed_amaxes = ni_amax_words((ni_wanted_amaxes){.plain = asks}, saved);
+    l->normed_amaxes = ni_amax_words(builder, (ni_wanted_amaxes){.plain = asks});
     if (!builder->model->training)
         return;
     l->dq = ni_arena_take(working, keys);

@@ -127,8 +127,9 @@ nb_status ni_head_loss(nb_model *model, const ni_run *run, const void *x, int64_
     be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
+    const ni_branch *last = &model->branches[2 * model->config.layers - 1]; /* begins with it where no norm is before */
     const nb_mat gradient =
-        ni_act_with(run, dx, hidden, model->traits->post_norm ? (ni_amaxes){NULL, NULL} : model->dy_amaxes);
+        ni_act_with(run, dx, hidden, model->traits->post_norm ? (ni_amaxes){NULL, NULL} : last->dy_amaxes);
     if (!model->traits->sphere)
         ni_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
     ni_params_pack(&model->params, head->norm.param);

@@ -1,7 +1,7 @@
 /* masters.h: masters that ranks share out, and copies of them.
  *
  * Where a weight goes to other ranks as codes or BF16 numbers (handed.h), nobody but its owner needs its master. All
- * ranks have the others: embeddings, vectors, and what a mechanism looks at.
+ * ranks have a place for the others: embeddings, vectors, and what a mechanism looks at.
  */
 #ifndef NI_MODEL_MASTERS_H
 #define NI_MODEL_MASTERS_H

@@ -75,7 +75,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     mlp->gate = ni_arena_take(saved, bytes);
     mlp->up = ni_arena_take(saved, bytes);
     mlp->inner = ni_arena_take(saved, bytes);
-    mlp->inner_amaxes = ni_amax_words(wanted(mlp, mlp->out, false), saved);
+    mlp->inner_amaxes = ni_amax_words(builder, wanted(mlp, mlp->out, false));
     if (mlp->sphere) {
         mlp->gate_gain.raw = ni_arena_take(saved, bytes);
         mlp->up_gain.raw = ni_arena_take(saved, bytes);
@@ -87,8 +87,8 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     mlp->dgate = ni_arena_take(working, bytes);
     mlp->dup = ni_arena_take(working, bytes);
     mlp->dinner = ni_arena_take(working, bytes);
-    mlp->dgate_amaxes = ni_amax_words(wanted(mlp, mlp->in, true), working);
-    mlp->dup_amaxes = ni_amax_words(wanted(mlp, mlp->in, true), working);
+    mlp->dgate_amaxes = ni_amax_words(builder, wanted(mlp, mlp->in, true));
+    mlp->dup_amaxes = ni_amax_words(builder, wanted(mlp, mlp->in, true));
     mlp->dlong = mlp->fine ? ni_arena_take(working, bytes) : NULL;
 }
 

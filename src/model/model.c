@@ -1,6 +1,7 @@
 /* model.c: the public face of a model: made, fed one micro-batch at a time, freed. */
 #include "backend/table.h"
 #include "model/decoder.h"
+#include "model/state.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -282,6 +283,16 @@ int64_t nb_model_param_elements(const nb_model *model) {
 
 void *nb_model_params(nb_model *model) {
     return model->params.narrow || model->params.parted ? NULL : model->params.values;
+}
+
+uint32_t *ni_model_maximum(nb_model *model, int32_t param) {
+    const ni_weight_reader *r = &model->readers[param];
+    ni_linear *const layer = r->group ? &r->group->layers[r->layer] : NULL;
+    if (!model->weight_maxima || (layer && !layer->maximum))
+        return NULL;
+    if (layer)
+        layer->maximum_found = true;
+    return model->weight_maxima + param; /* others' too: words side by side are cleared at once */
 }
 
 ni_scaled ni_model_master(const nb_model *model, int32_t index) {

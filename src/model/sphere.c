@@ -150,7 +150,7 @@ nb_status ni_sphere_backward(nb_model *model, const ni_run *run, int32_t i, nb_e
     ni_branch *branch = &model->branches[i];
     const int64_t hidden = model->config.hidden;
     const nb_mat in = ni_act(run, model->stream[i], hidden);
-    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, model->dy_amaxes);
+    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, branch->dy_amaxes);
     const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     be->ops->slerp_backward(be, model->dstream, &dy, branch->alpha.grad, model->dstream, in.data, branch->normed,
                             branch->alpha.s, branch->alpha.factor, branch->norm.eps);

@@ -15,4 +15,7 @@ nb_status ni_model_calibrate(nb_model *model, const nb_pass *pass, int32_t taken
 /* Whether a mechanism gives each element of a parameter a pace of its own: sum, steps and period of *out. */
 bool ni_model_ramp(const nb_model *model, int32_t param, ni_ramped *out);
 
+/* Where the optimizer, which moves this parameter now, leaves its largest magnitude; NULL: nobody asks. */
+uint32_t *ni_model_maximum(nb_model *model, int32_t param);
+
 #endif

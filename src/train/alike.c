@@ -6,6 +6,7 @@
 #include "backend/table.h"
 #include "files/checksum.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ enum { RUN, RECIPE, DATA, PRODUCTS, FACTS };
 typedef struct facts {
     char sums[FACTS][NI_CHECKSUM_SIZE];
 } facts;
+static_assert(sizeof(facts) <= NI_RANKS_WORD, "ranks tell each other so much at once");
 
 static const char *const names[FACTS] = {"run file", "recipe", "data", "kernels, or backend,"};
 
@@ -51,14 +53,11 @@ nb_status ni_trainer_check_alike(const nb_trainer *t, nb_error *err) {
     facts mine = {0};
     if (world == 1)
         return NB_OK;
-    facts *all = calloc((size_t)world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    facts *all = ni_ranks_words(t->ranks);
     find(t, &mine);
     nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
     const bool met = status == NB_OK;
     if (met)
         status = compare(all, world, err);
-    free(all);
     return met ? nb_ranks_agree(t->ranks, status, err) : status;
 }

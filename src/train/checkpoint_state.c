@@ -122,6 +122,7 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     if (!list->slots || !state) {
         free(list->slots);
         free(state);
+        *list = (slot_list){0};
         return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
     }
     nb_model_state(t->model, state, states);
@@ -165,22 +166,21 @@ static const void *on_host(const source *from, const slot *s) {
     return from->room;
 }
 
-/* What rank 0 asks for: a slot by its number, the master of parameter i by FIRST_MASTER - i. */
-enum { NOTHING_MORE = -1, FIRST_MASTER = -2 };
+/* What rank 0 asks for. */
+enum { NOTHING_MORE, SLOT, MASTER };
+typedef struct question {
+    int32_t what, index; /* the index of the slot, or of the parameter whose master it is */
+} question;
+
+static size_t master_bytes(const nb_trainer *t, int32_t index) {
+    const nb_param *p = nb_model_param(t->model, index);
+    return (size_t)(p->rows * p->cols) * sizeof(float);
+}
 
 /* Rank 0, which writes, asks rank `owner` for `bytes` of something; the others hear it too (ni_state_serve). */
-static nb_status ask(nb_trainer *t, int32_t index, int32_t owner, void *to, size_t bytes, nb_error *err) {
-    const int32_t world = nb_ranks_world(t->ranks);
-    NB_TRY(ni_ranks_broadcast(t->ranks, &index, sizeof index, err));
-    if (index == NOTHING_MORE)
-        return NB_OK;
-    ni_letter *letters = calloc(2 * (size_t)world, sizeof *letters);
-    if (!letters)
-        return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
-    letters[world + owner] = (ni_letter){to, bytes};
-    nb_status status = ni_ranks_trade(t->ranks, letters, letters + world, err);
-    free(letters);
-    return status;
+static nb_status ask(nb_trainer *t, question q, int32_t owner, void *to, size_t bytes, nb_error *err) {
+    NB_TRY(ni_ranks_broadcast(t->ranks, &q, sizeof q, err));
+    return ni_ranks_hand(t->ranks, owner, 0, to, bytes, err);
 }
 
 static nb_status give_slot(void *context, int32_t index, const void **data, nb_error *err) {
@@ -191,12 +191,7 @@ static nb_status give_slot(void *context, int32_t index, const void **data, nb_e
         return NB_OK;
     }
     *data = from->room;
-    return ask(from->t, index, s->owner, from->room, s->bytes, err);
-}
-
-static size_t master_bytes(const nb_trainer *t, int32_t index) {
-    const nb_param *p = nb_model_param(t->model, index);
-    return (size_t)(p->rows * p->cols) * sizeof(float);
+    return ask(from->t, (question){SLOT, index}, s->owner, from->room, s->bytes, err);
 }
 
 nb_status ni_state_master(void *self, int32_t index, void *host, nb_error *err) {
@@ -205,7 +200,7 @@ nb_status ni_state_master(void *self, int32_t index, void *host, nb_error *err) 
         ni_model_param_read(t->model, index, host);
         return NB_OK;
     }
-    return ask(t, FIRST_MASTER - index, ni_share_owner(&t->share, index), host, master_bytes(t, index), err);
+    return ask(t, (question){MASTER, index}, ni_share_owner(&t->share, index), host, master_bytes(t, index), err);
 }
 
 static nb_status take_room(nb_trainer *t, const slot_list *list, source *out, nb_error *err) {
@@ -249,54 +244,65 @@ nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err) {
 
 /* ---- ranks that do not write ---- */
 
-static nb_status answer(const source *from, int32_t index, ni_letter *letters, nb_error *err) {
-    nb_trainer *t = from->t;
-    const int32_t rank = nb_ranks_rank(t->ranks), master = FIRST_MASTER - index;
-    letters[0] = (ni_letter){0};
-    if (index >= from->count || master >= nb_model_param_count(t->model))
-        return nb_fail(err, NB_INTERNAL, "checkpoint: rank 0 asks for piece %d of %d", (int)index, (int)from->count);
-    if (index >= 0 && from->slots[index].owner == rank) {
-        const void *data = on_host(from, &from->slots[index]);
-        letters[0] = (ni_letter){(void *)data, from->slots[index].bytes};
-    } else if (index < 0 && ni_share_owner(&t->share, master) == rank) {
-        ni_model_param_read(t->model, master, from->room);
-        letters[0] = (ni_letter){from->room, master_bytes(t, master)};
-    }
-    NB_TRY(t->be->ops->synchronize(t->be, err));
-    return ni_ranks_trade(t->ranks, letters, letters + nb_ranks_world(t->ranks), err);
-}
-
-static nb_status serve(const source *from, nb_error *err) {
-    nb_trainer *t = from->t;
-    ni_letter *letters = calloc(2 * (size_t)nb_ranks_world(t->ranks), sizeof *letters);
-    int32_t index = 0;
-    nb_status status = letters ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
-    while (status == NB_OK) {
-        status = ni_ranks_broadcast(t->ranks, &index, sizeof index, err);
-        if (status != NB_OK || index == NOTHING_MORE)
-            break;
-        status = answer(from, index, letters, err);
-    }
-    free(letters);
-    return status;
-}
-
-nb_status ni_state_serve(nb_trainer *t, nb_error *err) {
+struct ni_state_server {
     slot_list list;
-    source from = {0};
+    source from;
+};
+
+nb_status ni_state_server_create(nb_trainer *t, ni_state_server **out, nb_error *err) {
+    *out = NULL;
     if (!t->share.out)
         return NB_OK;
-    NB_TRY(list_slots(t, &list, err));
-    nb_status status = take_room(t, &list, &from, err);
-    if (status == NB_OK)
-        status = serve(&from, err);
-    free(from.room);
-    free(list.slots);
-    return status;
+    ni_state_server *s = *out = calloc(1, sizeof *s);
+    if (!s)
+        return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    NB_TRY(list_slots(t, &s->list, err));
+    return take_room(t, &s->list, &s->from, err);
+}
+
+void ni_state_server_free(ni_state_server *s) {
+    if (!s)
+        return;
+    free(s->from.room);
+    free(s->list.slots);
+    free(s);
+}
+
+static bool knows(const source *from, question q) {
+    const int32_t count = q.what == SLOT ? from->count : nb_model_param_count(from->t->model);
+    return (q.what == SLOT || q.what == MASTER) && q.index >= 0 && q.index < count;
+}
+
+static nb_status answer(const source *from, question q, nb_error *err) {
+    nb_trainer *t = from->t;
+    if (!knows(from, q))
+        return nb_fail(err, NB_INTERNAL, "checkpoint: rank 0 asks for piece %d of kind %d", (int)q.index, (int)q.what);
+    const slot *s = q.what == SLOT ? &from->slots[q.index] : NULL;
+    const int32_t owner = s ? s->owner : ni_share_owner(&t->share, q.index);
+    const void *data = NULL;
+    if (owner == nb_ranks_rank(t->ranks)) {
+        data = s ? on_host(from, s) : from->room;
+        if (!s)
+            ni_model_param_read(t->model, q.index, from->room);
+        NB_TRY(t->be->ops->synchronize(t->be, err));
+    }
+    return ni_ranks_hand(t->ranks, owner, 0, (void *)data, s ? s->bytes : master_bytes(t, q.index), err);
+}
+
+nb_status ni_state_serve(ni_state_server *server, nb_error *err) {
+    while (server) {
+        question q;
+        NB_TRY(ni_ranks_broadcast(server->from.t->ranks, &q, sizeof q, err));
+        if (q.what == NOTHING_MORE)
+            return NB_OK;
+        NB_TRY(answer(&server->from, q, err));
+    }
+    return NB_OK;
 }
 
 nb_status ni_state_served(nb_trainer *t, nb_error *err) {
-    return t->share.out ? ask(t, NOTHING_MORE, 0, NULL, 0, err) : NB_OK;
+    question q = {NOTHING_MORE, 0};
+    return t->share.out ? ni_ranks_broadcast(t->ranks, &q, sizeof q, err) : NB_OK;
 }
 
 /* ---- reading ---- */

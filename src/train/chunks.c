@@ -11,15 +11,29 @@ static int64_t last_left(const ni_param_array *grads) {
     return grads->sections > 1 ? grads->at[grads->section[1]].offset : 0;
 }
 
-/* It goes in parts as equal as can be. */
+/* It goes in parts as equal as can be; in one where its rows are brought together. */
 static int64_t last_parts(const ni_reducer *x, const ni_param_array *grads) {
-    return (last_left(grads) + 2 * x->chunk - 1) / (2 * x->chunk);
+    return x->rows.touched ? 1 : (last_left(grads) + 2 * x->chunk - 1) / (2 * x->chunk);
+}
+
+/* Behind it chunks begin short and double in length up to x->chunk: what a pass leaves last is little, so that little
+ * is left to be summed when it has. Where the chunk numbered `index` begins, from there. */
+static int64_t behind_at(const ni_reducer *x, const ni_param_array *grads, int64_t index) {
+    const int64_t shortest = last_left(grads) > 0 ? x->chunk >> NI_CHUNK_DOUBLED & ~(int64_t)15 : 0;
+    if (shortest == 0)
+        return index * x->chunk;
+    if (index <= NI_CHUNK_DOUBLED)
+        return (((int64_t)1 << index) - 1) * shortest;
+    return (((int64_t)1 << NI_CHUNK_DOUBLED) - 1) * shortest + (index - NI_CHUNK_DOUBLED) * x->chunk;
 }
 
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
     if (grads->dtype != x->be->real)
         return x->narrow_chunks;
-    return last_parts(x, grads) + (grads->elements - last_left(grads) + x->chunk - 1) / x->chunk;
+    int64_t behind = 0;
+    while (behind_at(x, grads, behind) < grads->elements - last_left(grads))
+        behind++;
+    return last_parts(x, grads) + behind;
 }
 
 int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, int64_t index) {
@@ -29,7 +43,7 @@ int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, in
                   unit = NI_CHUNK_ALIGNED / (int64_t)sizeof(float);
     if (index < parts)
         return first / unit * index / parts * unit;
-    const int64_t at = first + (index - parts) * x->chunk;
+    const int64_t at = first + behind_at(x, grads, index - parts);
     return at < grads->elements ? at : grads->elements;
 }
 
@@ -52,7 +66,7 @@ nb_status ni_chunk_sections(ni_reducer *x, const ni_param_array *grads, nb_error
 
 int64_t ni_chunk_most(const ni_reducer *x, const ni_param_array *grads) {
     int64_t most = x->chunk;
-    for (int64_t i = 0; grads->dtype == x->be->real && i < last_parts(x, grads); i++) {
+    for (int64_t i = 0; grads->dtype == x->be->real && !x->rows.touched && i < last_parts(x, grads); i++) {
         const int64_t n = ni_reducer_chunk_at(x, grads, i + 1) - ni_reducer_chunk_at(x, grads, i);
         most = n > most ? n : most;
     }

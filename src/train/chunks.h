@@ -6,6 +6,7 @@
 
 enum { NI_CHUNK_ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
 enum { NI_CHUNK_PARTS = 8 };    /* at least: the first goes when the backward pass has done an eighth */
+enum { NI_CHUNK_DOUBLED = 4 };  /* times that the length of chunks doubles, from those that a pass leaves last on */
 
 /* Those of narrow gradients, which are whole sections: an eighth of all or more, and the first section by itself. */
 nb_status ni_chunk_sections(ni_reducer *x, const ni_param_array *grads, nb_error *err);

@@ -22,7 +22,7 @@ static size_t bytes_of(const ni_mechanism_tensor *tensor) {
 
 /* ---- life ---- */
 
-static nb_status take_sums(ni_combiner *c, const tensors *sums, int64_t count, nb_error *err) {
+static nb_status take_sums(ni_combiner *c, const tensors *sums, int32_t world, int64_t count, nb_error *err) {
     nb_param flat = {.cols = 1};
     for (int32_t i = 0; i < sums->count; i++) {
         if (sums->list[i].dtype != NB_F32 || sums->list[i].on_host)
@@ -33,10 +33,16 @@ static nb_status take_sums(ni_combiner *c, const tensors *sums, int64_t count, n
     if (flat.rows == 0)
         return NB_OK;
     NB_TRY(ni_param_array_create(c->be, &flat, 1, NB_F32, NB_RULE_ABSMAX, "sums of mechanisms", &c->sums, err));
+    if (world > 1) {
+        c->all = malloc((size_t)world * (size_t)flat.rows * sizeof *c->all);
+        if (!c->all)
+            return nb_fail(err, NB_NO_MEMORY, "state of mechanisms: out of memory for the sums of %d ranks",
+                           (int)world);
+    }
     return ni_accumulator_create(&c->sums, count, &c->accumulator, err);
 }
 
-static nb_status take_memory(ni_combiner *c, nb_model *model, int64_t count, nb_error *err) {
+static nb_status take_memory(ni_combiner *c, nb_model *model, int32_t world, int64_t count, nb_error *err) {
     const int32_t sums = ni_model_combined(model, NI_COMBINE_SUM, NULL, 0);
     const int32_t firsts = ni_model_combined(model, NI_COMBINE_FIRST, NULL, 0);
     size_t words = 0;
@@ -45,7 +51,7 @@ static nb_status take_memory(ni_combiner *c, nb_model *model, int64_t count, nb_
     if (!c->list)
         return nb_fail(err, NB_NO_MEMORY, "state of mechanisms: out of memory");
     const tensors sum = list_of(c, model, NI_COMBINE_SUM);
-    NB_TRY(take_sums(c, &sum, count, err));
+    NB_TRY(take_sums(c, &sum, world, count, err));
     const tensors first = list_of(c, model, NI_COMBINE_FIRST);
     for (int32_t i = 0; i < first.count; i++)
         words += first.list[i].on_host ? bytes_of(&first.list[i]) : 0;
@@ -53,9 +59,10 @@ static nb_status take_memory(ni_combiner *c, nb_model *model, int64_t count, nb_
     return c->words ? NB_OK : nb_fail(err, NB_NO_MEMORY, "state of mechanisms: out of memory");
 }
 
-nb_status ni_combiner_create(nb_model *model, nb_backend *be, int64_t count, ni_combiner *out, nb_error *err) {
+nb_status ni_combiner_create(nb_model *model, nb_backend *be, int32_t world, int64_t count, ni_combiner *out,
+                             nb_error *err) {
     *out = (ni_combiner){.be = be};
-    nb_status status = take_memory(out, model, count, err);
+    nb_status status = take_memory(out, model, world, count, err);
     if (status != NB_OK)
         ni_combiner_free(out);
     return status;
@@ -64,6 +71,7 @@ nb_status ni_combiner_create(nb_model *model, nb_backend *be, int64_t count, ni_
 void ni_combiner_free(ni_combiner *c) {
     ni_accumulator_free(&c->accumulator);
     ni_param_array_free(&c->sums);
+    free(c->all);
     free(c->words);
     free(c->list);
     memset(c, 0, sizeof *c);
@@ -101,7 +109,7 @@ void ni_combiner_take(ni_combiner *c, nb_model *model) {
 nb_status ni_combiner_sum(ni_combiner *c, nb_model *model, const ni_reducer *reducer, nb_error *err) {
     if (!c->sums.data || c->accumulator.seen == 0)
         return NB_OK;
-    NB_TRY(ni_reduce_numbers(reducer, c->be, c->sums.data, c->sums.elements, false, err));
+    NB_TRY(ni_reduce_numbers(reducer, c->be, c->sums.data, c->sums.elements, c->all, err));
     const tensors sums = list_of(c, model, NI_COMBINE_SUM);
     move_sums(c, &sums, true);
     return NB_OK;

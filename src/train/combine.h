@@ -12,13 +12,15 @@ typedef struct ni_combiner {
     nb_backend *be;
     ni_param_array sums;        /* one flat tensor: all that is summed */
     ni_accumulator accumulator; /* over the own micro-batches */
+    float *all;                 /* host: the sums of all ranks; NULL where there is one */
     char *words;                /* host: what NI_COMBINE_FIRST has on the host, before and after a step */
     ni_mechanism_tensor *list;  /* room for the tensors of either kind: nothing is allocated in a step */
     int32_t most;
 } ni_combiner;
 
-/* For a step of `count` micro-batches of this rank. */
-nb_status ni_combiner_create(nb_model *model, nb_backend *be, int64_t count, ni_combiner *out, nb_error *err);
+/* For a step of `count` micro-batches on each of `world` ranks. */
+nb_status ni_combiner_create(nb_model *model, nb_backend *be, int32_t world, int64_t count, ni_combiner *out,
+                             nb_error *err);
 void ni_combiner_free(ni_combiner *combiner);
 
 /* A step begins; a micro-batch went through; all of this rank did, and those of other ranks are added: every tensor of

@@ -260,28 +260,34 @@ static nb_status write_checkpoint(run *r, nb_error *err) {
 }
 
 /* Rank 0 writes, the others give it what it lacks. */
-static nb_status write_together(run *r, nb_error *err) {
+static nb_status write_together(run *r, ni_state_server *server, nb_error *err) {
     nb_error ignored = {0};
     if (!writes(r->t))
-        return ni_state_serve(r->t, err);
+        return ni_state_serve(server, err);
     const nb_status status = write_checkpoint(r, err), served = ni_state_served(r->t, status == NB_OK ? err : &ignored);
     return status == NB_OK ? served : status;
 }
 
-/* Before rank 0, which writes, looks at its own. */
-static nb_status check_own_params(const run *r, nb_error *err) {
-    if (writes(r->t) || !r->t->share.out || ni_trainer_check_params(r->t, err) == NB_OK)
+/* Those that do not write, before rank 0 looks at its own parameters and begins. */
+static nb_status get_ready(const run *r, ni_state_server **server, nb_error *err) {
+    if (writes(r->t) || !r->t->share.out)
         return NB_OK;
-    return nb_fail_within(err, "no checkpoint is written");
+    if (ni_trainer_check_params(r->t, err) != NB_OK)
+        return nb_fail_within(err, "no checkpoint is written");
+    return ni_state_server_create(r->t, server, err);
 }
 
 static nb_status save(run *r, nb_error *err) {
+    ni_state_server *server = NULL;
     if (r->saved == r->t->at.step)
         return NB_OK;
-    NB_TRY(nb_ranks_agree(r->t->ranks, check_own_params(r, err), err));
-    NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
-    r->saved = r->t->at.step;
-    return NB_OK;
+    nb_status status = nb_ranks_agree(r->t->ranks, get_ready(r, &server, err), err);
+    if (status == NB_OK)
+        status = nb_ranks_agree(r->t->ranks, write_together(r, server, err), err);
+    ni_state_server_free(server);
+    if (status == NB_OK)
+        r->saved = r->t->at.step;
+    return status;
 }
 
 static nb_status stop_here(run *r, nb_error *err) {
@@ -339,6 +345,7 @@ static nb_status meet_devices(run *r, nb_error *err) {
         ni_note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
     else
         ni_note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+    t->reducer.look = ni_ranks_look(t->ranks, 2e-3);
     NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
     if (met)
         ni_note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");

@@ -5,7 +5,7 @@
 #include "base/progress.h"
 #include "model/loss.h"
 
-#include <stdlib.h>
+#include <assert.h>
 #include <string.h>
 
 /* ---- whose they are, and their numbers ---- */
@@ -71,6 +71,7 @@ nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *le
     int64_t number = (t->calibration.update ? t->calibration.batch : t->at.next_batch) * t->config.accumulation + index;
     if (t->train)
         NB_TRY(ni_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
+    ni_touched_note(&t->touched, t->batch.buffers.tokens, t->config.micro_batch * t->config.seq);
     nb_pass pass = ni_trainer_pass(t, index);
     pass.lens = lens;
     return ni_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
@@ -88,6 +89,7 @@ typedef struct greeting {
     int64_t stop, looks; /* a lens sees this step */
     int64_t keeps;       /* all masters */
 } greeting;
+static_assert(sizeof(greeting) <= NI_RANKS_WORD, "ranks tell each other so much at once");
 
 /* All ranks have done the same so far, to the bit, and nobody was asked to stop. */
 static nb_status check_greetings(const nb_trainer *t, const greeting *all, nb_error *err) {
@@ -104,9 +106,9 @@ static nb_status check_greetings(const nb_trainer *t, const greeting *all, nb_er
 }
 
 /* A lens that looks at weights sees masters: on rank 0, whose micro-batch it looks at. */
-static nb_status show_masters(nb_trainer *t, const greeting *all, nb_error *err) {
-    t->handed.looks = all[0].keeps;
-    t->seen = all[0].looks && all[0].keeps;
+static nb_status show_masters(nb_trainer *t, const greeting *first, nb_error *err) {
+    t->handed.looks = first->keeps;
+    t->seen = first->looks && first->keeps;
     return t->seen ? ni_hand_over_whole(&t->handed, err) : NB_OK;
 }
 
@@ -118,25 +120,17 @@ static nb_status hand_over_due(nb_trainer *t, nb_error *err) {
 
 /* Ranks stop between steps alone, so that all stop at the same. `looks`: a lens sees this rank's step. */
 static nb_status greet(nb_trainer *t, bool looks, nb_error *err) {
-    const int32_t world = nb_ranks_world(t->ranks);
     const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t), looks, ni_trainer_looks(t)};
-    if (world == 1)
+    if (nb_ranks_world(t->ranks) == 1)
         return NB_OK;
-    greeting *all = calloc((size_t)world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
-    nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
-    const bool met = status == NB_OK;
-    if (met)
-        status = check_greetings(t, all, err);
-    if (met && status != NB_OK) /* all found it: one says it */
-        status = nb_ranks_agree(t->ranks, status, err);
-    else if (met)
-        status = hand_over_due(t, err);
-    if (met && status == NB_OK)
-        status = show_masters(t, all, err);
-    free(all);
-    return status;
+    greeting *all = ni_ranks_words(t->ranks);
+    NB_TRY(ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err));
+    const greeting first = all[0];
+    const nb_status status = check_greetings(t, all, err);
+    if (status != NB_OK) /* all found it: one says it */
+        return nb_ranks_agree(t->ranks, status, err);
+    NB_TRY(hand_over_due(t, err));
+    return show_masters(t, &first, err);
 }
 
 /* One whose gradients are handed on as its backward pass leaves them. */
@@ -188,6 +182,7 @@ nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *er
     int64_t first, count = ni_trainer_share(t, &first);
     t->results.squared = false; /* of a step that was given up */
     ni_accumulator_begin(&t->accumulator);
+    ni_touched_begin(&t->touched);
     ni_combiner_begin(&t->combiner);
     const double begin = ni_seconds();
     NB_TRY(greet(t, lens, err));

@@ -3,6 +3,7 @@
 
 #include "backend/table.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,23 +12,20 @@ typedef struct offer {
     uint8_t good; /* read from any byte */
     ni_lent lent;
 } offer;
+static_assert(sizeof(offer) <= NI_RANKS_WORD, "ranks tell each other so much at once");
 
 static bool can_lend(const nb_ranks *ranks, const nb_backend *be) {
     return ranks->neighbours && be->companion && be->companion->lend;
 }
 
-static nb_status borrow(ni_neighbours *p, const offer *all, int32_t rank, int32_t first, int32_t count, bool *good,
-                        nb_error *err) {
-    p->theirs = calloc((size_t)p->world, sizeof *p->theirs);
-    if (!p->theirs)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
-    *good = true;
+static bool borrow(ni_neighbours *p, const offer *all, int32_t rank, int32_t first, int32_t count) {
+    bool good = true;
     for (int32_t r = first; r < first + count; r++) {
         if (r != rank)
             p->theirs[r] = p->be->companion->borrow(p->be, &all[r].lent);
-        *good = *good && (r == rank || p->theirs[r]);
+        good = good && (r == rank || p->theirs[r]);
     }
-    return NB_OK;
+    return good;
 }
 
 /* Two numbers: one that the others look at, and where one of theirs is put. */
@@ -75,8 +73,8 @@ static nb_status meet(ni_neighbours *p, nb_ranks *ranks, const offer *all, int32
     *good = false;
     if (lacking)
         return NB_OK;
-    NB_TRY(borrow(p, all, ranks->rank, first, count, good, err));
-    NB_TRY(ni_ranks_any(ranks, !*good, &lacking, err));
+    const bool reached = borrow(p, all, ranks->rank, first, count);
+    NB_TRY(ni_ranks_any(ranks, !reached, &lacking, err));
     *good = !lacking;
     return *good ? look(p, ranks, array, good, err) : NB_OK;
 }
@@ -85,14 +83,12 @@ nb_status ni_neighbours_meet(nb_ranks *ranks, nb_backend *be, int32_t first, int
                              ni_neighbours *out, nb_error *err) {
     bool good = false;
     *out = (ni_neighbours){.be = be, .own = array, .world = ranks->world};
-    offer mine = {.good = can_lend(ranks, be)}, *all = calloc((size_t)ranks->world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
-    mine.good = mine.good && be->companion->lend(be, array, &mine.lent);
+    out->theirs = can_lend(ranks, be) ? calloc((size_t)ranks->world, sizeof *out->theirs) : NULL;
+    offer mine = {0}, *all = ni_ranks_words(ranks);
+    mine.good = out->theirs && be->companion->lend(be, array, &mine.lent);
     nb_status status = ni_ranks_gather(ranks, &mine, all, sizeof mine, err);
     if (status == NB_OK)
         status = meet(out, ranks, all, first, count, array, &good, err);
-    free(all);
     if (status != NB_OK || !good)
         ni_neighbours_free(out);
     return status;

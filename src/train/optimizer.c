@@ -84,8 +84,9 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
                            .step = optimizer->updates};
     for (int32_t i = optimizer->begin; i < optimizer->end; i++) {
         optimizer->tensors[plain] = tensor_of(optimizer, model, grads, config, i);
-        if (!ramped || !update_ramped(optimizer, model, i, &optimizer->tensors[plain], &step))
-            plain++;
+        if (ramped && update_ramped(optimizer, model, i, &optimizer->tensors[plain], &step))
+            continue;
+        optimizer->tensors[plain++].amax = ni_model_maximum(model, i);
     }
     if (plain > 0)
         optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, plain, &step);

@@ -1,7 +1,9 @@
 /* overlap.c: a thread that sums chunks as the backward pass leaves them. */
 #include "overlap.h"
 #include "backend/table.h"
+#include "base/progress.h"
 
+#include <sched.h>
 #include <stdlib.h>
 
 /* Waits until the pass has left what begins at `element`; false if the step was given up. */
@@ -50,10 +52,14 @@ static void *sum_chunks(void *self) {
     nb_backend *worker = o->reducer->worker;
     if (o->marks)
         o->status = worker_companion(o)->enter(worker, &o->error);
-    for (int64_t i = ni_reducer_chunks(o->reducer, o->grads) - 1; o->status == NB_OK && i >= 0; i--) {
+    const int64_t last = ni_reducer_chunks(o->reducer, o->grads) - 1;
+    for (int64_t i = last; o->status == NB_OK && i >= 0; i--) {
         if (!wait_for(o, chunk_at(o, i)))
             break;
-        o->status = sum_chunk(o, i);
+        if (i == last) /* the step's tokens are known by now, and there is time */
+            o->status = ni_reducer_meet_rows(o->reducer, &o->error);
+        if (o->status == NB_OK)
+            o->status = sum_chunk(o, i);
         if (o->status == NB_OK)
             o->status = tell_summed(o, chunk_at(o, i));
     }
@@ -112,10 +118,23 @@ void ni_overlap_final(void *self, int64_t element) {
         announce(o, element, false);
 }
 
+/* A thread that sleeps is late when it wakes. */
+static void look_for(ni_overlap *o, int64_t element) {
+    const double until = ni_seconds() + o->reducer->look;
+    bool come = o->reducer->look <= 0;
+    while (!come && ni_seconds() < until) {
+        sched_yield();
+        pthread_mutex_lock(&o->lock);
+        come = o->ended || o->summed <= element;
+        pthread_mutex_unlock(&o->lock);
+    }
+}
+
 bool ni_overlap_wait(ni_overlap *o, int64_t element) {
     if (!o->running)
         return false;
     announce(o, 0, false);
+    look_for(o, element);
     pthread_mutex_lock(&o->lock);
     while (!o->ended && o->summed > element)
         pthread_cond_wait(&o->moved, &o->lock);
@@ -128,6 +147,7 @@ nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err) {
     if (!o->running)
         return NB_OK;
     announce(o, whole ? 0 : o->grads->elements, !whole);
+    look_for(o, 0);
     pthread_join(o->thread, NULL);
     for (int64_t i = 0; o->marks && i < ni_reducer_chunks(o->reducer, o->grads); i++)
         worker_companion(o)->forget(o->marks[i]);

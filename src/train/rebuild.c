@@ -10,6 +10,7 @@ static nb_status create_model(nb_trainer *t, nb_error *err) {
     const bool seen = t->reducer.neighbours.theirs; /* alike on all ranks */
     bool ignored;
     ni_neighbours_free(&t->reducer.neighbours);
+    ni_neighbours_free(&t->reducer.rows.seen);
     if (seen)
         NB_TRY(ni_ranks_any(t->ranks, false, &ignored, err)); /* all have let go */
     nb_model_free(t->model);

@@ -121,8 +121,11 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
+static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, ni_touched *touched,
+                             nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
+    if (grads->dtype == x->be->real)
+        NB_TRY(ni_packed_rows_create(touched, x->be, is_elsewhere(x->be), x->chunk, &x->rows, err));
     const int64_t most = owned ? x->chunk : ni_chunk_most(x, grads); /* sums for owners have no longer chunks */
     const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
@@ -149,10 +152,13 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool ow
     if (scales)
         NB_TRY(ni_backend_take(x->be, members * scales * sizeof(float), "scales of other ranks", &room_scales, err));
     x->room_scales = room_scales;
-    return take_host(x, all > x->bytes ? all : x->bytes, err);
+    const size_t most_bytes = all > x->bytes ? all : x->bytes;
+    x->bytes += ni_packed_rows_bytes(&x->rows);
+    return take_host(x, most_bytes, err);
 }
 
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_reducer *out, nb_error *err) {
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
+                            ni_reducer *out, nb_error *err) {
     *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
     if (!ranks)
         return NB_OK;
@@ -160,7 +166,7 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     const int64_t part = (grads->elements / NI_CHUNK_PARTS / ALIGNED + 1) * ALIGNED,
                   most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
-    nb_status status = take_memory(out, grads, owned, err);
+    nb_status status = take_memory(out, grads, owned, touched, err);
     if (status == NB_OK)
         status = open_worker(out, narrow, err);
     if (status != NB_OK)
@@ -174,12 +180,17 @@ nb_status ni_reducer_meet_neighbours(ni_reducer *x, const ni_param_array *grads,
     if (!x->ranks || !grads->data || c->count == 1 || c->count > x->ranks->near)
         return NB_OK;
     NB_TRY(ni_neighbours_meet(x->ranks, x->be, c->first, c->count, grads->data, &x->neighbours, err));
+    if (x->neighbours.theirs && x->rows.data)
+        NB_TRY(ni_neighbours_meet(x->ranks, x->be, c->first, c->count, x->rows.data, &x->rows.seen, err));
+    if (x->rows.data && !x->rows.seen.theirs) /* alike on all ranks */
+        ni_neighbours_free(&x->neighbours);
     *met = x->neighbours.theirs;
     return NB_OK;
 }
 
 void ni_reducer_free(ni_reducer *x) {
     ni_neighbours_free(&x->neighbours);
+    ni_packed_rows_free(&x->rows, x->be);
     nb_backend_free(x->worker);
     if (x->room)
         x->be->ops->release(x->be, x->room);
@@ -266,9 +277,16 @@ static nb_status meet(const ni_reducer *x, const ni_circle *c, nb_error *err) {
     return trade(x, err);
 }
 
+/* Rows that were brought together, and not gradients where the model has them. */
+static bool is_packed(const ni_reducer *x, const char *data) {
+    const uintptr_t begin = (uintptr_t)x->rows.data, at = (uintptr_t)data;
+    return x->rows.data && at >= begin && at - begin < ni_packed_rows_bytes(&x->rows);
+}
+
 /* Where member i has what lies at `data` here. */
 static const char *theirs(const ni_reducer *x, const ni_circle *c, int32_t member, const char *data) {
-    return x->neighbours.theirs[c->first + member * c->stride] + (data - x->neighbours.own);
+    const ni_neighbours *n = is_packed(x, data) ? &x->rows.seen : &x->neighbours;
+    return n->theirs[c->first + member * c->stride] + (data - n->own);
 }
 
 static nb_status read_pieces(const ni_reducer *x, const ni_circle *c, const char *data, nb_error *err) {
@@ -406,19 +424,33 @@ static void add_tensors(const ni_reducer *x, const ni_circle *c, const ni_param_
     }
 }
 
-/* The tree over members: node i of a level and the node after it. `grads` NULL: real numbers at `data`. */
-static void add_in_order(const ni_reducer *x, const ni_circle *c, char *data, const ni_param_array *grads) {
+/* Where the sum of the members first .. first + count - 1 is made: in the own place, if that is among them. */
+static int32_t node(const ni_circle *c, int32_t first, int32_t count) {
+    return c->self >= first && c->self < first + count ? c->self : first;
+}
+
+/* The tree over members: node i of a level and the node after it. A sum of two numbers is the same in either order, so
+ * that it can end in the own place. */
+static void add_numbers_in_order(const ni_reducer *x, const ni_circle *c, char *data) {
+    for (int32_t stride = 1; piece(c, c->self) > 0 && stride < c->count; stride *= 2)
+        for (int32_t i = 0; i + stride < c->count; i += 2 * stride) {
+            const int32_t left = node(c, i, stride), right = node(c, i + stride, stride), sum = node(c, i, 2 * stride);
+            add_numbers(x, c, data, sum, sum == right ? left : right);
+        }
+}
+
+/* Of narrow gradients it ends in what member 0 gave. */
+static void add_tensors_in_order(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads) {
     const size_t mine = piece(c, c->self);
+    char *data = grads->data;
     if (mine == 0)
         return;
     for (int32_t stride = 1; stride < c->count; stride *= 2)
         for (int32_t i = 0; i + stride < c->count; i += 2 * stride)
-            grads ? add_tensors(x, c, grads, i, i + stride) : add_numbers(x, c, data, i, i + stride);
-    if (c->self > 0 && by_thread(x))
-        memcpy(data + c->begin[c->self], part(x, c, data, 0), mine);
-    else if (c->self > 0) /* the tree ends in what member 0 gave */
+            add_tensors(x, c, grads, i, i + stride);
+    if (c->self > 0)
         hand(x)->ops->copy(hand(x), data + c->begin[c->self], part(x, c, data, 0), mine);
-    for (int32_t i = c->tensor[c->self]; grads && grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
+    for (int32_t i = c->tensor[c->self]; grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
         hand(x)->ops->copy(hand(x), grads->scales + i, x->room_scales + i, sizeof(float));
 }
 
@@ -469,7 +501,7 @@ static nb_status reduce_cut_tensors(const ni_reducer *x, const ni_param_array *g
         const ni_circle *c = &x->circle[i];
         NB_TRY(fetch_scales(x, c, grads, err));
         NB_TRY(fetch_pieces(x, c, grads->data, err));
-        add_in_order(x, c, grads->data, grads);
+        add_tensors_in_order(x, c, grads);
     }
     for (int32_t i = x->circles - 1; i >= 0; i--) {
         NB_TRY(give_back(x, &x->circle[i], grads->data, err));
@@ -478,21 +510,46 @@ static nb_status reduce_cut_tensors(const ni_reducer *x, const ni_param_array *g
     return NB_OK;
 }
 
+/* `n` numbers that lie one after the other. */
+static nb_status reduce_run(const ni_reducer *x, float *numbers, int64_t n, nb_error *err) {
+    char *data = (char *)numbers;
+    cut(x, n);
+    for (int32_t i = 0; i < x->circles; i++) {
+        NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
+        add_numbers_in_order(x, &x->circle[i], data);
+    }
+    for (int32_t i = x->circles - 1; i >= 0; i--)
+        NB_TRY(give_back(x, &x->circle[i], data, err));
+    return NB_OK;
+}
+
+/* Rows of a table that any rank touched; of all others every rank has zeroes, and so is their sum. */
+static nb_status reduce_rows(const ni_reducer *x, float *table, nb_error *err) {
+    const ni_packed_rows *p = &x->rows;
+    for (int64_t from = 0; from < p->touched->count; from += p->most) {
+        const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
+        if (from > 0)
+            NB_TRY(rest(x, err)); /* the others have read those before */
+        ni_pack_rows(p, hand(x), table, from, n);
+        NB_TRY(reduce_run(x, p->data, n * p->touched->width, err));
+        ni_unpack_rows(p, hand(x), table, from, n);
+    }
+    return NB_OK;
+}
+
+nb_status ni_reducer_meet_rows(const ni_reducer *x, nb_error *err) {
+    return x->rows.touched ? ni_packed_rows_meet(&x->rows, hand(x), err) : NB_OK;
+}
+
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err) {
     if (grads->dtype != x->be->real) {
         cut_narrow(x, grads, x->narrow[index], x->narrow[index + 1]);
         return reduce_cut_tensors(x, grads, err);
     }
     const int64_t at = ni_reducer_chunk_at(x, grads, index);
-    char *data = (char *)grads->data + (size_t)at * sizeof(float);
-    cut(x, ni_reducer_chunk_at(x, grads, index + 1) - at);
-    for (int32_t i = 0; i < x->circles; i++) {
-        NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
-        add_in_order(x, &x->circle[i], data, NULL);
-    }
-    for (int32_t i = x->circles - 1; i >= 0; i--)
-        NB_TRY(give_back(x, &x->circle[i], data, err));
-    return NB_OK;
+    if (index == 0 && x->rows.touched)
+        return reduce_rows(x, grads->data, err);
+    return reduce_run(x, (float *)grads->data + at, ni_reducer_chunk_at(x, grads, index + 1) - at, err);
 }
 
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err) {
@@ -502,8 +559,19 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
         char *part = (char *)(data + at);
         cut_numbers(c, 0, (size_t)length * sizeof *data);
         NB_TRY(fetch_pieces(x, c, part, err));
-        add_in_order(x, c, part, NULL);
+        add_numbers_in_order(x, c, part);
         NB_TRY(give_to(x, c, part, to, err));
+    }
+    return NB_OK;
+}
+
+nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err) {
+    const ni_packed_rows *p = &x->rows;
+    for (int64_t from = 0; from < p->touched->count; from += p->most) {
+        const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
+        ni_pack_rows(p, hand(x), table, from, n);
+        NB_TRY(ni_reduce_to(x, p->data, n * p->touched->width, to, err));
+        ni_unpack_rows(p, hand(x), table, from, n);
     }
     return NB_OK;
 }
@@ -514,6 +582,7 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
 }
 
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    NB_TRY(ni_reducer_meet_rows(x, err));
     for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
         NB_TRY(ni_reduce_chunk(x, grads, i, err));
     return rest(x, err);
@@ -571,29 +640,19 @@ nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *
     return NB_OK;
 }
 
-nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
+nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, float *room,
                             nb_error *err) {
     const int32_t world = nb_ranks_world(x->ranks);
     const size_t bytes = (size_t)n * sizeof *numbers;
     if (world == 1)
         return NB_OK;
-    float *all = malloc((size_t)world * bytes + 1);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "sums over ranks: out of memory");
-    float *mine = all + x->ranks->rank * n;
-    if (on_host)
-        memcpy(mine, numbers, bytes);
-    else
-        be->ops->download(be, mine, numbers, bytes);
-    nb_status status = ni_ranks_gather(x->ranks, mine, all, bytes, err);
+    float *mine = room + x->ranks->rank * n;
+    be->ops->download(be, mine, numbers, bytes);
+    NB_TRY(ni_ranks_gather(x->ranks, mine, room, bytes, err));
     for (int32_t stride = 1; stride < world; stride *= 2)
         for (int32_t r = 0; r + stride < world; r += 2 * stride)
             for (int64_t i = 0; i < n; i++)
-                all[r * n + i] += all[(r + stride) * n + i];
-    if (status == NB_OK && on_host)
-        memcpy(numbers, all, bytes);
-    else if (status == NB_OK)
-        be->ops->upload(be, numbers, all, bytes);
-    free(all);
-    return status;
+                room[r * n + i] += room[(r + stride) * n + i];
+    be->ops->upload(be, numbers, room, bytes);
+    return NB_OK;
 }

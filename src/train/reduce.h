@@ -19,6 +19,7 @@
 #include "dist/ranks.h"
 #include "model/param_array.h"
 #include "neighbours.h"
+#include "packed_rows.h"
 
 enum { NI_REDUCED_BYTES = 64 << 20 }; /* of FP32 that is summed at a time */
 
@@ -48,15 +49,19 @@ typedef struct ni_reducer {
     int32_t narrow_chunks;
     size_t bytes;       /* of backend memory */
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
+    double look;        /* seconds that a thread looks for another's news before it sleeps */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
     nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
     ni_neighbours
-        neighbours; /* of circle 0: gradients are read where the others have them; theirs NULL: they are sent */
+        neighbours;      /* of circle 0: gradients are read where the others have them; theirs NULL: they are sent */
+    ni_packed_rows rows; /* of the first section, which is a table: those alone are summed that a step touches */
 } ni_reducer;
 
 /* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
- * are. */
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_reducer *out, nb_error *err);
+ * are. `touched`: the rows of the first section that are not zero on all ranks, where the gradients are real and that
+ * section is one table; NULL: it is summed whole. */
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
+                            ni_reducer *out, nb_error *err);
 void ni_reducer_free(ni_reducer *x);
 
 /* Ranks on one machine whose GPUs reach each other read each other's gradients, from here on; says whether they do.
@@ -70,11 +75,18 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
  * written over. For reducers whose sums go to owners (`owned`). */
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 
+/* The same of the first section, of which the rows that were touched are summed; all ranks have met. */
+nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err);
+
+/* Which rows are touched, before the first section is summed and once all tokens of the step were noted. Nothing where
+ * it is summed whole. */
+nb_status ni_reducer_meet_rows(const ni_reducer *x, nb_error *err);
+
 /* A part of it: chunk `index`, of narrow gradients whole sections, of real ones from element ni_reducer_chunk_at on,
  * after which the others may come in any order that is all ranks'. Those of the first section, which a backward pass
- * leaves last and all at once, have chunks of their own of up to twice the length. After the last chunk and
- * ni_reduce_done sums are there; ranks may read each other's until all have heard of one another again, and only then
- * may they be written over. */
+ * leaves last and all at once, have chunks of their own of up to twice the length, or one for the rows that are
+ * touched, before which ranks have met (ni_reducer_meet_rows). After the last chunk and ni_reduce_done sums are there;
+ * ranks may read each other's until all have heard of one another again, and only then may they be written over. */
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
 nb_status ni_reduce_done(const ni_reducer *x, nb_error *err);
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
@@ -90,8 +102,7 @@ nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begi
 /* `bytes` at `data` of the backend's memory, from one rank to another, at its own `data`; the rest pass NULL. */
 nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err);
 
-/* Sums of a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
-nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
-                            nb_error *err);
+/* Sums of a few numbers in FP32, in the memory of `be`, through `room` on the host: [world][n]. */
+nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, float *room, nb_error *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* share.c: who has which tensors, and masters on their way from those who moved them. */
 #include "share.h"
 #include "backend/backend.h"
+#include "model/handed.h"
 #include "model/masters.h"
 
 #include <stdlib.h>
@@ -70,7 +71,7 @@ static size_t array_at(const nb_model *model, const ni_master_array *array, int3
         const ni_scaled master = ni_model_master(model, i);
         const nb_param *p = nb_model_param(model, i);
         const uintptr_t at = (uintptr_t)master.data - (uintptr_t)array->data;
-        if (!master.data || at >= array->bytes)
+        if (!master.data || at >= array->bytes || ni_model_handed_bytes(model, i) > 0) /* that goes another way */
             continue;
         if (i >= index)
             return at;

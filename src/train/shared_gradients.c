@@ -19,6 +19,13 @@ void ni_shared_gradients_free(ni_shared_gradients *x) {
     ni_behind_free(&x->behind);
 }
 
+static nb_status sum_at_once(ni_shared_gradients *x, int32_t begin, float *grads, int64_t n, int32_t owner) {
+    if (begin > 0 || !x->reducer->rows.touched)
+        return ni_reduce_to(x->reducer, grads, n, owner, &x->error);
+    NB_TRY(ni_reducer_meet_rows(x->reducer, &x->error));
+    return ni_reduce_rows_to(x->reducer, grads, owner, &x->error);
+}
+
 /* Once something went wrong nothing more is sent; the other ranks hear of it as of any failure. */
 static void take(void *self, int32_t begin, int32_t end, void *grads) {
     ni_shared_gradients *x = self;
@@ -39,7 +46,7 @@ static void take(void *self, int32_t begin, int32_t end, void *grads) {
     }
     x->status = ni_behind_end(&x->behind, &x->error); /* behind the last one there is nothing to wait for */
     if (x->status == NB_OK)
-        x->status = ni_reduce_to(x->reducer, grads, n, owner, &x->error);
+        x->status = sum_at_once(x, begin, grads, n, owner);
     if (x->status == NB_OK && own)
         be->ops->copy(be, own, grads, (size_t)n * sizeof *own);
 }

@@ -9,6 +9,7 @@
 #include "model/loss.h"
 #include "model/masters.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -80,7 +81,7 @@ nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
     int64_t first;
     const int64_t count = ni_trainer_share(t, &first);
     ni_combiner_free(&t->combiner);
-    return ni_combiner_create(t->model, t->be, count, &t->combiner, err);
+    return ni_combiner_create(t->model, t->be, nb_ranks_world(t->ranks), count, &t->combiner, err);
 }
 
 static nb_status permit(nb_trainer *t, nb_error *err) {
@@ -135,6 +136,16 @@ const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
     return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
 }
 
+/* An embedding that is not the head too lies first, and gets gradients in the rows of the step's tokens alone. */
+static nb_status create_reducer(nb_trainer *t, nb_error *err) {
+    const ni_param_array *grads = ni_model_gradients(t->model);
+    const nb_param *table = nb_model_param(t->model, 0);
+    const bool alone = grads->sections > 1 && grads->section[1] == 1 && grads->dtype == t->be->real;
+    if (alone && table->embedding && !t->model_config.tied)
+        NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
+    return ni_reducer_create(t->ranks, grads, t->share.gradients, &t->touched, &t->reducer, err);
+}
+
 static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err) {
     const nb_run_config *c = &t->config;
     const bool on_paper = o && o->on_paper;
@@ -157,7 +168,7 @@ static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
-    NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), t->share.gradients, &t->reducer, err));
+    NB_TRY(create_reducer(t, err));
     NB_TRY(ni_trainer_renew_handed(t, err));
     NB_TRY(ni_shared_gradients_create(&t->share, &t->reducer, &t->accumulator, t->model, &t->shared, err));
     NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
@@ -215,6 +226,7 @@ void nb_trainer_free(nb_trainer *t) {
     ni_hand_over_free(&t->handed);
     ni_shared_gradients_free(&t->shared);
     ni_reducer_free(&t->reducer);
+    ni_touched_free(&t->touched);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
     ni_share_free(&t->share);
@@ -378,23 +390,20 @@ static nb_status find_dead(nb_trainer *t, const ni_param_array *grads, nb_error 
     struct {
         int32_t dead, first;
     } mine = {0}, *all;
+    static_assert(sizeof mine <= NI_RANKS_WORD, "ranks tell each other so much at once");
     mine.dead = ni_results_dead(&t->results, grads, &mine.first);
     t->dead = mine.dead;
     t->first_dead = mine.first;
     if (!t->share.gradients)
         return NB_OK;
-    const int32_t world = nb_ranks_world(t->ranks);
-    all = calloc((size_t)world, sizeof *all);
-    if (!all)
-        return nb_fail(err, NB_NO_MEMORY, "parameters without a gradient: out of memory");
-    const nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
+    all = ni_ranks_words(t->ranks);
+    NB_TRY(ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err));
     t->dead = 0;
-    for (int32_t i = world - 1; i >= 0; i--) { /* tensors of ranks lie one after the other */
+    for (int32_t i = nb_ranks_world(t->ranks) - 1; i >= 0; i--) { /* tensors of ranks lie one after the other */
         t->dead += all[i].dead;
         t->first_dead = all[i].dead ? all[i].first : t->first_dead;
     }
-    free(all);
-    return status;
+    return NB_OK;
 }
 
 /* Who looks at this step: the run's lens, the guest, and the recipe where it asks for it. */

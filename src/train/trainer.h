@@ -19,6 +19,7 @@
 #include "run_data.h"
 #include "share.h"
 #include "shared_gradients.h"
+#include "touched.h"
 
 #define NI_PASSED_MAX 4096
 
@@ -82,6 +83,7 @@ struct nb_trainer {
         int64_t steps;
     } waited;
     ni_accumulator accumulator;
+    ni_touched touched;
     ni_reducer reducer;
     ni_auto_scale auto_scale;
     ni_overlap overlap;

@@ -206,6 +206,20 @@ static void run_embed_backward(trial *t) {
     keep(t, "dtable", gradient, t->be->real, VOCAB * dim, false);
 }
 
+/* Every third row, from the last on. */
+static void run_rows(trial *t) {
+    const int64_t rows = ROWS[t->shape][0], dim = ROWS[t->shape][1], n = (rows + 2) / 3;
+    int32_t *list = integers(n, VOCAB);
+    for (int64_t i = 0; i < n; i++)
+        list[i] = (int32_t)(rows - 1 - 3 * i);
+    const int32_t *places = upload(t, list, (size_t)n * sizeof *list);
+    void *table = input_real(t, 1, rows * dim, 0, 1), *other = input_real(t, 2, rows * dim, 0, 1);
+    void *taken = output(t, "taken", t->be->real, n * dim);
+    t->be->ops->take_rows(t->be, taken, table, places, n, dim);
+    t->be->ops->put_rows(t->be, other, taken, places, n, dim);
+    keep(t, "put", other, t->be->real, rows * dim, true);
+}
+
 /* At most as many additions as there are rows. */
 static double rows_added(const trial *t) {
     return (double)ROWS[t->shape][0] + 1;
@@ -221,6 +235,7 @@ static const test_case ELEMENTWISE[] = {
     {"rope", "there and back", DOUBLE, ROW_SHAPES, run_rope, work_rope, NULL},
     {"rope", "scaled", DOUBLE, ROW_SHAPES, run_rope_scaled, work_rope, NULL},
     {"embed_forward", "rows", BITS, ROW_SHAPES, run_embed, NULL, NULL},
+    {"take_rows put_rows", "every third", BITS, ROW_SHAPES, run_rows, NULL, NULL},
     {"embed_backward", "repeated tokens", PRODUCTS, ROW_SHAPES, run_embed_backward, NULL, rows_added},
 };
 const case_list elementwise_cases = {ELEMENTWISE, sizeof ELEMENTWISE / sizeof *ELEMENTWISE};

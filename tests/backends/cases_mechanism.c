@@ -1,5 +1,5 @@
 /* cases_mechanism.c: what mechanisms of recipes ask for; bits but for the power in DGE. */
-#include "trial.h"
+#include "operands.h"
 
 static nb_quantizer tiles_or_rows(int which) {
     nb_quantizer q = ni_format_family_find(which == 2 ? "e2m1" : "nvfp4")->defaults;
@@ -158,6 +158,38 @@ static void run_clamp_wide(trial *t) {
     }
 }
 
+/* Rows of models into codes at once, and back with what was clamped off. A row is far smaller than any that is tame. */
+static void run_make_clamped(trial *t) {
+    static const int64_t widths[] = {768, 1024, 2048, 2816, 5632, 208};
+    const int64_t cols = widths[t->shape], n = OUTLIER_ROWS * cols, lows[] = {cols / 100, cols / 15},
+                  tops[] = {cols / 100, 3};
+    nb_quantizer q = tiles_or_rows(2);
+    for (int i = 0; i < 3; i++) {
+        q.round = i == 2 ? NB_ROUND_EVEN : NB_ROUND_UP;
+        const int64_t low = lows[i % 2], top = tops[i % 2], room = low + top;
+        const size_t entries = (size_t)(OUTLIER_ROWS * room);
+        uint16_t *numbers = heavy_tails(cols);
+        for (int64_t c = 4 * cols; c < 5 * cols; c++)
+            numbers[c] = ni_bf16_even(ni_bf16_value(numbers[c]) * 0x1p-80f);
+        const nb_mat x = nb_mat_of(upload(t, numbers, (size_t)n * 2), NB_BF16, OUTLIER_ROWS, cols),
+                     clamped = nb_mat_of(scratch(t, (size_t)n * 2), NB_BF16, OUTLIER_ROWS, cols),
+                     back =
+                         nb_mat_of(output_exact(t, "decoded with the rest", NB_BF16, n), NB_BF16, OUTLIER_ROWS, cols);
+        const ni_sparse rest = {.rows = OUTLIER_ROWS,
+                                .cols = cols,
+                                .room = room,
+                                .count = scratch(t, OUTLIER_ROWS * 4),
+                                .column = scratch(t, entries * 4),
+                                .value = scratch(t, entries * 2)};
+        const ni_clamping how = {.x = &x, .clamped = &clamped, .rest = &rest, .low = low, .high = cols - 1 - top};
+        nb_operand codes = placed(t, &q, OUTLIER_ROWS, cols, NI_LEFT, &q);
+        EXPECT_OK(t, t->be->ops->make_clamped(t->be, &how, &(ni_making){.out = &codes}, &err));
+        keep_operand(t, "codes of clamped rows", &codes);
+        keep_sparse(t, &rest);
+        EXPECT_OK(t, t->be->ops->decode_with_rest(t->be, &back, &codes, &rest, &err));
+    }
+}
+
 /* ---- delayed scales ---- */
 
 /* Two types; no past, one that is none, a smaller and a larger one; numbers that are none. */
@@ -254,6 +286,7 @@ static const test_case MECHANISMS[] = {
     {"round_under", "two types, four pasts", BITS, 2, run_under, NULL, NULL},
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
+    {"make_clamped decode_with_rest", "long rows", BITS, 6, run_make_clamped, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
     {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 4, run_means, NULL, NULL},

@@ -593,23 +593,32 @@ static void *far_gates(trial *t) {
 
 /* The producer by itself. */
 static void run_alone(nb_backend *be, const ni_producer *from, const nb_mat *a, const nb_mat *b) {
-    if (from->kind == NI_PRODUCER_SWIGLU)
+    if (from->kind == NI_PRODUCER_SWIGLU) {
         be->ops->swiglu_forward(be, a, from->gate, from->up);
-    else if (from->kind == NI_PRODUCER_SWIGLU_SLOPES)
+    } else if (from->kind == NI_PRODUCER_SWIGLU_SLOPES) {
         be->ops->swiglu_backward(be, a, b, from->dy, from->gate, from->up);
-    else if (from->change)
+    } else if (from->kind == NI_PRODUCER_TURNED_BACK) {
+        be->ops->rope(be, a, from->positions, from->heads[0], from->rope, true);
+        be->ops->rope(be, b, from->positions, from->heads[1], from->rope, true);
+    } else if (from->change)
         be->ops->add_rmsnorm_forward(be, from->sum, a, from->rstd, from->x, from->change, from->w, from->eps);
     else
         be->ops->rmsnorm_forward(be, a, from->rstd, from->x, from->w, from->eps);
 }
 
-static ni_producer producer_of(trial *t, int kind, int64_t cols, int turn) {
+static ni_producer producer_of(trial *t, int kind, int64_t cols, int64_t head_dim, int turn) {
     ni_producer from = {.kind = (ni_producer_kind)kind};
     if (kind == NI_PRODUCER_NORM) {
         from.x = input_act(t, 4, PRODUCED_ROWS * cols, 3);
         from.change = turn % 2 ? input_act(t, 5, PRODUCED_ROWS * cols, 1) : NULL;
         from.w = input_real(t, 6, cols, 1, 0.3);
         from.eps = 1e-5;
+    } else if (kind == NI_PRODUCER_TURNED_BACK) { /* some positions lie beyond the table of angles */
+        static const ni_rope how = {.theta = 10000};
+        from.positions = upload(t, integers(PRODUCED_ROWS, 2 * PRODUCED_ROWS), PRODUCED_ROWS * sizeof(int32_t));
+        from.rope = &how;
+        from.heads[0] = cols / head_dim;
+        from.heads[1] = cols / head_dim - 1;
     } else {
         from.gate = far_gates(t);
         from.up = input_act(t, 2, PRODUCED, 1);
@@ -619,26 +628,33 @@ static ni_producer producer_of(trial *t, int kind, int64_t cols, int turn) {
 }
 
 /* Operands of one producer made at once, beside those of its matrices. */
-static void produce_both_ways(trial *t, int kind, int64_t cols, const nb_quantizer q[2], const float *past, int turn) {
-    const bool kept = turn % 2, reread = turn % 3 == 0;
-    static const char *const names[] = {"swiglu", "slopes", "norm"};
+static void produce_both_ways(trial *t, int kind, int64_t cols, int64_t head_dim, const nb_quantizer q[2],
+                              const float *past, int turn) {
+    static const char *const names[] = {"swiglu", "slopes", "norm", "turned back"};
+    static const int32_t counts[] = {1, 2, 1, 3};
+    const bool kept = turn % 2, reread = turn % 3 == 0, turned = kind == NI_PRODUCER_TURNED_BACK;
     const nb_noise noise = noise_at(t);
-    const int32_t count = kind == NI_PRODUCER_SWIGLU_SLOPES ? 2 : 1;
-    ni_producer at_once_from = producer_of(t, kind, cols, turn), apart_from = at_once_from;
+    const int32_t count = counts[kind];
+    ni_producer at_once_from = producer_of(t, kind, cols, head_dim, turn), apart_from = at_once_from;
     ni_producer *const both[2] = {&at_once_from, &apart_from};
-    produced_pair at_once[2], apart[2];
-    ni_produced out[2];
+    produced_pair at_once[NI_PRODUCED_MOST], apart[NI_PRODUCED_MOST];
+    ni_produced out[NI_PRODUCED_MOST];
     for (int i = 0; i < 2; i++) {
         both[i]->sum = scratch(t, (size_t)(PRODUCED_ROWS * cols) * sizeof(uint16_t));
         both[i]->rstd = scratch(t, PRODUCED_ROWS * sizeof(float));
     }
     for (int m = 0; m < count; m++) {
-        place_pair(t, &at_once[m], cols, &q[0], &q[1], past, reread, &noise);
-        place_pair(t, &apart[m], cols, &q[0], &q[1], past, reread, &noise);
+        const int64_t wide = turned && m ? cols - head_dim : cols;
+        place_pair(t, &at_once[m], wide, &q[0], &q[1], past, reread, &noise);
+        place_pair(t, &apart[m], wide, &q[0], &q[1], past, reread, &noise);
+        if (turned) {
+            at_once[m].numbers.data = input_act(t, 7 + (uint32_t)m, PRODUCED_ROWS * wide, turn == 2 ? 1e20 : 1);
+            apart[m].numbers.data = input_act(t, 7 + (uint32_t)m, PRODUCED_ROWS * wide, turn == 2 ? 1e20 : 1);
+        }
         out[m] = (ni_produced){.numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
     }
     EXPECT_OK(t, t->be->ops->make_produced(t->be, &at_once_from, out, count, &err));
-    run_alone(t->be, &apart_from, &apart[0].numbers, &apart[count - 1].numbers);
+    run_alone(t->be, &apart_from, &apart[0].numbers, &apart[count > 1].numbers);
     for (int m = 0; m < count; m++) {
         char what[200];
         make(t, &(ni_source){.numbers = &apart[m].numbers}, apart[m].makings, 2);
@@ -666,11 +682,14 @@ static void run_produced(trial *t) {
         q[1].hadamard_round_bf16 = true;
     }
     for (int i = 0; i <= PASTS; i++)
-        for (int kind = NI_PRODUCER_SWIGLU; kind <= NI_PRODUCER_NORM; kind++)
-            produce_both_ways(t, kind, PRODUCED_COLS, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i);
+        for (int kind = NI_PRODUCER_SWIGLU; kind <= NI_PRODUCER_TURNED_BACK; kind++)
+            produce_both_ways(t, kind, PRODUCED_COLS, 16, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i);
     for (int64_t cols = 256; cols <= PRODUCED_MOST && t->shape == 0;
          cols += 256) /* rows of norms, as long as registers hold */
-        produce_both_ways(t, NI_PRODUCER_NORM, cols, q, upload(t, &pasts[0], sizeof *pasts), (int)(cols / 256));
+        produce_both_ways(t, NI_PRODUCER_NORM, cols, 0, q, upload(t, &pasts[0], sizeof *pasts), (int)(cols / 256));
+    for (int64_t head_dim = 32; head_dim <= 256 && t->shape == 1; head_dim *= 2)
+        produce_both_ways(t, NI_PRODUCER_TURNED_BACK, 3 * head_dim, head_dim, q, upload(t, &pasts[1], sizeof *pasts),
+                          (int)(head_dim / 32));
 }
 
 /* One scale a row: as many numbers as a warp may hold of it in registers, and more. */

@@ -105,6 +105,50 @@ static void run_turned_product(trial *t) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
 }
 
+static nb_mat ones_of(trial *t, nb_dtype type, int64_t rows, int64_t cols, bool down) {
+    const int64_t apart = down ? rows / cols : cols / rows;
+    float *wide = poisoned(sizeof *wide * (size_t)(rows * cols));
+    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * cols));
+    for (int64_t i = 0; i < rows * cols; i++) {
+        wide[i] = down ? i / cols == i % cols * apart : i % cols == i / cols * apart;
+        narrow[i] = ni_bf16_even(wide[i]);
+    }
+    return nb_mat_of(upload(t, type == NB_F32 ? (void *)wide : narrow, (size_t)(rows * cols) * nb_dtype_size(type)),
+                     type, rows, cols);
+}
+
+/* dY under one scale, times rows of codes that are turned, and turned itself times plain numbers. */
+static void run_by_numbers(trial *t) {
+    enum { M = 64, N = 96, PICKED = 16 };
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE, DATA_TINY, DATA_ZERO};
+    const nb_quantizer rows = ni_format_family_find("e2m1")->defaults, one = ni_format_family_find("e5m2")->defaults,
+                       plain = nb_quantizer_bf16();
+    nb_backend *be = t->be;
+    nb_quantizer columns = rows;
+    columns.block_rows = NB_BLOCK_ALL;
+    columns.block_cols = 1;
+    const nb_mat w = ones_of(t, NB_F32, N, PICKED, true), x = ones_of(t, NB_BF16, PICKED, M, false);
+    const nb_operand from = made(t, &rows, &w, NI_LEFT, &rows),
+                     numbers = {.quantizer = plain, .rows = PICKED, .cols = M, .side = NI_RIGHT, .numbers = x};
+    nb_operand right = placed(t, &columns, PICKED, N, NI_RIGHT, &one);
+    right.reread = false;
+    right.turned = true;
+    EXPECT_OK(t, be->ops->turn(be, &right, &from, &err));
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const nb_mat dy = uploaded(t, kinds[i], NB_BF16, M, N, N + 8);
+        nb_operand left = placed(t, &one, M, N, NI_LEFT, &columns), turned = placed(t, &one, N, M, NI_LEFT, &columns);
+        left.reread = turned.reread = false;
+        left.by_numbers = turned.turned = true;
+        left.memory = scratch(t, be->ops->operand_bytes(be, &left));
+        make(t, &(ni_source){.numbers = &dy}, &(ni_making){.out = &left}, 1);
+        EXPECT_OK(t, be->ops->turn(be, &turned, &left, &err));
+        const nb_mat dx = nb_mat_of(output(t, "dX", NB_F32, M * PICKED), NB_F32, M, PICKED),
+                     dw = nb_mat_of(output(t, "dW", NB_F32, N * PICKED), NB_F32, N, PICKED);
+        EXPECT_OK(t, be->ops->multiply(be, &dx, &(ni_term){.a = &left, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &dw, &(ni_term){.a = &turned, .b = &numbers}, 1, false, &err));
+    }
+}
+
 /* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart, and columns of codes.
  */
 static void run_eight_bits(trial *t) {
@@ -145,5 +189,6 @@ static const test_case OPERAND_WAYS[] = {
     {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
     {"make_operands multiply", "MXFP8, numbers alone", BITS, WAYS, run_eight_bits, NULL, NULL},
     {"turn multiply", "numbers of rows, for a product", BITS, 1, run_turned_product, NULL, NULL},
+    {"turn multiply", "one scale, times codes and times numbers", BITS, 1, run_by_numbers, NULL, NULL},
 };
 const case_list way_cases = {OPERAND_WAYS, sizeof OPERAND_WAYS / sizeof *OPERAND_WAYS};

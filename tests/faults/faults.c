@@ -5,7 +5,8 @@
  *                                WHAT: kill (SIGKILL before the call), drop, zero or random (a power cut: bytes that
  *                                were not synced are gone, zeros or anything, then SIGKILL), names (as drop, and new
  *                                names whose folder was not synced are as before), all (names, and names that were
- *                                taken away are there again), or a number of errno
+ *                                taken away are there again), some (of each of these the one and not the next), or a
+ *                                number of errno
  *
  *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line; and "at 7" where
  *                                files changed or were synced since the call before the seventh of any kind, so
@@ -170,8 +171,18 @@ static void scribble(const char *path, off_t from, off_t to) {
     }
 }
 
+/* Whether the disk heard of the i-th: the same ones at the same place every time, one in two of them. */
+static bool heard_of(int i) {
+    uint32_t x = (uint32_t)first * 2654435761u + (uint32_t)i * 2246822519u;
+    x = (x ^ x >> 15) * 2246822519u;
+    return (x ^ x >> 13) >> 31;
+}
+
 static void cut_power(const char *becomes) {
+    const bool some = strcmp(becomes, "some") == 0;
     for (int i = 0; i < written_count; i++) {
+        if (some && heard_of(i))
+            continue;
         /* By number: the file may have another name by now. */
         struct stat st;
         char path[64];
@@ -183,7 +194,7 @@ static void cut_power(const char *becomes) {
             }
         if (stat(written[i].path, &st) != 0 || st.st_ino != written[i].node || st.st_size <= written[i].synced)
             continue;
-        if (truncate(written[i].path, written[i].synced) != 0 || strcmp(becomes, "drop") == 0)
+        if (truncate(written[i].path, written[i].synced) != 0 || some || strcmp(becomes, "drop") == 0)
             continue;
         if (truncate(written[i].path, st.st_size) == 0 && strcmp(becomes, "random") == 0)
             scribble(written[i].path, written[i].synced, st.st_size);
@@ -287,6 +298,30 @@ static void keep_removals(void) {
             named[k].synced = named[k].synced || strcmp(named[k].path, named[i].path) == 0;
 }
 
+static bool is_within(const char *path, const char *folder) {
+    const size_t length = strlen(folder);
+    return strncmp(path, folder, length) == 0 && path[length] == '/';
+}
+
+/* Whether what happened to a name last cannot be on disk without what happened to the other before. */
+static bool rests_on(int last, int before) {
+    const char *const path = named[before].path, *const from = named[before].how == MOVED ? named[before].from : path;
+    const char *const later = named[last].path, *const left = named[last].how == MOVED ? named[last].from : later;
+    if (strcmp(path, later) == 0 || strcmp(path, left) == 0 || strcmp(from, later) == 0 || strcmp(from, left) == 0)
+        return true;
+    return (named[before].how == MADE && is_within(later, path)) ||
+           (named[last].how == FOLDER_GONE && is_within(path, later));
+}
+
+static void keep_some(void) {
+    for (int i = named_count - 1; i >= 0; i--) {
+        bool kept = named[i].synced || heard_of(FILES + i);
+        for (int k = i + 1; k < named_count && !kept; k++)
+            kept = named[k].synced && rests_on(k, i);
+        named[i].synced = kept;
+    }
+}
+
 /* The last first, as if the disk had heard of none. */
 static void undo_names(void) {
     for (int i = named_count - 1; i >= 0; i--) {
@@ -349,10 +384,12 @@ static bool strikes(enum kind kind, const void *caller) {
         return false;
     if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0 || strcmp(what, "random") == 0)
         cut_power(what);
-    if (strcmp(what, "names") == 0 || strcmp(what, "all") == 0) {
-        cut_power("drop");
+    if (strcmp(what, "names") == 0 || strcmp(what, "all") == 0 || strcmp(what, "some") == 0) {
+        cut_power(what[0] == 's' ? what : "drop");
         if (what[0] == 'n')
             keep_removals();
+        if (what[0] == 's')
+            keep_some();
         undo_names();
     }
     if (what[0] < '0' || what[0] > '9')

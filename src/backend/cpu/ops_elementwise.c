@@ -175,6 +175,14 @@ void ni_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const
     }
 }
 
+void ni_cpu_take_rows(nb_backend *be, void *out, const void *table, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_ref_f32_take_rows(be, out, table, rows, n, dim);
+}
+
+void ni_cpu_put_rows(nb_backend *be, void *table, const void *in, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_ref_f32_put_rows(be, table, in, rows, n, dim);
+}
+
 /* ---- RoPE ---- */
 
 static void angles_of(const ni_rope *how, int64_t half, int64_t position, float *cosine, float *sine) {

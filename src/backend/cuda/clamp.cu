@@ -6,11 +6,12 @@
  *                                          at least rank numbers are beyond, and seldom many more
  *     the same, where that does not go     the key of a rank bit by bit, from the highest: a bit stays set where no more
  *                                          keys than the rank are smaller
+ *     the same into codes of E2M1          what was clamped stays in registers: its largest magnitude is that of a bound
  *     any other row                        a block counts the upper bytes of keys, then the lower bytes of those that share
  *                                          the upper one
  */
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/launch.cuh"
+#include "backend/cuda/vector.cuh"
 #include "format/ieee.h"
 
 /* ---- keys ---- */
@@ -72,13 +73,77 @@ static __device__ uint16_t clamped_half(uint16_t bits, float low, float high, ui
     return ni_bf16_even(clamped);
 }
 
+/* Where a clamped row goes. begin: its largest magnitude (the bits of a BF16 number) is known; false: it goes the other
+ * way, which begins with the row as it lies, NaN among it. */
+typedef struct clamped_numbers {
+    const nb_mat &out;
+
+    __device__ bool begin(int64_t, uint32_t) {
+        return true;
+    }
+
+    __device__ void begin_wild(int64_t, const uint16_t *, int, float, float) {
+    }
+
+    __device__ void put(int64_t r, int c, const uint4 &eight) const {
+        *(uint4 *)((uint16_t *)out.data + r * out.stride + c) = eight;
+    }
+
+    __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
+        put(r, c, eight);
+    }
+} clamped_numbers;
+
+typedef struct clamped_codes {
+    const ni_cuda_vector &v;
+    int64_t cols;
+    ni_scaling scaling;
+
+    __device__ bool begin(int64_t r, uint32_t amax) {
+        scaling = ni_vector_scaling_of<NB_ELEMENT_E2M1>(v, amax << 16);
+        if (threadIdx.x % 32 == 0)
+            v.row_scales[r] = scaling.decode;
+        return ni_is_tame_row(amax << 16);
+    }
+
+    __device__ void begin_wild(int64_t r, const uint16_t *from, int count, float lo, float hi) {
+        uint32_t amax = 0;
+        for (int c = threadIdx.x % 32; c < count; c += 32) {
+            uint16_t left;
+            bool cut;
+            amax = max(amax, (uint32_t)clamped_half(from[c], lo, hi, &left, &cut) & 0x7fffu);
+        }
+        __syncwarp();
+        begin(r, ni_warp_max(amax));
+    }
+
+    __device__ void put(int64_t r, int c, const uint4 &eight) const {
+        ni_put_eight_up(v, r * cols + c, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), 1.0f);
+    }
+
+    __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
+        ni_put_eight<NB_ELEMENT_E2M1, NB_ROUND_UP>(v, r * cols + c, ni_eight_of(eight), scaling.multiplier, 1.0f);
+    }
+} clamped_codes;
+
+static __device__ clamped_numbers clamped_into(const nb_mat &out, int64_t) {
+    return (clamped_numbers){out};
+}
+
+static __device__ clamped_codes clamped_into(const ni_cuda_vector &v, int64_t cols) {
+    return (clamped_codes){v, cols, {1.0f, 1.0f}};
+}
+
 /* Whatever the row holds; it is read again for each bit. */
-static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sparse &rest, const uint16_t *from,
-                                                  int64_t r, int cols, uint32_t low, uint32_t high) {
+template <typename T>
+static __device__ __noinline__ void clamp_by_bits(const T &to, const ni_sparse &rest, const uint16_t *from, int64_t r,
+                                                  int cols, uint32_t low, uint32_t high) {
+    auto out = clamped_into(to, cols);
     const int lane = threadIdx.x % 32;
     const float lo = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, low))),
                 hi = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, high)));
     int found = 0;
+    out.begin_wild(r, from, cols, lo, hi);
 #pragma unroll 1
     for (int first = 0; first < cols; first += 256) {
         const int c = first + 8 * lane;
@@ -95,7 +160,7 @@ static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sp
             cuts |= (uint32_t)(cut && c < cols) << k;
         }
         if (c < cols)
-            *(uint4 *)((uint16_t *)out.data + r * out.stride + c) = make_uint4(w[0], w[1], w[2], w[3]);
+            out.put_wild(r, c, make_uint4(w[0], w[1], w[2], w[3]));
         if (!rest.count)
             continue;
         const int mine = __popc(cuts);
@@ -262,10 +327,9 @@ static __device__ bool is_zero_key(uint32_t key) {
 
 /* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
  * beyond the thresholds. */
-template <int VECTORS, int GROUPS>
-static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest,
-                                          const uint16_t *from, const uint32_t *keys, int64_t r, int64_t cols,
-                                          uint32_t low, uint32_t high) {
+template <int VECTORS, int GROUPS, typename T>
+static __device__ bool clamp_by_threshold(uint32_t *list, int room, T out, const ni_sparse &rest, const uint16_t *from,
+                                          const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
     const uint32_t from_top = (uint32_t)cols - 1 - high;
     uint32_t least[GROUPS], most[GROUPS]; /* `most` turned over */
@@ -290,6 +354,8 @@ static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat
     keys_at(list, count, low, (uint32_t)count - 1 - from_top, &lo, &hi);
     if (is_zero_key(lo) || is_zero_key(hi))
         return false;
+    if (!out.begin(r, max(bits_of((uint16_t)lo) & 0x7fffu, bits_of((uint16_t)hi) & 0x7fffu)))
+        return false;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         uint32_t w[4];
@@ -297,16 +363,16 @@ static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat
         for (int k = 0; k < 4; k++)
             w[k] = pair_of(__vminu2(__vmaxu2(keys[4 * i + k], twice(lo)), twice(hi)));
         if (is_live(i, lane, cols))
-            *(uint4 *)((uint16_t *)out.data + r * out.stride + 256 * i + 8 * lane) = make_uint4(w[0], w[1], w[2], w[3]);
+            out.put(r, 256 * i + 8 * lane, make_uint4(w[0], w[1], w[2], w[3]));
     }
     if (rest.count)
         store_rest(rest, r, list, count, lo, hi);
     return true;
 }
 
-template <int VECTORS, int GROUPS, int ROOM>
+template <int VECTORS, int GROUPS, int ROOM, typename T>
 static __global__ void __launch_bounds__(32 * CLAMP_ROWS)
-    clamp_in_warps(const __grid_constant__ nb_mat out, const __grid_constant__ ni_sparse rest,
+    clamp_in_warps(const __grid_constant__ T to, const __grid_constant__ ni_sparse rest,
                    const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
     __shared__ uint32_t lists[CLAMP_ROWS][ROOM];
     const int lane = threadIdx.x % 32;
@@ -324,38 +390,52 @@ static __global__ void __launch_bounds__(32 * CLAMP_ROWS)
         for (int k = 0; k < 4; k++)
             keys[4 * i + k] = live ? keys_of(w[k]) : ~0u;
     }
-    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, from, keys, r, x.cols, low,
-                                             high))
-        clamp_by_bits(out, rest, from, r, (int)x.cols, low, high);
+    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, clamped_into(to, x.cols), rest, from, keys,
+                                             r, x.cols, low, high))
+        clamp_by_bits(to, rest, from, r, (int)x.cols, low, high);
 }
 
-template <int VECTORS, int GROUPS, int ROOM>
-static void launch_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
+template <int VECTORS, int GROUPS, int ROOM, typename T>
+static void launch_warps(cudaStream_t on, const T *to, const ni_sparse *rest, const nb_mat *x, int64_t low,
                          int64_t high) {
     clamp_in_warps<VECTORS, GROUPS, ROOM><<<(unsigned)ni_divide_up(x->rows, CLAMP_ROWS), 32 * CLAMP_ROWS, 0, on>>>(
-        *out, *rest, *x, (uint32_t)low, (uint32_t)high);
+        *to, *rest, *x, (uint32_t)low, (uint32_t)high);
 }
 
-/* False: the row is too long for it, or does not lie so. */
-static bool clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
+/* Rows of so many eights, which lie so, are held by warps. */
+static bool fits_warps(const nb_mat *x) {
+    return x->cols % 8 == 0 && ni_divide_up(x->cols, 256) <= 24 && x->stride % 8 == 0 && ni_aligned(x->data);
+}
+
+template <typename T>
+static void clamp_by_warps(cudaStream_t on, const T *to, const ni_sparse *rest, const nb_mat *x, int64_t low,
                            int64_t high) {
     const int64_t vectors = ni_divide_up(x->cols, 256), far = low > x->cols - 1 - high ? low : x->cols - 1 - high;
-    if (x->cols % 8 || vectors > 24 || x->stride % 8 || out->stride % 8 || !ni_aligned(x->data) ||
-        !ni_aligned(out->data))
-        return false;
     if (vectors <= 3 && far < 16)
-        launch_warps<3, 1, 64>(on, out, rest, x, low, high);
+        launch_warps<3, 1, 64>(on, to, rest, x, low, high);
     else if (vectors <= 4)
-        far < 16 ? launch_warps<4, 1, 96>(on, out, rest, x, low, high)
-                 : launch_warps<4, 4, 256>(on, out, rest, x, low, high);
+        far < 16 ? launch_warps<4, 1, 96>(on, to, rest, x, low, high)
+                 : launch_warps<4, 4, 256>(on, to, rest, x, low, high);
     else if (vectors <= 8)
-        far < 32 ? launch_warps<8, 2, 128>(on, out, rest, x, low, high)
-                 : launch_warps<8, 4, 256>(on, out, rest, x, low, high);
+        far < 32 ? launch_warps<8, 2, 128>(on, to, rest, x, low, high)
+                 : launch_warps<8, 4, 256>(on, to, rest, x, low, high);
     else if (vectors <= 12)
-        launch_warps<12, 4, 256>(on, out, rest, x, low, high);
+        launch_warps<12, 4, 256>(on, to, rest, x, low, high);
     else
-        launch_warps<24, 4, 256>(on, out, rest, x, low, high);
-    return true;
+        launch_warps<24, 4, 256>(on, to, rest, x, low, high);
+}
+
+int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
+                               int64_t low, int64_t high) {
+    const ni_sparse none = {};
+    clamp_by_warps((cudaStream_t)stream, v, rest ? rest : &none, x, low, high);
+    return cudaGetLastError();
+}
+
+bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x) {
+    const nb_quantizer *q = &v->quantizer;
+    return fits_warps(x) && x->rows > 0 && !(rest && rest->exact) && q->element == NB_ELEMENT_E2M1 &&
+           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && !v->whole && !v->scaled;
 }
 
 /* ---- a row of a block ---- */
@@ -493,8 +573,10 @@ int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest,
     ni_sparse none = {};
     if (x->rows * x->cols == 0)
         return cudaSuccess;
-    if (!whole && !(rest && rest->exact) && clamp_by_warps(on, out, rest ? rest : &none, x, low, high))
+    if (!whole && !(rest && rest->exact) && fits_warps(x) && out->stride % 8 == 0 && ni_aligned(out->data)) {
+        clamp_by_warps(on, out, rest ? rest : &none, x, low, high);
         return cudaGetLastError();
+    }
     if (!whole) {
         clamp_rows<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, low, high);
         return cudaGetLastError();

@@ -30,11 +30,12 @@ typedef struct ni_cuda {
     size_t workspace_bytes;
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
-    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of the second matrix of a producer */
+    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of further matrices of a producer */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     struct ni_cuda_turn_table *turns;   /* rope.c; NULL until RoPE asks */
+    struct ni_cuda_maxima *maxima;      /* maxima.h; NULL until a model has some cleared */
     ni_permits permits;
     /* Name of what attention_kernel was last asked about, and why: one for all blocks of a model. */
     char attention[128], attention_why[400];
@@ -75,6 +76,8 @@ void ni_cuda_profile_free(struct ni_cuda_profile *profile);
 
 /* ---- rope.c ---- */
 
+/* Angles of `n` tokens, made where they are not there yet. */
+struct ni_cuda_turns ni_cuda_turns_of(nb_backend *be, const struct ni_rope *how, int64_t head_dim, int64_t n);
 void ni_cuda_turns_free(struct ni_cuda_turn_table *table);
 
 /* ---- companion.c ---- */
@@ -94,6 +97,7 @@ enum {
     NI_CUDA_ACROSS = 1,   /* its values lie as [cols, rows] */
     NI_CUDA_UNCODED = 2,  /* values alone: it is only multiplied */
     NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
+    NI_CUDA_SCALED = 16,  /* behind its values, which are bare, lie those with their scale: nb_operand.by_numbers */
     NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
                              MXFP4 with scales of rows (mx_bytes.h) */
 };

@@ -1,6 +1,7 @@
 /* follow.cuh: a kernel that begins while the one before it runs still (programmatic dependent launch, compute capability 9.0
- * on): behind a kernel of one block, the time that it takes and that a launch takes are gone. Until a thread has waited it
- * reads what was there before that kernel, and writes nothing.
+ * on): behind a kernel of one block, the time that it takes and that a launch takes are gone. A kernel lets another follow only when
+ * it has waited itself, so that what came before both is done: until a thread has waited it touches nothing that the kernel
+ * before it reads or writes.
  */
 #ifndef NI_BACKEND_CUDA_FOLLOW_CUH
 #define NI_BACKEND_CUDA_FOLLOW_CUH

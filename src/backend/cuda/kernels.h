@@ -120,6 +120,9 @@ size_t ni_cuda_embed_bytes(int64_t n);
 int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n,
                                   int64_t dim, int64_t vocab, void *scratch, size_t bytes);
 
+int ni_cuda_launch_take_rows(void *stream, float *out, const float *table, const int32_t *rows, int64_t n, int64_t dim);
+int ni_cuda_launch_put_rows(void *stream, float *table, const float *in, const int32_t *rows, int64_t n, int64_t dim);
+
 /* ---- optimizer.cu ---- */
 enum { NI_CUDA_SUM_BLOCKS = 512, NI_CUDA_ADAMW_AMAXES = 72 };
 /* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */

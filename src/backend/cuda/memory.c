@@ -1,5 +1,6 @@
 /* memory.c: the GPU's memory, its faults, and the scratch that operations share. */
 #include "backend/cuda/alphas.h"
+#include "backend/cuda/maxima.h"
 #include "backend/cuda/rows.h"
 
 #include <stdio.h>
@@ -139,6 +140,7 @@ void *ni_cuda_alloc(nb_backend *be, size_t bytes, const char *what) {
 
 void ni_cuda_release(nb_backend *be, void *memory) {
     ni_cuda_alphas_forget(be); /* scales may lie there */
+    ni_cuda_maxima_forget(be);
     ni_cuda_good(be, cudaFree(memory), "memory");
 }
 

@@ -5,7 +5,7 @@
 #include "backend/cuda/coded.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/quantize.h"
+#include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
@@ -98,6 +98,11 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
     if (whole == nb_quantizer_is_bf16(&o->other) && !(o->form & NI_CUDA_BYTES))
         return NB_OK;
+    if (whole && o->form & NI_CUDA_SCALED) {
+        out->outer = (ni_cuda_outer){NULL, 0};
+        out->numbers.data = ni_cuda_scaled_behind(&out->numbers);
+        return NB_OK;
+    }
     if (o->form & NI_CUDA_UNCODED && has_column_scales(&o->quantizer))
         return NB_OK;
     if (o->form & NI_CUDA_UNCODED && whole && has_one_scale(&o->quantizer) &&

@@ -162,8 +162,8 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     cudaStream_t on = (cudaStream_t)stream;
     bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) &&
                   (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
-    int code = ni_cuda_clear_amaxes(stream, norm->amax, norm->turned_amax);
-    if (norm->n == 0 || code != cudaSuccess)
+    int code = cudaSuccess;
+    if (norm->n == 0)
         return code;
     const unsigned blocks = ni_grid(ni_divide_up(norm->n, NI_WARPS));
     const int chunks = eights && ni_aligned(norm->w) ? ni_chunks_of(norm->dim) : 0;
@@ -262,19 +262,15 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
     }
 }
 
-static __device__ __forceinline__ void expect_line(const uint16_t *at) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-}
-
 /* Row r comes nearer while the block looks at its columns: 64 numbers a lane. */
 static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, int64_t r, int dim) {
     const int c = 64 * (threadIdx.x % 32);
     if (r >= d.n || c >= dim)
         return;
-    expect_line(d.x + r * dim + c);
-    expect_line(d.dy + r * dim + c);
+    ni_expect_line(d.x + r * dim + c);
+    ni_expect_line(d.dy + r * dim + c);
     if (d.into)
-        expect_line(d.dx + r * dim + c);
+        ni_expect_line(d.dx + r * dim + c);
 }
 
 /* A block takes 16 neighbouring rows at a time. Where columns are turned there may be room for `two` bands, so that warps
@@ -351,8 +347,6 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
     const int chunks = together ? ni_chunks_of(d->dim) : 0;
     const bool turned = chunks && d->turned_amax && d->n % BAND == 0;
     int code = chunks ? cudaSuccess : ni_room_for_sums(rmsnorm_backward, d->dim);
-    if (code == cudaSuccess)
-        code = ni_cuda_clear_amaxes(stream, d->amax, d->turned_amax);
     if (d->n == 0 || code != cudaSuccess)
         return code;
 #define BACKWARD(CHUNKS) code = launch_backward_kept<CHUNKS, false>(on, d)

@@ -60,6 +60,10 @@ static inline int ni_chunks_of(int64_t dim) {
         LAUNCH(8);                                                                                                     \
     }
 
+static __device__ __forceinline__ void ni_expect_line(const uint16_t *at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 /* Chunks of a row as they lie; zeros beyond its end. */
 template <int CHUNKS>
 static __device__ __forceinline__ void ni_load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {

@@ -1,5 +1,6 @@
 /* open.c: finds the GPU, makes the backend over it, and says in one line why it cannot. */
 #include "backend/cuda/alphas.h"
+#include "backend/cuda/maxima.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/cuda.h"
 
@@ -20,6 +21,7 @@ static void destroy(nb_backend *be) {
     ni_cuda_plans_free(cuda->plans);
     ni_cuda_alphas_free(cuda->alphas);
     ni_cuda_turns_free(cuda->turns);
+    ni_cuda_maxima_free(cuda->maxima);
     ni_cuda_profile_free(cuda->profile);
     ni_cuda_cudnn_free(cuda->cudnn);
     if (cuda->lt)
@@ -169,6 +171,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     fill(&object->ops);
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
+    object->backend.clear_maxima = ni_cuda_clear_maxima;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;
     object->backend.companion = &ni_cuda_companion;

@@ -216,8 +216,8 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
     return (tiles || (ni_cuda_has_one_scale(&from->quantizer) && ni_cuda_has_one_scale(&out->quantizer))) &&
-           from->form == 0 && ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) &&
-           !(tiles && ni_cuda_is_whole_valued(out));
+           (from->form == 0 || from->form & NI_CUDA_SCALED) &&
+           ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) && !(tiles && ni_cuda_is_whole_valued(out));
 }
 
 /* Codes under scales of rows, read the other way by a product: their scales lie on its contraction, so numbers hold them.
@@ -252,25 +252,28 @@ static nb_status check_turn(const nb_operand *out, const nb_operand *from, nb_qt
     *source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
         *source = ni_inner_codes(source);
-    NB_TRY(ni_check_transpose_codes(to, source, err));
-    return ni_cuda_check_coded(from, "turn", err);
+    return ni_check_transpose_codes(to, source, err);
 }
 
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to, source;
     NB_TRY(check_turn(out, from, &to, &source, err));
-    if (is_read_across(be, out, from))
+    if (is_read_across(be, out, from)) {
+        NB_TRY(ni_cuda_check_coded(from, "turn", err));
         return decode_across(be, out, from, err);
+    }
     out->form = 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
     if (same) {
-        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
+        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED) |
+                    (from->form & NI_CUDA_SCALED);
         out->numbers = ni_cuda_value_matrix(from);
         out->outer = source.tensor_scale;
         if (out->form & NI_CUDA_UNCODED)
             return NB_OK;
     }
+    NB_TRY(ni_cuda_check_coded(from, "turn", err));
     ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     ni_cuda_alphas_changed(be, to.tensor_scale);
@@ -286,6 +289,7 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
     int listed = 0, code = cudaSuccess;
     for (int32_t i = 0; i < count && !code; i++) {
         NB_TRY(check_turn(out[i], from[i], &to, &source, err));
+        NB_TRY(ni_cuda_check_coded(from[i], "turn", err));
         codes[listed] = ni_codes_of(from[i]);
         values[listed] = nb_mat_of(ni_cuda_values_of(out[i]), NB_BF16, from[i]->rows, from[i]->cols);
         if (!is_read_across(be, out[i], from[i]) || !are_rows_decoded(&codes[listed], &values[listed])) {
@@ -325,4 +329,17 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
         return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes, 1), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
+}
+
+nb_status ni_cuda_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
+                                   nb_error *err) {
+    if (ni_is_plain(from) || s->exact)
+        return ni_compose_decoded(be, out, from, s, err);
+    const nb_qtensor codes = ni_codes_of(from);
+    if (!are_rows_decoded(&codes, out))
+        return ni_compose_decoded(be, out, from, s, err);
+    NB_TRY(ni_check_decode(out, from, false, NULL, err));
+    NB_TRY(ni_cuda_check_coded(from, "decode", err));
+    return ni_cuda_status(be, ni_cuda_launch_decode_with_rest(stream_of(be), out, &codes, s), "decode with a rest",
+                          err);
 }

@@ -23,6 +23,12 @@ static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
 }
 
+/* What NI_CUDA_SCALED says lies behind bare values. */
+static inline uint16_t *ni_cuda_scaled_behind(const nb_mat *bare) {
+    return (uint16_t *)(void *)((char *)bare->data +
+                                ni_cuda_rounded((size_t)(bare->rows * bare->cols) * sizeof(uint16_t)));
+}
+
 /* The values hold everything: they are multiplied by plain numbers. */
 static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {
     return nb_quantizer_is_bf16(&o->other);

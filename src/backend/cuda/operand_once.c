@@ -6,6 +6,7 @@
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 
 static void *stream_of(nb_backend *be) {
@@ -426,12 +427,16 @@ static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *f
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
     const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
-    out->form = coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED;
+    const bool scaled =
+        out->by_numbers && !from->wide && ni_cuda_has_one_scale(&out->quantizer) && !ni_cuda_is_whole_valued(out);
+    const nb_mat values = ni_cuda_value_matrix(out);
+    out->form = (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
                             .values = ni_cuda_values_of(out),
                             .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
                             .whole = ni_cuda_is_whole_valued(out),
+                            .scaled = scaled ? ni_cuda_scaled_behind(&values) : NULL,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
                             .tensor_scale = codes.tensor_scale};
@@ -463,6 +468,21 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
         }
     }
     return ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err);
+}
+
+nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+    const ni_source source = {.numbers = c->x};
+    ni_cuda_double_source from;
+    if (c->whole || c->x->rows == 0 || !is_vector_copy(&source, making, &from) || from.wide ||
+        ni_cuda_has_one_scale(ni_making_quantizer(making)))
+        return ni_compose_clamped(be, c, making, err);
+    const ni_cuda_vector v = vector_copy(be, &from, making);
+    if (!ni_cuda_clamps_into_codes(&v, c->rest, c->x))
+        return ni_compose_clamped(be, c, making, err);
+    NB_TRY(ni_clamp_check(c->clamped, c->rest, c->x, c->low, c->high, false, err));
+    NB_TRY(ni_check_making(&source, making, err));
+    return ni_cuda_status(be, ni_cuda_launch_clamp_codes(stream_of(be), &v, c->rest, c->x, c->low, c->high),
+                          "quantize: clamped vectors", err);
 }
 
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,

@@ -4,6 +4,7 @@
  * of src/backend/ref/optimizer.inc and scaled.c.
  */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/list.cuh"
 #include "backend/cuda/narrow.cuh"
 
 #include <math.h>
@@ -76,9 +77,7 @@ typedef struct square_list {
 static __global__ void __launch_bounds__(NI_THREADS)
     square_parts(double *partial, const __grid_constant__ square_list list) {
     __shared__ double room[NI_WARPS];
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_part)
-        which++;
+    const int which = ni_listed(list, &squared_tensor::first_part);
     const squared_tensor &t = list.at[which];
     const int64_t first = (int64_t)(blockIdx.x - t.first_part) * SQUARES,
                   end = first + SQUARES < t.n ? first + SQUARES : t.n;
@@ -225,9 +224,7 @@ static __device__ uint32_t update_four(const plain_tensor &t, int64_t i, const s
 }
 
 static __global__ void adamw(const __grid_constant__ plain_list list, scalars s) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &plain_tensor::first_block);
     const plain_tensor t = list.at[which];
     const int64_t first = (int64_t)(blockIdx.x - t.first_block) * PIECE,
                   end = first + PIECE < t.n ? first + PIECE : t.n;
@@ -342,9 +339,7 @@ typedef struct narrow_list {
 
 /* Which tensor is this block's, and which of its numbers. */
 static __device__ int piece_of(const narrow_list &list, int64_t *first, int64_t *end) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &narrow_tensor::first_block);
     *first = (int64_t)(blockIdx.x - list.at[which].first_block) * PIECE;
     *end = *first + PIECE < list.at[which].n ? *first + PIECE : list.at[which].n;
     return which;
@@ -506,14 +501,27 @@ static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, in
     return cudaGetLastError();
 }
 
+/* Words that lie side by side at once. */
+static cudaError_t clear_maxima(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count) {
+    cudaError_t code = cudaSuccess;
+    for (int32_t i = 0, next; i < count && code == cudaSuccess; i = next) {
+        for (next = i + 1; next < count && tensors[i].amax && tensors[next].amax == tensors[i].amax + (next - i);)
+            next++;
+        if (tensors[i].amax)
+            code = cudaMemsetAsync(tensors[i].amax, 0, (size_t)(next - i) * sizeof *tensors[i].amax, on);
+    }
+    return code;
+}
+
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     plain_list list = {};
+    const cudaError_t cleared = clear_maxima(on, tensors, count);
+    if (cleared != cudaSuccess)
+        return cleared;
     for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
-        if (t->amax)
-            cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
         if (t->n == 0 || !is_plain(t))
             continue;
         list.at[list.count++] = plain_of(t, step, list.blocks);

@@ -27,11 +27,19 @@ static bool is_aligned(const void *p) {
     return (uintptr_t)p % 16 == 0;
 }
 
+/* Heads of one length for q and k, that lie whole in tiles. */
+static bool are_turned_in_tiles(const ni_producer *from, const ni_produced *out) {
+    const int64_t q = out[0].numbers->cols, k = out[1].numbers->cols, head_dim = q / from->heads[0];
+    return head_dim * from->heads[0] == q && head_dim * from->heads[1] == k && ni_cuda_produces_turned(head_dim);
+}
+
 static bool is_fused(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count) {
-    const bool slopes = from->kind == NI_PRODUCER_SWIGLU_SLOPES;
+    const bool slopes = from->kind == NI_PRODUCER_SWIGLU_SLOPES || from->kind == NI_PRODUCER_TURNED_BACK;
     for (int32_t i = 0; i < count; i++)
         if (!are_both_copies(be, &out[i], slopes ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN))
             return false;
+    if (from->kind == NI_PRODUCER_TURNED_BACK && !are_turned_in_tiles(from, out))
+        return false;
     if (from->kind == NI_PRODUCER_NORM && !ni_cuda_produces_norm(out->numbers->rows, out->numbers->cols))
         return false;
     const void *const read[] = {from->gate, from->up, from->dy, from->x, from->change, from->sum, from->w};
@@ -80,6 +88,25 @@ static nb_status produce_norm(nb_backend *be, const ni_producer *from, const ni_
     return ni_cuda_status(be, code, "rmsnorm_forward into operands", err);
 }
 
+static nb_status produce_turned(nb_backend *be, const ni_producer *from, const ni_produced *out,
+                                const ni_cuda_both_copies *copies, nb_error *err) {
+    const ni_cuda *cuda = ni_cuda_of(be);
+    const int64_t rows = out->numbers->rows, head_dim = out->numbers->cols / from->heads[0];
+    ni_cuda_turned_tiles s = {.rows = rows,
+                              .kept = {out[0].kept, out[1].kept},
+                              .positions = from->positions,
+                              .head_dim = (int32_t)head_dim,
+                              .how = *from->rope,
+                              .turns = ni_cuda_turns_of(be, from->rope, head_dim, rows)};
+    for (int32_t i = 0; i < 3; i++) {
+        s.x[i] = out[i].numbers->data;
+        s.cols[i] = out[i].numbers->cols;
+    }
+    const int code = ni_cuda_produce_turned(cuda->stream, cuda->tile_room, &s, copies);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "rope back into operands", err);
+}
+
 nb_status ni_cuda_make_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                                 nb_error *err) {
     ni_cuda_both_copies copies[NI_PRODUCED_MOST];
@@ -92,6 +119,7 @@ nb_status ni_cuda_make_produced(nb_backend *be, const ni_producer *from, const n
         ni_cuda_delayed_copy(be, &source, &out[i].makings[0], &copies[i].row);
         ni_cuda_delayed_copy(be, &source, &out[i].makings[1], &copies[i].column);
     }
-    return from->kind == NI_PRODUCER_NORM ? produce_norm(be, from, out, copies, err)
-                                          : produce_swiglu(be, from, out, copies, err);
+    return from->kind == NI_PRODUCER_NORM          ? produce_norm(be, from, out, copies, err)
+           : from->kind == NI_PRODUCER_TURNED_BACK ? produce_turned(be, from, out, copies, err)
+                                                   : produce_swiglu(be, from, out, copies, err);
 }

@@ -21,11 +21,15 @@ typedef struct ni_tile_place {
     bool live;        /* not beyond the last column */
 } ni_tile_place;
 
-static __device__ inline ni_tile_place ni_tile_here(int64_t rows, int64_t cols) {
+static __device__ inline ni_tile_place ni_tile_at(unsigned across, int64_t rows, int64_t cols) {
     const int64_t r0 = ni_tile_row(rows);
     const int vector = threadIdx.x % NI_TILE_VECTORS;
-    const int64_t c0 = (int64_t)blockIdx.x * NI_TILE_COLS, col = c0 + 8 * vector;
+    const int64_t c0 = (int64_t)across * NI_TILE_COLS, col = c0 + 8 * vector;
     return {r0, c0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};
+}
+
+static __device__ inline ni_tile_place ni_tile_here(int64_t rows, int64_t cols) {
+    return ni_tile_at(blockIdx.x, rows, cols);
 }
 
 static inline dim3 ni_tile_grid(int64_t rows, int64_t cols) {

@@ -11,13 +11,8 @@
 extern "C" {
 #endif
 
-/* A row copy and a column copy of one matrix, whose scales have a past; the column copy is rotated by 16 under
- * TransformerEngine's signs and rounded to BF16. */
-typedef struct ni_cuda_both_copies {
-    ni_cuda_tile_copy row, column;
-} ni_cuda_both_copies;
-
-/* Dense BF16 [rows, cols], both in sixteens, addresses aligned to 16 bytes. */
+/* Copies here: scales have a past; the column copy is rotated by 16 under TransformerEngine's signs and rounded to BF16.
+ * Matrices are dense BF16 [rows, cols], both in sixteens, addresses aligned to 16 bytes. */
 typedef struct ni_cuda_swiglu_tiles {
     const uint16_t *gate, *up, *dy; /* dy: of slopes */
     uint16_t *y, *dgate, *dup;      /* NULL: nobody reads the numbers */
@@ -32,6 +27,20 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
 /* norm->y may be NULL: nobody reads the numbers; `add` is none, nobody asks for maxima. To nearest. */
 bool ni_cuda_produces_norm(int64_t rows, int64_t dim);
 int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to);
+
+/* Three matrices of which the first two are turned back by RoPE first, in place where somebody reads the numbers. Heads
+ * lie whole in tiles. Stochastic, 8 bits. */
+typedef struct ni_cuda_turned_tiles {
+    uint16_t *x[3];
+    int64_t rows, cols[3];
+    bool kept[2];
+    const int32_t *positions; /* [rows] */
+    int32_t head_dim;
+    ni_rope how;
+    ni_cuda_turns turns;
+} ni_cuda_turned_tiles;
+bool ni_cuda_produces_turned(int64_t head_dim);
+int ni_cuda_produce_turned(void *stream, void *rooms, const ni_cuda_turned_tiles *s, const ni_cuda_both_copies to[3]);
 
 #ifdef __cplusplus
 }

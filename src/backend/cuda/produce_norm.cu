@@ -11,7 +11,17 @@ static size_t tile_bytes(int chunks) {
     return (size_t)chunks * TILE_WORDS * sizeof(uint32_t);
 }
 
-/* Wide rows take more shared memory than five blocks have. */
+/* Row r comes nearer while those before it are normed: 64 numbers a lane. */
+static __device__ __forceinline__ void expect_row(const ni_cuda_norm &norm, int64_t r, int dim) {
+    const int c = 64 * (threadIdx.x % 32);
+    if (c >= dim)
+        return;
+    ni_expect_line(norm.x + r * dim + c);
+    if (norm.change)
+        ni_expect_line(norm.change + r * dim + c);
+}
+
+/* Scales are asked for last: what makes them may run as long. Wide rows take more shared memory than five blocks have. */
 template <int CHUNKS>
 static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
                                                           : CHUNKS <= 5 ? 4
@@ -25,8 +35,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
     at.r0 = (gridDim.x - 1 - blockIdx.x) * (int64_t)NI_TILE_ROWS; /* as ni_tile_row */
     at.row = at.r0 + threadIdx.x / NI_TILE_VECTORS;
     at.vector = threadIdx.x % NI_TILE_VECTORS;
-    ni_wait_for_it();
-    ni_load_tables(&tables, room, to);
+#pragma unroll
+    for (int i = 1; i < NI_OWN_ROWS; i++)
+        expect_row(norm, at.row + NI_ROW_STEP * i, dim);
 #pragma unroll 1
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         uint4 row[CHUNKS];
@@ -35,6 +46,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
         for (int k = 0; k < CHUNKS; k++)
             *ni_own_of(tiles + k * TILE_WORDS, at, i) = row[k];
     }
+    ni_wait_for_it();
+    ni_load_tables(&tables, room, to);
 #pragma unroll 1
     for (int k = 0; k < CHUNKS; k++) {
         uint4 own[NI_OWN_ROWS];
@@ -64,7 +77,7 @@ bool ni_cuda_produces_norm(int64_t rows, int64_t dim) {
 int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to) {
     cudaStream_t on = (cudaStream_t)stream;
     const ni_tile_room *const scales = (const ni_tile_room *)room;
-    int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    int code = ni_cuda_set_tile_scales(stream, room, to, 1);
     if (code != cudaSuccess)
         return code;
 #define PRODUCE(CHUNKS) code = launch<CHUNKS>(on, scales, norm, to)

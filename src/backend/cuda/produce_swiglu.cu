@@ -20,9 +20,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
         return;
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
+    ni_swiglu_of(gate, up);
     ni_wait_for_it();
     ni_load_tables(&tables, room, to);
-    ni_swiglu_of(gate, up);
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         *ni_own_of(tile, at, i) = gate[i];
@@ -56,9 +56,6 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
     if (at.r0 < 0)
         return;
     slope_words now = load_words(s, at, 0);
-    ni_wait_for_it();
-    ni_load_tables(&tables[0], room, to.of[0]);
-    ni_load_tables(&tables[1], of_up, to.of[1]);
 #pragma unroll 1
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         slope_words next = load_words(s, at, i + 1 < NI_OWN_ROWS ? i + 1 : i);
@@ -69,6 +66,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
         write_own(s.dup, now.up[0], at, i, s.cols);
         now = next;
     }
+    ni_wait_for_it();
+    ni_load_tables(&tables[0], room, to.of[0]);
+    ni_load_tables(&tables[1], of_up, to.of[1]);
 #pragma unroll 1
     for (int which = 0; which < 2; which++) {
         uint4 own[NI_OWN_ROWS];
@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
 }
 
 int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles *s, const ni_cuda_both_copies *to) {
-    const int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    const int code = ni_cuda_set_tile_scales(stream, room, to, 1);
     if (code != cudaSuccess)
         return code;
     return ni_launch_following((cudaStream_t)stream, produce_swiglu, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
@@ -91,11 +91,9 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
                                   const ni_cuda_both_copies to[2]) {
     char *const rooms[2] = {(char *)room, (char *)room + NI_CUDA_TILE_ROOM};
     const slope_copies copies = {{to[0], to[1]}};
-    for (int i = 0; i < 2; i++) {
-        const int code = ni_cuda_set_tile_scales(stream, rooms[i], &to[i].row, &to[i].column);
-        if (code != cudaSuccess)
-            return code;
-    }
+    const int code = ni_cuda_set_tile_scales(stream, room, to, 2);
+    if (code != cudaSuccess)
+        return code;
     return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
                                *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
 }

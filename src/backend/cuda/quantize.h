@@ -8,9 +8,9 @@
 #ifndef NI_BACKEND_CUDA_QUANTIZE_H
 #define NI_BACKEND_CUDA_QUANTIZE_H
 
+#include "backend/arguments.h"
 #include "backend/cuda/alphas.h"
 #include "base/philox.h"
-#include "nibble/backend.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -99,13 +99,18 @@ enum { NI_CUDA_TILE_ROOM = 4096 };
 /* Either copy may be NULL. The column copy may be rotated by 16. */
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
-/* What quantize_tiles begins with: scales and tables of both copies in `room`. */
-int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column);
+/* What quantize_tiles begins with: scales and tables of both copies of `count` matrices, NI_CUDA_TILE_MATRICES at most, in
+ * a room each, one behind the other. */
+enum { NI_CUDA_TILE_MATRICES = 3 };
+typedef struct ni_cuda_both_copies {
+    ni_cuda_tile_copy row, column; /* values NULL: there is none */
+} ni_cuda_both_copies;
+int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies *copies, int count);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
                         const nb_quantizer *q, const ni_cuda_noise *noise);
-/* For producers: both words of a matrix are cleared (NULL: nobody asks; side by side: at once); and *turned, cleared,
+/* For producers, whose launchers want both words cleared (maxima.h): those are (NULL: nobody asks; side by side: at once); and *turned, cleared,
  * becomes nb_mat.turned_amax by a reading of its own, where who wrote the matrix could not look for it. It stays 0
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
@@ -187,16 +192,23 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
     bool whole;
-    uint8_t *bytes; /* E4M3 of four-bit codes, in the place of values; NULL: values */
-    uint8_t *codes; /* canonical; NULL: nobody asks */
+    uint16_t *scaled; /* BF16 [rows, cols] beside bare values: times their one scale; NULL: nobody asks */
+    uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
+    uint8_t *codes;   /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
 } ni_cuda_vector;
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
+/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp.cu). */
+bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x);
+int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
+                               int64_t low, int64_t high);
 /* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
 int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
 /* out[i] (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count);
+/* The same of one, and then its rest, in BF16. */
+int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qtensor *from, const ni_sparse *s);
 
 /* ---- the other way ---- */
 

@@ -198,7 +198,8 @@ int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source
     cudaStream_t on = (cudaStream_t)stream;
     const int shift = shift_of(s->rows, s->cols), byte_pitch = (int)ni_divide_up(s->cols / 16, 16) * 16;
     const int bytes = (int)(row_bytes(s->cols) << shift);
-    int code = ni_cuda_set_tile_scales(stream, room, base, NULL);
+    const ni_cuda_both_copies copies = {*base, {}};
+    int code = ni_cuda_set_tile_scales(stream, room, &copies, 1);
     if (code == cudaSuccess)
         code = cudaFuncSetAttribute(quantize_patched, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (code != cudaSuccess)

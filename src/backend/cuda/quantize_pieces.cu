@@ -3,6 +3,7 @@
  * warp, whose columns ascend, read few lines of memory at a time; a thread has its column of several rows in flight.
  */
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/list.cuh"
 #include "backend/cuda/tile.cuh"
 
 enum { PIECE_THREADS = 128, PIECE_ROWS = 4 };
@@ -81,9 +82,7 @@ template <typename T, bool RESIDUAL> static __device__ void quantize_piece(const
 }
 
 static __global__ void __launch_bounds__(PIECE_THREADS) quantize_pieces(const __grid_constant__ piece_list list) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &listed_piece::first_block);
     const listed_piece &p = list.at[which];
     const uint32_t block = blockIdx.x - p.first_block;
     if (p.wide)

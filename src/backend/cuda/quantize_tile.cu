@@ -20,14 +20,23 @@
 
 /* ---- a tile ---- */
 
-/* One block: both copies' scales, once for all tiles. Maxima that were found for them make room for the next. */
-static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
-    set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row,
-                    const __grid_constant__ ni_cuda_tile_copy column) {
+/* Copies of all matrices of one launch. */
+typedef struct scale_list {
+    ni_cuda_tile_copy at[2 * NI_CUDA_TILE_MATRICES];
+    ni_cuda_alphas alphas;
+} scale_list;
+
+/* One block: all copies' scales, once for all tiles. Maxima that were found for them make room for the next. Who follows may
+ * read what was written before this kernel, so that comes to its end first. */
+static __global__ void __launch_bounds__(2 * NI_CUDA_TILE_MATRICES * NI_TILE_THREADS)
+    set_tile_scales(ni_tile_room *rooms, const __grid_constant__ scale_list list) {
     const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
-    const ni_cuda_tile_copy &copy = which ? column : row;
+    const ni_cuda_tile_copy &copy = list.at[which];
+    ni_tile_room *const room = (ni_tile_room *)((char *)rooms + which / 2 * NI_CUDA_TILE_ROOM);
     const bool exists = copy.values;
+    ni_wait_for_it();
     ni_let_follow();
+    const ni_cuda_factors pair = ni_first_pair(list.alphas);
     ni_tensor_scale t = {};
     bool tame = false;
     if (exists) {
@@ -37,15 +46,15 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
             ni_leave_scale(copy, t);
     }
     __syncthreads();
-    ni_multiply_alphas(row.values ? row.alphas : column.alphas);
+    ni_multiply_alphas(list.alphas, pair);
     if (threadIdx.x < 2)
-        room->amax[threadIdx.x] = 0;
+        rooms->amax[threadIdx.x] = 0;
     if (!exists)
         return;
     const nb_quantizer &q = copy.quantizer;
     const float factor = tame ? ni_turn_factor(q.hadamard_size) : 1.0f;
     const float of_table = tame ? factor * ni_table_factor(q.round == NB_ROUND_STOCHASTIC ? q.sr_bits : 0) : 1.0f;
-    ni_tile_scale_of_copy *to = &room->copies[which];
+    ni_tile_scale_of_copy *to = &room->copies[which % 2];
     ni_fill_table(to->table, t.sdec, of_table, first, NI_TILE_THREADS);
     if (first == 0) {
         const ni_noise_key key = ni_tile_noise(copy.noise);
@@ -166,11 +175,15 @@ static tile_kernel *kernel_of(int rows, int columns, int turn) {
     return rows == 8 && columns == 8 ? turned<8, 8>(turn) : NULL;
 }
 
-int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
-    const ni_cuda_tile_copy none = {};
-    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, (cudaStream_t)stream>>>((ni_tile_room *)room, row ? *row : none,
-                                                                         column ? *column : none);
-    return cudaGetLastError();
+int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies *copies, int count) {
+    scale_list list = {};
+    for (int i = 0; i < count; i++) {
+        list.at[2 * i] = copies[i].row;
+        list.at[2 * i + 1] = copies[i].column;
+    }
+    list.alphas = copies->row.values ? copies->row.alphas : copies->column.alphas;
+    return ni_launch_following((cudaStream_t)stream, set_tile_scales, dim3(1), 2 * NI_TILE_THREADS * (unsigned)count, 0,
+                               (ni_tile_room *)rooms, list);
 }
 
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
@@ -185,7 +198,8 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     tile_kernel *both = kernel_of(rows, columns, turn);
     if (s->rows > INT32_MAX || s->stride > MOST_STRIDE || r.stride > MOST_STRIDE || c.stride > MOST_STRIDE)
         return cudaErrorInvalidValue;
-    const int code = ni_cuda_set_tile_scales(stream, room, row, column);
+    const ni_cuda_both_copies copies = {r, c};
+    const int code = ni_cuda_set_tile_scales(stream, room, &copies, 1);
     if (code != cudaSuccess)
         return code;
     if (both)

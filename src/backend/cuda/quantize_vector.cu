@@ -9,11 +9,8 @@
  * Bits are those of quantize.cu; E2M1 comes of rounding with constants, 8-bit formats of the GPU's own conversion where it
  * has one.
  */
-#include "backend/cuda/element.cuh"
-#include "backend/cuda/grid.cuh"
-#include "backend/cuda/launch.cuh"
-#include "backend/cuda/quantize.h"
-#include "format/scale.h"
+#include "backend/cuda/list.cuh"
+#include "backend/cuda/vector.cuh"
 
 static __device__ ni_eight load_eight(const uint16_t *from) {
     return ni_load_eight(from);
@@ -30,118 +27,6 @@ static __device__ uint32_t largest_of(const ni_eight &e) {
     for (int i = 0; i < 8; i++)
         largest = max(largest, ni_f32_magnitude(e.x[i]));
     return largest;
-}
-
-/* ---- eight numbers ---- */
-
-/* Ties toward +inf, zero without a sign: half a step more, then down to the grid. min before max: NaN becomes 6. */
-static __device__ float e2m1_up(float y) {
-    const float held = fmaxf(fminf(y, 6.0f), -6.0f), p = ni_grid_power_of(fabsf(held));
-    return __fmaf_rn(p, -6291456.0f, __fmaf_rd(p, 6291456.0f, __fmaf_rd(p, 0.25f, held)));
-}
-
-static __device__ float e2m1_even(float y) {
-    const float q = ni_grid_nearest(fminf(fabsf(y), 6.0f));
-    return y != y ? 6.0f : copysignf(q, y);
-}
-
-/* Two numbers as bytes, the first below. */
-template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint16_t pair;
-    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
-        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    return ni_element_encode(ELEMENT, NB_ROUND_EVEN, low, 0.0f) |
-           (uint32_t)ni_element_encode(ELEMENT, NB_ROUND_EVEN, high, 0.0f) << 8;
-#endif
-}
-
-template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t bytes, float *value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    uint32_t halves;
-    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
-        asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    else
-        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
-        : "=f"(value[0]), "=f"(value[1])
-        : "r"(halves));
-#else
-    value[0] = ni_element_value(ELEMENT, (uint8_t)bytes);
-    value[1] = ni_element_value(ELEMENT, (uint8_t)(bytes >> 8));
-#endif
-}
-
-static __device__ uint32_t bytes_of_four(const float *x) {
-    return bytes_of_two<NB_ELEMENT_E4M3>(x[0], x[1]) | bytes_of_two<NB_ELEMENT_E4M3>(x[2], x[3]) << 16;
-}
-
-/* Codes, and what they stand for. */
-template <nb_element ELEMENT, nb_rounding ROUND>
-static __device__ void encode_eight(const ni_eight &in, float multiplier, uint32_t *code, ni_eight *value) {
-    constexpr bool WIDE = ELEMENT == NB_ELEMENT_E4M3 || ELEMENT == NB_ELEMENT_E5M2;
-#pragma unroll
-    for (int i = 0; i < 8; i += WIDE && ROUND == NB_ROUND_EVEN ? 2 : 1) {
-        const float y = ni_f32_mul(in.x[i], multiplier);
-        if (WIDE && ROUND == NB_ROUND_EVEN) {
-            const uint32_t pair = bytes_of_two<ELEMENT>(y, ni_f32_mul(in.x[i + 1], multiplier));
-            code[i] = pair & 0xffu;
-            code[i + 1] = pair >> 8;
-            values_of_two<ELEMENT>(pair, value->x + i);
-        } else if (ELEMENT == NB_ELEMENT_E2M1) {
-            value->x[i] = ROUND == NB_ROUND_UP ? e2m1_up(y) : e2m1_even(y);
-            code[i] = ni_grid_code(value->x[i]);
-        } else {
-            code[i] = ni_element_encode(ELEMENT, ROUND, y, 0.0f);
-            value->x[i] = ni_element_value(ELEMENT, (uint8_t)code[i]);
-        }
-    }
-}
-
-template <nb_element ELEMENT> static __device__ void store_codes(uint8_t *codes, int64_t at, const uint32_t *code) {
-    if (ni_element_is_4bit(ELEMENT)) {
-        uint32_t word = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            word |= code[i] << (4 * i);
-        *(uint32_t *)(codes + at / 2) = word;
-        return;
-    }
-    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24,
-                                        code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
-}
-
-/* Eight neighbours from `at` on, in all that is wanted of them. */
-template <nb_element ELEMENT, nb_rounding ROUND>
-static __device__ void put_eight(const ni_cuda_vector &v, int64_t at, const ni_eight &in, float multiplier,
-                                 float inner) {
-    ni_eight value;
-    uint32_t code[8];
-    encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
-    if (v.codes)
-        store_codes<ELEMENT>(v.codes, at, code);
-    if (ni_element_is_4bit(ELEMENT) && v.bytes) {
-        *(uint2 *)(v.bytes + at) = make_uint2(bytes_of_four(value.x), bytes_of_four(value.x + 4));
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        value.x[i] = ni_f32_mul(value.x[i], inner);
-    ni_store_eight(v.values + at, value);
-}
-
-/* What a maximum says of a scale: the factor of the numbers, and the scale that is kept. */
-typedef struct scaling {
-    float multiplier, decode;
-} scaling;
-
-template <nb_element ELEMENT> static __device__ scaling scaling_of(const ni_cuda_vector &v, uint32_t amax) {
-    const float multiplier = ni_vector_encode(v.quantizer.rule, ni_element_max(ELEMENT), ni_f32_from(amax));
-    return (scaling){multiplier, ni_vector_decode(multiplier)};
 }
 
 /* ---- a scale a tensor, or none ---- */
@@ -162,17 +47,16 @@ static __global__ void __launch_bounds__(NI_THREADS)
         if (at < eights)
             in[i] = *(const uint4 *)(across ? from + r * stride + 8 * c : from + 8 * at);
     }
-    scaling s = {1.0f, 1.0f};
+    ni_scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
-        s = scaling_of<ELEMENT>(v, *v.amax);
+        s = ni_vector_scaling_of<ELEMENT>(v, *v.amax);
         if (blockIdx.x == 0 && threadIdx.x == 0)
             *v.tensor_scale = s.decode;
     }
 #pragma unroll
     for (int i = 0; i < FLAT_EIGHTS; i++)
         if (first + i * NI_THREADS < eights)
-            put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier,
-                                      v.whole ? s.decode : 1.0f);
+            ni_put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier, s.decode);
 }
 
 template <nb_element ELEMENT, nb_rounding ROUND>
@@ -204,17 +88,26 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS)
     }
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
-        pairs = __vmaxu2(
-            __vmaxu2(__vmaxu2(__vmaxu2(pairs, in[i].x & 0x7fff7fffu), in[i].y & 0x7fff7fffu), in[i].z & 0x7fff7fffu),
-            in[i].w & 0x7fff7fffu);
-    const scaling s = scaling_of<ELEMENT>(v, ni_warp_max(max(pairs & 0xffffu, pairs >> 16)) << 16);
+        pairs = ni_larger_of_four(pairs, in[i]);
+    const uint32_t amax = ni_warp_max(ni_larger_half(pairs));
+    const ni_scaling s = ni_vector_scaling_of<ELEMENT>(v, amax);
     if (lane == 0)
         v.row_scales[r] = s.decode;
+    if (ELEMENT == NB_ELEMENT_E2M1 && ROUND == NB_ROUND_UP && ni_is_tame_row(amax)) {
+        const float multiplier = ni_f32_mul(s.multiplier, NI_UP_FACTOR), inner = v.whole ? s.decode : 1.0f;
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const int c = 256 * i + 8 * lane;
+            if (c < cols)
+                ni_put_eight_up(v, r * cols + c, in[i], multiplier, inner);
+        }
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int c = 256 * i + 8 * lane;
         if (c < cols)
-            put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(in[i]), s.multiplier, v.whole ? s.decode : 1.0f);
+            ni_put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(in[i]), s.multiplier, s.decode);
     }
 }
 
@@ -269,16 +162,16 @@ template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
 static __device__ void quantize_row(const T *row, int64_t r, int64_t cols, const ni_cuda_vector &v) {
-    scaling s = {1.0f, 1.0f};
+    ni_scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
-        s = scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
+        s = ni_vector_scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
         if (threadIdx.x == 0 && !v.amax)
             v.row_scales[r] = s.decode;
         else if (threadIdx.x == 0 && r == 0)
             *v.tensor_scale = s.decode;
     }
     for (int64_t c = 8 * threadIdx.x; c < cols; c += 8 * blockDim.x)
-        put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, v.whole ? s.decode : 1.0f);
+        ni_put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, s.decode);
 }
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
@@ -355,9 +248,7 @@ typedef struct row_list {
 
 template <nb_rounding ROUND>
 static __global__ void __launch_bounds__(LISTED_THREADS) quantize_many_rows(const __grid_constant__ row_list list) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_row)
-        which++;
+    const int which = ni_listed(list, &listed_rows::first_row);
     const listed_rows &l = list.at[which];
     const int64_t r = blockIdx.x - l.first_row;
     ni_cuda_vector v = {};
@@ -423,9 +314,7 @@ typedef struct decode_list {
 } decode_list;
 
 static __global__ void __launch_bounds__(NI_THREADS) decode_many_rows(const __grid_constant__ decode_list list) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &decoded_rows::first_block);
     const decoded_rows &t = list.at[which];
     const int64_t first = (int64_t)(blockIdx.x - t.first_block) * (DECODED_EIGHTS * NI_THREADS) + threadIdx.x;
     uint32_t codes[DECODED_EIGHTS];
@@ -473,4 +362,44 @@ int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from,
             code = launch_decode_list((cudaStream_t)stream, &list);
     }
     return code ? code : launch_decode_list((cudaStream_t)stream, &list);
+}
+
+/* ---- with what was clamped off: a warp a row ---- */
+
+static __device__ float decoded_code(const uint8_t *codes, uint32_t at, float scale) {
+    return ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, codes[at / 2] >> (4 * (at % 2)) & 15u), scale);
+}
+
+static __global__ void __launch_bounds__(NI_THREADS)
+    decode_with_rest(const __grid_constant__ nb_mat out, const __grid_constant__ nb_qtensor t,
+                     const __grid_constant__ ni_sparse s) {
+    const int lane = threadIdx.x % 32;
+    const int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32;
+    if (r >= t.rows)
+        return;
+    const uint8_t *codes = t.codes + r * (t.cols / 2);
+    const float scale = t.outer_scales[r];
+    const int count = s.count[r], eights = (int)(t.cols / 8);
+    uint16_t *to = (uint16_t *)out.data + r * out.stride;
+#pragma unroll 4
+    for (int i = lane; i < eights; i += 32) {
+        const uint32_t word = ((const uint32_t *)codes)[i];
+        ni_eight e;
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            e.x[k] = ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, word >> (4 * k) & 15u), scale);
+        ni_store_eight(to + 8 * i, e);
+    }
+    __syncwarp(); /* an entry is written over what another lane wrote */
+    for (int i = lane; i < count; i += 32) {
+        const int64_t at = r * s.room + i;
+        const uint32_t c = (uint32_t)s.column[at];
+        to[c] = ni_bf16_even(ni_f32_add(ni_bf16_round(decoded_code(codes, c, scale)), ni_bf16_value(s.value[at])));
+    }
+}
+
+int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qtensor *from, const ni_sparse *s) {
+    decode_with_rest<<<(unsigned)ni_divide_up(from->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(*out, *from,
+                                                                                                            *s);
+    return cudaGetLastError();
 }

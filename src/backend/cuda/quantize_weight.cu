@@ -5,6 +5,7 @@
  *     quantize_weights   each block makes its weight's scale of them, and encodes sixteen tiles, once for all operands
  *                        that are the same codes
  */
+#include "backend/cuda/list.cuh"
 #include "backend/cuda/tile.cuh"
 
 enum {
@@ -30,9 +31,7 @@ typedef struct weight_list {
 static __global__ void __launch_bounds__(NI_THREADS)
     weight_maxima(const __grid_constant__ weight_list list, uint32_t *parts) {
     __shared__ uint32_t room[NI_WARPS];
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_part)
-        which++;
+    const int which = ni_listed(list, &listed_weight::first_part);
     const listed_weight &w = list.at[which];
     const int64_t first = (int64_t)(blockIdx.x - w.first_part) * (PART / 4), all = w.is.rows * w.is.cols / 4;
     const int64_t end = first + PART / 4 < all ? first + PART / 4 : all;
@@ -149,9 +148,7 @@ static __device__ void encode_part(const ni_cuda_weight &w, const weight_part &p
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     quantize_weights(const __grid_constant__ weight_list list, const uint32_t *parts) {
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &listed_weight::first_block);
     const listed_weight &w = list.at[which];
     const uint32_t block = blockIdx.x - w.first_block;
     weight_part p[ROUNDS];

@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/maxima.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +45,7 @@ static bool has_room(nb_backend *be, ni_cuda_turn_table *table, int64_t floats) 
     return ni_cuda_good(be, cudaSuccess, "rope");
 }
 
-static ni_cuda_turns turns_of(nb_backend *be, const ni_rope *how, int64_t head_dim, int64_t n) {
+ni_cuda_turns ni_cuda_turns_of(nb_backend *be, const ni_rope *how, int64_t head_dim, int64_t n) {
     ni_cuda *cuda = ni_cuda_of(be);
     const int64_t positions = n < MOST ? n : MOST;
     if (!cuda->turns)
@@ -68,6 +69,9 @@ void ni_cuda_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int
                   bool inverse) {
     const int64_t head_dim = heads ? x->cols / heads : 0;
     const ni_cuda_turns turns =
-        x->rows > 1 && head_dim > 1 ? turns_of(be, how, head_dim, x->rows) : (ni_cuda_turns){NULL, 0};
-    ni_cuda_good(be, ni_cuda_launch_rope(ni_cuda_of(be)->stream, x, positions, heads, how, &turns, inverse), "rope");
+        x->rows > 1 && head_dim > 1 ? ni_cuda_turns_of(be, how, head_dim, x->rows) : (ni_cuda_turns){NULL, 0};
+    int code = ni_cuda_begin_maxima(be, x->amax, x->turned_amax);
+    if (code == cudaSuccess)
+        code = ni_cuda_launch_rope(ni_cuda_of(be)->stream, x, positions, heads, how, &turns, inverse);
+    ni_cuda_good(be, code, "rope");
 }

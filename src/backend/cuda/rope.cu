@@ -1,41 +1,15 @@
 /* rope.cu: RoPE in place, with the largest magnitudes of what is left: plain, and of columns turned by 16
- * (nb_mat.turned_amax), for which a block takes 16 tokens.
+ * (nb_mat.turned_amax): a block takes 16 tokens.
  */
-#include "backend/cuda/kernels.h"
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/rope.cuh"
+#include "backend/cuda/tile_copy.cuh"
+#include "backend/cuda/turned.cuh"
 
-typedef struct turn {
-    float c, s;
-} turn;
-
-/* Angles are taken in double, as the reference does. */
-static __device__ turn turn_by(int32_t position, int64_t i, int64_t head_dim, const ni_rope &how) {
-    double s, c;
-    sincos(position * ni_rope_frequency(&how, i, head_dim), &s, &c);
-    return {(float)c, (float)s};
-}
-
-static __global__ void make_turns(turn *table, int64_t positions, int64_t head_dim,
+static __global__ void make_turns(ni_turn *table, int64_t positions, int64_t head_dim,
                                   const __grid_constant__ ni_rope how) {
     const int64_t half = head_dim / 2;
     for (NI_EACH(at, positions * half))
-        table[at] = turn_by((int32_t)(at / half), at % half, head_dim, how);
-}
-
-/* Of channel i; from the table where it goes so far. */
-static __device__ turn turn_at(const ni_cuda_turns &turns, int32_t position, int64_t i, int64_t head_dim,
-                               const ni_rope &how, bool inverse) {
-    const bool known = (uint32_t)position < (uint32_t)turns.positions;
-    turn t = known ? ((const turn *)turns.table)[position * (head_dim / 2) + i] : turn_by(position, i, head_dim, how);
-    if (inverse)
-        t.s = -t.s;
-    return t;
-}
-
-static __device__ void turn_two(float *x1, float *x2, float c, float s) {
-    const float first = *x1, second = *x2;
-    *x1 = ni_f32_sub(ni_f32_mul(first, c), ni_f32_mul(second, s));
-    *x2 = ni_f32_add(ni_f32_mul(second, c), ni_f32_mul(first, s));
+        table[at] = ni_turn_by((int32_t)(at / half), at % half, head_dim, how);
 }
 
 /* A thread turns one pair of one token's channels in every head. */
@@ -45,11 +19,11 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
     const int64_t half = head_dim / 2;
     for (NI_EACH(at, n * half)) {
         const int64_t t = at / half, i = at % half;
-        const turn by = turn_at(turns, positions[t], i, head_dim, how, inverse);
+        const ni_turn by = ni_turn_at(turns, positions[t], i, head_dim, how, inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
-            turn_two(&x1, &x2, by.c, by.s);
+            ni_turn_two(&x1, &x2, by.c, by.s);
             pair[0] = ni_bf16_even(x1);
             pair[half] = ni_bf16_even(x2);
         }
@@ -63,8 +37,8 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
     const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
     for (NI_EACH(at, n * quarter)) {
         const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
-        const turn one = turn_at(turns, positions[t], i, head_dim, how, inverse),
-                   two = turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
+        const ni_turn one = ni_turn_at(turns, positions[t], i, head_dim, how, inverse),
+                      two = ni_turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
         uint16_t *const first = x + t * stride + i;
 #pragma unroll 4
         for (int h = 0; h < heads; h++) {
@@ -73,70 +47,95 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
             const uint32_t a = *low, b = *high;
             float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u),
                   y2 = __uint_as_float(b & 0xffff0000u);
-            turn_two(&x1, &x2, one.c, one.s);
-            turn_two(&y1, &y2, two.c, two.s);
+            ni_turn_two(&x1, &x2, one.c, one.s);
+            ni_turn_two(&y1, &y2, two.c, two.s);
             *low = ni_pack_two(x1, y1);
             *high = ni_pack_two(x2, y2);
         }
     }
 }
 
-/* ---- sixteen tokens at a time, where the maximum of turned columns is asked for ---- */
+/* ---- tiles of 16 tokens and 256 channels: eight neighbours of every fourth row a thread ---- */
 
-enum { BAND = 16 };
+typedef struct rope_work {
+    uint16_t *x;
+    uint32_t *amax, *turned_amax;
+    const int32_t *positions;
+    int64_t rows, cols;
+    ni_rope_angles by;
+} rope_work;
 
-static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &first, const turn &second) {
-    float x1 = ni_low_of(low), x2 = ni_low_of(*high), y1 = ni_high_of(low), y2 = ni_high_of(*high);
-    turn_two(&x1, &x2, first.c, first.s);
-    turn_two(&y1, &y2, second.c, second.s);
-    *high = ni_pack_two(x2, y2);
-    return ni_pack_two(x1, y1);
+/* The largest number of this warp's 64 columns of a tile, turned down the tokens, where it may be larger than is known. */
+static __device__ void join_turned(const rope_work &work, const uint32_t *tile, uint32_t known) {
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 32; /* in pairs */
+    const bf16 *const row = (const bf16 *)(tile + lane % 16 * NI_TILE_PITCH + first + lane / 16 * 4);
+    uint32_t most = 0;
+#pragma unroll
+    for (int c = 0; c < 64; c += 16)
+        most = ni_most_of_sixteen(most, by, row + c);
+    if (!ni_may_exceed(most, known))
+        return;
+    uint32_t pairs[NI_TILE_ROWS];
+#pragma unroll
+    for (int i = 0; i < NI_TILE_ROWS; i++)
+        pairs[i] = tile[i * NI_TILE_PITCH + first + lane];
+    ni_join_known(work.turned_amax, ni_turned_amax(pairs), known);
 }
 
-/* A thread takes two neighbouring channels of a head and their partners, of all sixteen tokens. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS)
-    rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim,
-               const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
-    extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
-    __shared__ ni_known_amaxes found;
-    const int half = head_dim / 2, quarter = half / 2;
-    const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
-    const uint32_t word = ni_ask_amaxes<0>(amax, turned_amax);
-    uint32_t pairs = 0, turned = 0;
-    for (int at = threadIdx.x; at < BAND * half; at += NI_TILE_THREADS)
-        turns[at] = turn_at(known, positions[first + at / half], at % half, head_dim, how, inverse);
-    ni_tell_amaxes<0>(&found, word);
-    __syncthreads();
-    for (int item = threadIdx.x; item < heads * quarter; item += NI_TILE_THREADS) {
-        const int head = item / quarter, i = (item - head * quarter) * 2;
-        uint16_t *const from = x + first * stride + head * head_dim + i;
-        uint32_t low[BAND], high[BAND];
+template <bool MAXIMA>
+static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_tiles(const __grid_constant__ rope_work work) {
+    __shared__ __align__(16) uint32_t tile[MAXIMA ? NI_TILE_ROWS * NI_TILE_PITCH : 4];
+    __shared__ ni_known_amaxes known;
+    const int lane = threadIdx.x % 32;
+    const int64_t first = (blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * NI_TILE_ROWS + threadIdx.x / 32,
+                  c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * lane;
+    const uint32_t word = MAXIMA ? ni_ask_amaxes<0>(work.amax, work.turned_amax) : 0;
+    uint4 own[4];
+    uint32_t pairs = 0;
 #pragma unroll
-        for (int t = 0; t < BAND; t++) {
-            low[t] = *(const uint32_t *)(from + t * stride);
-            high[t] = *(const uint32_t *)(from + t * stride + half);
-        }
-#pragma unroll
-        for (int t = 0; t < BAND; t++) {
-            low[t] = turn_pair(&high[t], low[t], turns[t * half + i], turns[t * half + i + 1]);
-            *(uint32_t *)(from + t * stride) = low[t];
-            *(uint32_t *)(from + t * stride + half) = high[t];
-            pairs = ni_larger_pair(ni_larger_pair(pairs, low[t]), high[t]);
-        }
-        turned = max(turned, max(ni_turned_amax(low), ni_turned_amax(high)));
+    for (int i = 0; i < 4; i++) {
+        const bool live = c < work.cols && first + 4 * i < work.rows;
+        own[i] = live ? *(const uint4 *)(work.x + (first + 4 * i) * work.cols + c) : make_uint4(0, 0, 0, 0);
     }
-    __syncwarp();
-    ni_join_known(amax, ni_larger_half(pairs), found.plain);
-    ni_join_known(turned_amax, turned, found.turned);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const bool there = first + 4 * i < work.rows;
+        own[i] = ni_turn_eight(work.by, own[i], there ? work.positions[first + 4 * i] : 0);
+        if (there && c < work.cols)
+            *(uint4 *)(work.x + (first + 4 * i) * work.cols + c) = own[i];
+        if (MAXIMA) {
+            pairs = ni_larger_of_four(pairs, own[i]);
+            *(uint4 *)&tile[(threadIdx.x / 32 + 4 * i) * NI_TILE_PITCH + 4 * lane] = own[i];
+        }
+    }
+    if (!MAXIMA)
+        return;
+    ni_tell_amaxes<0>(&known, word);
+    __syncthreads();
+    ni_join_known(work.amax, ni_larger_half(pairs), known.plain);
+    join_turned(work, tile, known.turned);
+}
+
+static int launch_tiles(cudaStream_t on, const rope_work &work) {
+    enum { MOST = 65535 };
+    const int64_t bands = ni_divide_up(work.rows, NI_TILE_ROWS), deep = ni_divide_up(bands, MOST);
+    const dim3 grid((unsigned)ni_divide_up(work.cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep),
+                    (unsigned)deep);
+    if (work.turned_amax)
+        rope_tiles<true><<<grid, NI_TILE_THREADS, 0, on>>>(work);
+    else
+        rope_tiles<false><<<grid, NI_TILE_THREADS, 0, on>>>(work);
+    return cudaGetLastError();
 }
 
 /* ---- which kernel ---- */
 
-enum { MOST_HEAD = 1024 }; /* of 16 tokens' angles in shared memory */
+enum { MOST_HEAD = 1024 };
 
 int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how) {
     make_turns<<<ni_grid(ni_divide_up(positions * (head_dim / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-        (turn *)table, positions, head_dim, *how);
+        (ni_turn *)table, positions, head_dim, *how);
     return cudaGetLastError();
 }
 
@@ -147,18 +146,14 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
     uint16_t *const data = (uint16_t *)x->data;
     const bool twos =
         head_dim % 4 == 0 && head_dim <= MOST_HEAD && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
-    const bool bands = twos && x->turned_amax && n % BAND == 0 && stride <= INT32_MAX;
-    const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(turn);
     int code = cudaSuccess;
-    if (bands && n > 0) {
-        code = ni_cuda_clear_amaxes(stream, x->amax, x->turned_amax);
-        if (code == cudaSuccess)
-            code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-        if (code != cudaSuccess)
-            return code;
-        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(
-            data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, *turns, inverse);
-        return cudaGetLastError();
+    if (n > 0 && ni_turns_eights(head_dim) && ni_aligned(data) && (!x->turned_amax || n % NI_TILE_ROWS == 0)) {
+        const rope_work work = {
+            data, x->amax, x->turned_amax, positions, n, stride, {*how, *turns, (int32_t)head_dim, inverse}};
+        code = launch_tiles(on, work);
+        return x->turned_amax || !x->amax || code != cudaSuccess
+                   ? code
+                   : ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);
     }
     if (n * head_dim > 1 && twos)
         rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(
@@ -169,7 +164,5 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
     code = cudaGetLastError();
     if (x->amax && code == cudaSuccess)
         code = ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);
-    if (x->turned_amax && code == cudaSuccess)
-        code = ni_cuda_clear_amaxes(stream, NULL, x->turned_amax);
     return code != cudaSuccess ? code : ni_cuda_find_turned(stream, data, n, stride, stride, x->turned_amax);
 }

@@ -5,6 +5,7 @@
 
 #include "backend/cuda/gla.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/maxima.h"
 #include "backend/cuda/quantize.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
@@ -45,12 +46,15 @@ void ni_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const fl
 }
 
 void ni_cuda_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
-    ni_cuda_good(be, ni_cuda_launch_swiglu_forward(stream_of(be), y, gate, up), "swiglu_forward");
+    if (ni_cuda_good(be, ni_cuda_begin_maxima(be, y->amax, y->turned_amax), "swiglu_forward"))
+        ni_cuda_good(be, ni_cuda_launch_swiglu_forward(stream_of(be), y, gate, up), "swiglu_forward");
 }
 
 void ni_cuda_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                              const void *up) {
-    ni_cuda_good(be, ni_cuda_launch_swiglu_backward(stream_of(be), dgate, dup, dy, gate, up), "swiglu_backward");
+    if (ni_cuda_good(be, ni_cuda_begin_maxima(be, dgate->amax, dgate->turned_amax), "swiglu_backward") &&
+        ni_cuda_good(be, ni_cuda_begin_maxima(be, dup->amax, dup->turned_amax), "swiglu_backward"))
+        ni_cuda_good(be, ni_cuda_launch_swiglu_backward(stream_of(be), dgate, dup, dy, gate, up), "swiglu_backward");
 }
 
 /* ---- products of plain numbers ---- */
@@ -89,7 +93,25 @@ void ni_cuda_embed_backward(nb_backend *be, void *dtable, const void *dout, cons
                      "embed_backward");
 }
 
+void ni_cuda_take_rows(nb_backend *be, void *out, const void *table, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_cuda_good(be, ni_cuda_launch_take_rows(stream_of(be), out, table, rows, n, dim), "take_rows");
+}
+
+void ni_cuda_put_rows(nb_backend *be, void *table, const void *in, const int32_t *rows, int64_t n, int64_t dim) {
+    ni_cuda_good(be, ni_cuda_launch_put_rows(stream_of(be), table, in, rows, n, dim), "put_rows");
+}
+
 /* ---- norms ---- */
+
+static void norm_forward(nb_backend *be, const ni_cuda_norm *norm, const char *what) {
+    if (ni_cuda_good(be, ni_cuda_begin_maxima(be, norm->amax, norm->turned_amax), what))
+        ni_cuda_good(be, ni_cuda_launch_rmsnorm_forward(stream_of(be), norm), what);
+}
+
+static void norm_backward(nb_backend *be, const ni_cuda_norm_slopes *d, const char *what) {
+    if (d->partial && ni_cuda_good(be, ni_cuda_begin_maxima(be, d->amax, d->turned_amax), what))
+        ni_cuda_good(be, ni_cuda_launch_rmsnorm_backward(stream_of(be), d), what);
+}
 
 static float *partial_for(nb_backend *be, int64_t n, int64_t dim, const char *what) {
     return ni_cuda_scratch(be, ni_cuda_partial_bytes(n, dim), what);
@@ -105,7 +127,7 @@ void ni_cuda_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const 
                                .n = y->rows,
                                .dim = y->cols,
                                .eps = (float)eps};
-    ni_cuda_good(be, ni_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "rmsnorm_forward");
+    norm_forward(be, &norm, "rmsnorm_forward");
 }
 
 void ni_cuda_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
@@ -121,14 +143,14 @@ void ni_cuda_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, voi
                                .n = y->rows,
                                .dim = y->cols,
                                .eps = (float)eps};
-    ni_cuda_good(be, ni_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "add_rmsnorm_forward");
+    norm_forward(be, &norm, "add_rmsnorm_forward");
 }
 
 void ni_cuda_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change,
                                  const void *w, int64_t n, int64_t dim, double eps) {
     const ni_cuda_norm norm = {
         .y = out, .rstd = rstd, .x = change, .add = x, .w = w, .n = n, .dim = dim, .eps = (float)eps};
-    ni_cuda_good(be, ni_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "rmsnorm_add_forward");
+    norm_forward(be, &norm, "rmsnorm_add_forward");
 }
 
 void ni_cuda_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
@@ -145,8 +167,7 @@ void ni_cuda_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const 
                                    .n = dx->rows,
                                    .dim = dx->cols,
                                    .partial = partial};
-    if (partial)
-        ni_cuda_good(be, ni_cuda_launch_rmsnorm_backward(stream_of(be), &d), "rmsnorm_backward");
+    norm_backward(be, &d, "rmsnorm_backward");
 }
 
 void ni_cuda_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
@@ -164,8 +185,7 @@ void ni_cuda_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, 
                                    .n = dout->rows,
                                    .dim = dout->cols,
                                    .partial = partial};
-    if (partial)
-        ni_cuda_good(be, ni_cuda_launch_rmsnorm_backward(stream_of(be), &d), "rmsnorm_backward_add");
+    norm_backward(be, &d, "rmsnorm_backward_add");
 }
 
 void ni_cuda_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,

@@ -3,6 +3,7 @@
 #include "backend/cuda/attention.h"
 #include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/maxima.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
 
@@ -67,7 +68,7 @@ static nb_status ready_to_attend(nb_backend *be, ni_cuda_attention *shape, size_
 static int begin_amaxes(nb_backend *be, ni_cuda_attention *shape, uint32_t *amax, uint32_t *turned) {
     shape->amax = amax;
     shape->turned_amax = turned;
-    return ni_cuda_clear_amaxes(stream_of(be), amax, turned);
+    return ni_cuda_begin_maxima(be, amax, turned);
 }
 
 static int find_turned(nb_backend *be, const ni_cuda_attention *shape, const void *x, int64_t heads, int64_t stride,
@@ -82,7 +83,7 @@ static int finish_amaxes(nb_backend *be, const ni_cuda_attention *shape, const v
 /* Both words by readings of their own: cuDNN knows nothing of them. */
 static nb_status find_amaxes(nb_backend *be, const ni_cuda_attention *shape, const void *x, int64_t heads,
                              int64_t stride, uint32_t *amax, uint32_t *turned, nb_error *err) {
-    int code = ni_cuda_clear_amaxes(stream_of(be), NULL, turned);
+    int code = ni_cuda_begin_maxima(be, NULL, turned);
     if (code == cudaSuccess && amax)
         code = ni_cuda_launch_amax(stream_of(be), amax, x, shape->batch * shape->seq, heads * shape->head_dim, stride);
     if (code == cudaSuccess)

@@ -2,6 +2,7 @@
  * optimizer.cu: the bits are those of src/backend/ref/scaled.c.
  */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/list.cuh"
 #include "backend/cuda/narrow.cuh"
 
 static __device__ ni_four sum_of_fours(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
@@ -87,9 +88,7 @@ typedef struct encode_list {
 
 /* Which tensor is this block's, and which of its numbers. */
 static __device__ int piece_of(const encode_list &list, int64_t *first, int64_t *end) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
-        which++;
+    const int which = ni_listed(list, &encoded_tensor::first_block);
     *first = (int64_t)(blockIdx.x - list.at[which].first_block) * PIECE;
     *end = *first + PIECE < list.at[which].n ? *first + PIECE : list.at[which].n;
     return which;

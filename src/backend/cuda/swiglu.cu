@@ -169,9 +169,8 @@ int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_
     uint16_t *y = (uint16_t *)out->data;
     const bool aligned = ni_aligned(y) && ni_aligned(gate) && ni_aligned(up);
     const bool tiles = aligned && has_tiles(out);
-    const int code = ni_cuda_clear_amaxes(stream, out->amax, out->turned_amax);
-    if (n == 0 || code != cudaSuccess)
-        return code;
+    if (n == 0)
+        return cudaSuccess;
     if (tiles)
         swiglu_forward_tiles<<<tile_blocks(out), NI_TILE_THREADS, 0, on>>>(y, out->amax, out->turned_amax, gate, up,
                                                                            out->rows, out->cols);
@@ -190,11 +189,8 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb
     uint16_t *dgate = (uint16_t *)of_gate->data, *dup = (uint16_t *)of_up->data;
     const bool aligned = ni_aligned(dgate) && ni_aligned(dup) && ni_aligned(dy) && ni_aligned(gate) && ni_aligned(up);
     const bool tiles = aligned && has_tiles(of_gate) && has_tiles(of_up);
-    int code = ni_cuda_clear_amaxes(stream, of_gate->amax, of_gate->turned_amax);
-    if (code == cudaSuccess)
-        code = ni_cuda_clear_amaxes(stream, of_up->amax, of_up->turned_amax);
-    if (n == 0 || code != cudaSuccess)
-        return code;
+    if (n == 0)
+        return cudaSuccess;
     if (tiles)
         swiglu_backward_tiles<<<tile_blocks(of_gate), NI_TILE_THREADS, 0, on>>>(
             dgate, of_gate->amax, of_gate->turned_amax, dup, of_up->amax, of_up->turned_amax, dy, gate, up,
@@ -207,6 +203,6 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb
                                                                                      of_up->amax, dy, gate, up, n);
     if (tiles)
         return cudaGetLastError();
-    code = find_turned(stream, of_gate);
+    const int code = find_turned(stream, of_gate);
     return code != cudaSuccess ? code : find_turned(stream, of_up);
 }

@@ -58,6 +58,14 @@ void ni_paper_embed_backward(nb_backend *be, void *dtable, const void *dout, con
                   (double)(n * dim));
 }
 
+void ni_paper_take_rows(nb_backend *be, void *out, const void *table, const int32_t *rows, int64_t n, int64_t dim) {
+    NI_PAPER_NOTE(take_rows, real(be, n * dim) + words(n), real(be, n * dim), NI_PAPER_work, 0);
+}
+
+void ni_paper_put_rows(nb_backend *be, void *table, const void *in, const int32_t *rows, int64_t n, int64_t dim) {
+    NI_PAPER_NOTE(put_rows, real(be, n * dim) + words(n), real(be, n * dim), NI_PAPER_work, 0);
+}
+
 /* ---- norms: square and sum, two factors; backward two more sums, dx and dw ---- */
 
 enum { NORM_FORWARD = 4, NORM_BACKWARD = 9, SIGMOID = 3 };

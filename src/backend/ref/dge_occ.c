@@ -153,3 +153,14 @@ void ni_ref_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
             *to = ni_bf16_even(ni_bf16_value(*to) + ni_sparse_at(s, r * s->room + i));
         }
 }
+
+/* ---- in one call ---- */
+
+nb_status ni_ref_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+    return ni_compose_clamped(be, c, making, err);
+}
+
+nb_status ni_ref_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
+                                  nb_error *err) {
+    return ni_compose_decoded(be, out, from, s, err);
+}

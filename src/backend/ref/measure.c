@@ -1,23 +1,10 @@
 /* measure.c: what a tensor and an attention layer look like, by the definitions. */
 #include "backend/ref/measure.h"
-#include "backend/table.h"
-#include "format/bf16.h"
+#include "backend/ref/numbers.h"
 
 #include <math.h>
 
 enum { TILE = 16 };
-
-static double element(const nb_mat *x, int64_t row, int64_t col) {
-    int64_t at = row * x->stride + col;
-    switch (x->dtype) {
-    case NB_BF16:
-        return ni_bf16_value(((const uint16_t *)x->data)[at]);
-    case NB_F64:
-        return ((const double *)x->data)[at];
-    default:
-        return ((const float *)x->data)[at];
-    }
-}
 
 ni_moments ni_moments_of_sums(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
     ni_moments m = {.count = count, .nonfinite = nonfinite, .amax = amax};
@@ -38,7 +25,7 @@ static double tile_crest_at(const nb_mat *x, int64_t row, int64_t col) {
     int64_t count = 0;
     for (int64_t r = row; r < row + TILE && r < x->rows; r++)
         for (int64_t c = col; c < col + TILE && c < x->cols; c++) {
-            double v = element(x, r, c);
+            double v = ni_mat_number(x, r, c);
             if (!isfinite(v))
                 continue;
             largest = fmax(largest, fabs(v));
@@ -56,7 +43,7 @@ void ni_ref_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float 
         column_amax[c] = 0;
     for (int64_t r = 0; r < x->rows; r++)
         for (int64_t c = 0; c < x->cols; c++) {
-            double v = element(x, r, c);
+            double v = ni_mat_number(x, r, c);
             if (!isfinite(v))
                 continue;
             count++;
@@ -69,7 +56,7 @@ void ni_ref_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float 
     double n = count ? (double)count : 1, mean = sum / n, second = 0, fourth = 0;
     for (int64_t r = 0; r < x->rows; r++)
         for (int64_t c = 0; c < x->cols; c++) {
-            double d = element(x, r, c) - mean;
+            double d = ni_mat_number(x, r, c) - mean;
             if (!isfinite(d))
                 continue;
             second += d * d / n;
@@ -93,8 +80,8 @@ static double logit(const nb_attention *a, nb_dtype act, const void *q, const vo
     km.stride = ni_attention_pitch(a, a->k_stride, a->kv_heads);
     double dot = 0;
     for (int64_t i = 0; i < a->head_dim; i++)
-        dot += element(&qm, b * a->seq + t, head * a->head_dim + i) *
-               element(&km, b * a->seq + s, kv_head * a->head_dim + i);
+        dot += ni_mat_number(&qm, b * a->seq + t, head * a->head_dim + i) *
+               ni_mat_number(&km, b * a->seq + s, kv_head * a->head_dim + i);
     return dot * a->scale;
 }
 
