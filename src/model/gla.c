@@ -106,9 +106,10 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->dlow = ni_arena_take(working, low);
     l->da = ni_arena_take(working, keys);
     l->dgate = ni_arena_take(working, gate);
-    l->dq_amaxes = ni_amax_words(ni_linear_group_wants(l->in, true), working);
-    l->dk_amaxes = ni_amax_words(ni_linear_group_wants(l->in, true), working);
-    l->dv_amaxes = ni_amax_words(ni_linear_group_wants(l->in, true), working);
+    const ni_wanted_amaxes of_slopes = ni_linear_group_wants(l->in, true);
+    l->dq_amaxes = ni_amax_words(builder, of_slopes);
+    l->dk_amaxes = ni_amax_words(builder, of_slopes);
+    l->dv_amaxes = ni_amax_words(builder, of_slopes);
     l->do_ = ni_arena_take(working, values);
     l->dnormed = ni_arena_take(working, values);
 }

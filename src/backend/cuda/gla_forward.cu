@@ -123,12 +123,6 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
         place[round] = (first + 2 * i) * CHUNK + first + 2 * above;
     }
     const bool third = group >= 48;
-    if (blockIdx.x + blockIdx.y == 0 && threadIdx.x < 3) { /* the backward's next kernels fill them */
-        if (a.amax[threadIdx.x])
-            *a.amax[threadIdx.x] = 0;
-        if (a.turned[threadIdx.x])
-            *a.turned[threadIdx.x] = 0;
-    }
     float apart[2][4] = {{0}}, near[3][4] = {{0}};
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {

@@ -261,12 +261,14 @@ nb_status ni_cuda_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *
     void *workspace;
     NB_TRY(ready_to_scan(be, g, 1, &shape, &workspace, err));
     const void *slopes[] = {dq, dk, dv};
-    int code = ni_cuda_launch_gla_backward(&shape, dq, dk, dv, dgate, do_, q, k, v, gate, workspace, stream_of(be));
+    int code = cudaSuccess;
+    for (int i = 0; i < 3 && code == cudaSuccess; i++)
+        code = ni_cuda_begin_maxima(be, g->amax[i], g->turned_amax[i]);
+    if (code == cudaSuccess)
+        code = ni_cuda_launch_gla_backward(&shape, dq, dk, dv, dgate, do_, q, k, v, gate, workspace, stream_of(be));
     for (int i = 0; i < 3 && code == cudaSuccess && g->seq % 16 != 0; i++) {
         const int64_t cols = g->heads * (i < 2 ? g->key_dim : g->value_dim);
-        code = ni_cuda_clear_amaxes(stream_of(be), NULL, g->turned_amax[i]);
-        if (code == cudaSuccess)
-            code = ni_cuda_find_turned(stream_of(be), slopes[i], g->batch * g->seq, cols, cols, g->turned_amax[i]);
+        code = ni_cuda_find_turned(stream_of(be), slopes[i], g->batch * g->seq, cols, cols, g->turned_amax[i]);
     }
     return ni_cuda_status(be, code, "gla_backward", err);
 }
