@@ -20,6 +20,7 @@ static const gla_case GLA[] = {
     {1, 70, 1, 16, 128, 0, 0.1},  {1, 66, 1, 16, 192, 20, 0.1}, {1, 40, 1, 16, 264, 0, 0.1},
     {1, 70, 2, 32, 256, 33, 0.1}, {1, 66, 1, 32, 512, 0, 0.1},  {1, 70, 1, 128, 32, 0, 0.05},
     {1, 66, 1, 104, 72, 40, 0.1}, {1, 70, 1, 256, 24, 0, 0.05}, {1, 66, 1, 200, 64, 50, 0.1},
+    {2, 144, 2, 72, 80, 50, 0.1}, {2, 40, 2, 16, 24, 0, 0.1},
 };
 enum { GLA_SHAPES = sizeof GLA / sizeof *GLA, GLA_FIRST = 9 };
 
@@ -42,8 +43,13 @@ typedef struct linear {
 
 static UNUSED linear linear_of(int which) {
     const gla_case *c = &GLA[which];
-    linear p = {.g = {c->batch, c->seq, c->heads, c->key_dim, c->value_dim, 1 / sqrt((double)c->key_dim),
-                      starts_of(c->batch, c->seq, c->document)}};
+    linear p = {.g = {.batch = c->batch,
+                      .seq = c->seq,
+                      .heads = c->heads,
+                      .key_dim = c->key_dim,
+                      .value_dim = c->value_dim,
+                      .scale = 1 / sqrt((double)c->key_dim),
+                      .doc_start = starts_of(c->batch, c->seq, c->document)}};
     p.nk = c->batch * c->seq * c->heads * c->key_dim;
     p.nv = c->batch * c->seq * c->heads * c->value_dim;
     p.q = normals_in(NB_BF16, 1, p.nk, 0, 1);

@@ -51,7 +51,13 @@ static void agrees_with_fla(void **state) {
             nv = seq * heads * t[2]->shape[3];
     int32_t *starts = poisoned((size_t)seq * sizeof *starts);
     memset(starts, 0, (size_t)seq * sizeof *starts);
-    ni_gla g = {1, seq, heads, t[0]->shape[3], t[2]->shape[3], 1 / sqrt((double)t[0]->shape[3]), starts};
+    ni_gla g = {.batch = 1,
+                .seq = seq,
+                .heads = heads,
+                .key_dim = t[0]->shape[3],
+                .value_dim = t[2]->shape[3],
+                .scale = 1 / sqrt((double)t[0]->shape[3]),
+                .doc_start = starts};
     nb_backend *backends[] = {NULL, cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_AUTO, 2)};
     assert_int_equal(nb_backend_open("ref64", NULL, &backends[0], NULL), NB_OK);
     /* our CPU backends take and give BF16; o and the gradients see a few roundings of 2^-9 */

@@ -11,6 +11,9 @@ typedef struct ni_gla {
     int64_t batch, seq, heads, key_dim, value_dim;
     double scale;             /* on q; 1/sqrt(key_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq]: the state is zero at the first position of a document */
+    /* Of dq, dk and dv as matrices [batch * seq, heads * width], [1] each: filled as those of nb_mat; NULL: nobody
+     * asks. */
+    uint32_t *amax[3], *turned_amax[3];
 } ni_gla;
 
 /* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */

@@ -58,6 +58,7 @@ typedef struct ni_making {
     bool transpose;                /* row r of the operand is column r of the source */
     bool shown;                    /* the lens will ask for its codes, even where nobody rereads them */
     int64_t at;                    /* first column of `out` that is written: pieces of one operand stand side by side */
+    bool spent;                    /* whatever out->reread says, behind this call it is multiplied only */
     const nb_operand *under;       /* under the outer scale of this operand, which may be `out` with its piece at 0 made
                                       already; NULL: under one of its own */
     const float

@@ -158,9 +158,13 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                                   .head_dim = o->head_dim,
                                   .scale = 1 / sqrt((double)o->head_dim),
                                   .doc_start = p->doc_start};
-    p->gla =
-        (ni_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
-                 p->doc_start};
+    p->gla = (ni_gla){.batch = o->tokens / o->seq,
+                      .seq = o->seq,
+                      .heads = o->heads,
+                      .key_dim = o->head_dim / 2,
+                      .value_dim = o->head_dim,
+                      .scale = 1 / sqrt((double)o->head_dim / 2),
+                      .doc_start = p->doc_start};
     return fill(p, err);
 }
 

@@ -230,6 +230,10 @@ static bool patches(const ni_hcp_state *h, const ni_linear_call *call) {
     return h->k > 0 && (h->refreshed > 0 || call->measuring);
 }
 
+static bool is_patched(const ni_hcp_state *h, const ni_linear *layer) {
+    return layer->mechanisms >> h->index & 1;
+}
+
 static nb_status hcp_observe(void *state, const ni_linear_call *call, nb_error *err) {
     ni_hcp_state *h = state;
     void *memory;
@@ -238,7 +242,7 @@ static nb_status hcp_observe(void *state, const ni_linear_call *call, nb_error *
         ni_linear *layer = &h->group->layers[i]; /* what gathering looks at */
         const nb_operand *ignored;
         most = layer->out > most ? layer->out : most;
-        if (!(layer->mechanisms >> h->index & 1) || call->pass->forward_bf16)
+        if (!is_patched(h, layer) || call->pass->forward_bf16)
             continue;
         NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &ignored, err));
         NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
@@ -269,17 +273,49 @@ static nb_status show_x(const ni_hcp_state *h, const ni_linear_call *call, const
     return NB_OK;
 }
 
-static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+/* For this layer's product alone, beside the base. */
+static nb_status patch_x_beside(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     ni_hcp_layer *p = &h->layers[layer->index];
     ni_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
     void *memory;
-    if (needs_base(h) || ni_lens_looks(call))
-        NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
-    if (from.base)
-        NB_TRY(show_x(h, call, layer, &from, err));
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
+    NB_TRY(show_x(h, call, layer, &from, err));
     p->x = ni_hcp_shape(h, layer, call->x->rows, false);
     NB_TRY(ni_scratch_place(call->scratch, ni_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
     return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
+}
+
+/* Of all layers with the first one's: one call, so that a backend may read X once. */
+static nb_status patch_all_x(ni_hcp_state *h, const ni_linear_call *call, nb_error *err) {
+    ni_source sources[NI_GROUP_LAYERS * NI_HCP_MAKINGS];
+    ni_making makings[NI_GROUP_LAYERS * NI_HCP_MAKINGS];
+    int32_t made = 0;
+    for (int32_t i = 0; i < h->group->count; i++) {
+        const ni_linear *layer = &h->group->layers[i];
+        ni_hcp_layer *p = &h->layers[i];
+        const ni_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
+        if (!is_patched(h, layer))
+            continue;
+        p->x = ni_hcp_shape(h, layer, call->x->rows, false);
+        NB_TRY(ni_scratch_place_kept(call->scratch, ni_hcp_operand_bytes(h, &p->x), "X with its patch", &p->x.memory,
+                                     err));
+        made += ni_hcp_makings(h, &from, p->channels, &p->x, sources + made, makings + made);
+    }
+    return call->be->ops->make_many(call->be, sources, makings, made, err);
+}
+
+static bool is_first(const ni_hcp_state *h, const ni_linear *layer) {
+    for (int32_t i = 0; i < layer->index; i++)
+        if (is_patched(h, &h->group->layers[i]))
+            return false;
+    return true;
+}
+
+/* Layers multiply in their order. Walks that measure scratch come by both ways. */
+static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    if (!needs_base(h) && (call->measuring || !ni_lens_looks(call)) && is_first(h, layer))
+        NB_TRY(patch_all_x(h, call, err));
+    return needs_base(h) || ni_lens_looks(call) ? patch_x_beside(h, call, layer, err) : NB_OK;
 }
 
 static bool is_w_fresh(const ni_hcp_layer *p, const ni_linear *layer) {

@@ -62,7 +62,7 @@ int32_t ni_hcp_makings(const ni_hcp_state *h, const ni_hcp_source *from, const i
     int32_t made = 0;
     if (first) {
         sources[made] = (ni_source){.numbers = from->numbers};
-        makings[made++] = (ni_making){.out = out, .quantizer = from->quantizer};
+        makings[made++] = (ni_making){.out = out, .quantizer = from->quantizer, .spent = !from->weight};
     }
     for (int i = 0; i < count; i++) {
         sources[made] = (ni_source){.numbers = from->numbers,

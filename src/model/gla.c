@@ -28,6 +28,7 @@ typedef struct ni_gla_layer {
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
     ni_amaxes normed_amaxes;
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
+    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;                   /* of a pass */
 } ni_gla_layer;
 
 static void *create(const nb_model_config *config) {
@@ -105,6 +106,10 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->dlow = ni_arena_take(working, low);
     l->da = ni_arena_take(working, keys);
     l->dgate = ni_arena_take(working, gate);
+    const ni_wanted_amaxes of_slopes = ni_linear_group_wants(l->in, true);
+    l->dq_amaxes = ni_amax_words(builder, of_slopes);
+    l->dk_amaxes = ni_amax_words(builder, of_slopes);
+    l->dv_amaxes = ni_amax_words(builder, of_slopes);
     l->do_ = ni_arena_take(working, values);
     l->dnormed = ni_arena_take(working, values);
 }
@@ -168,12 +173,15 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
                  dnormed = ni_act(run, l->dnormed, l->values);
     const nb_mat low = ni_act(run, l->low, l->low_rank), dlow = ni_act(run, l->dlow, l->low_rank);
     const nb_mat da = ni_act(run, l->da, l->keys);
-    const nb_mat dprojected[] = {ni_act(run, l->dq, l->keys), ni_act(run, l->dk, l->keys),
-                                 ni_act(run, l->dv, l->values), ni_act(run, l->dg, l->values), dlow};
+    const nb_mat dprojected[] = {ni_act_with(run, l->dq, l->keys, l->dq_amaxes),
+                                 ni_act_with(run, l->dk, l->keys, l->dk_amaxes),
+                                 ni_act_with(run, l->dv, l->values, l->dv_amaxes), ni_act(run, l->dg, l->values), dlow};
     NB_TRY(ni_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
     const nb_mat dg = nb_mat_of(l->dg, be->act, run->rows * l->heads, l->norm.dim);
     be->ops->gated_norm_backward(be, l->do_, &dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd);
-    const ni_gla s = shape(l, run);
+    ni_gla s = shape(l, run);
+    for (int i = 0; i < 3; i++)
+        s.amax[i] = dprojected[i].amax, s.turned_amax[i] = dprojected[i].turned_amax;
     NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
     be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
                                l->clamp);

@@ -424,6 +424,52 @@ static void run_patched(trial *t) {
         }
 }
 
+/* Six such operands of one matrix in one call, each with columns of its own, that are multiplied and not read again;
+ * the fifth has a single piece. */
+static void run_patches(trial *t) {
+    enum { OPERANDS = 6 };
+    const nb_quantizer q = nvfp4(1);
+    const int64_t rows = t->shape ? 48 : 2, cols = t->shape ? 272 : 144, width = cols + 2 * PICKED;
+    const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE};
+    for (int kind = 0; kind < 2; kind++) {
+        const nb_mat host = data_matrix(kinds[kind], NB_BF16, rows, cols, cols);
+        nb_mat x = uploaded(t, kinds[kind], NB_BF16, rows, cols, cols);
+        uint32_t bits = 0;
+        for (int64_t i = 0; i < rows * cols; i++) {
+            const uint32_t its = ni_f32_magnitude(ni_bf16_value(((const uint16_t *)host.data)[i]));
+            bits = its > bits ? its : bits;
+        }
+        x.amax = upload(t, &bits, sizeof bits);
+        nb_operand right[OPERANDS], o[OPERANDS];
+        ni_source sources[3 * OPERANDS];
+        ni_making makings[3 * OPERANDS];
+        int32_t count = 0;
+        for (int i = 0; i < OPERANDS; i++) {
+            int32_t *columns = poisoned(sizeof *columns * PICKED);
+            for (int k = 0; k < PICKED; k++)
+                columns[k] = 3 * k + (k + i) % 3;
+            const int64_t own = i == 4 ? width - PICKED : width;
+            const ni_source picks = {
+                .numbers = &x, .columns = upload(t, columns, sizeof *columns * PICKED), .column_count = PICKED};
+            right[i] = identity(t, &q, own, NI_RIGHT);
+            o[i] = placed(t, &q, rows, own, NI_LEFT, &right[i].quantizer);
+            sources[count] = (ni_source){.numbers = &x};
+            makings[count++] = (ni_making){.out = &o[i], .spent = true};
+            for (int64_t at = cols; at < own; at += PICKED) {
+                sources[count] = picks;
+                sources[count].minus = at == cols ? &o[i] : NULL;
+                makings[count++] = (ni_making){.out = &o[i], .at = at, .under = &o[i]};
+            }
+        }
+        EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, count, &err));
+        for (int i = 0; i < OPERANDS; i++) {
+            const nb_mat values = nb_mat_of(output(t, "values", NB_F32, rows * o[i].cols), NB_F32, rows, o[i].cols);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = &o[i], .b = &right[i]}, 1, false, &err));
+            keep(t, "outer scale", o[i].outer, NB_F32, 1, true);
+        }
+    }
+}
+
 /* Weights of many shapes, more than one launch holds, each alone or as the codes of two operands, the second with a
  * patch of its columns under its scale; among them what is no weight in tiles. */
 enum { MANY_WEIGHTS = 61, MANY_MOST = 4 * MANY_WEIGHTS };
@@ -706,6 +752,7 @@ static const test_case OPERANDS[] = {
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
     {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
+    {"make_many", "patches beside one whole", BITS, 2, run_patches, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},

@@ -322,8 +322,15 @@ static void run_gla(trial *t) {
     void *gate = input(t, be->real, p.gate, p.nk), *d_o = input(t, be->act, p.d_o, p.nv);
     void *o = output(t, "o", be->act, p.nv), *dq = output(t, "dq", be->act, p.nk), *dk = output(t, "dk", be->act, p.nk);
     void *dv = output(t, "dv", be->act, p.nv), *dgate = output(t, "dgate", be->real, p.nk);
+    const int64_t rows = g.batch * g.seq, keys = g.heads * g.key_dim, values = g.heads * g.value_dim;
+    const nb_mat slopes[] = {asking_both(t, dq, be->act, rows, keys), asking_both(t, dk, be->act, rows, keys),
+                             asking_both(t, dv, be->act, rows, values)};
+    for (int i = 0; i < 3; i++)
+        g.amax[i] = slopes[i].amax, g.turned_amax[i] = slopes[i].turned_amax;
     EXPECT_OK(t, be->ops->gla_forward(be, &g, o, q, k, v, gate, &err));
     EXPECT_OK(t, be->ops->gla_backward(be, &g, dq, dk, dv, dgate, d_o, q, k, v, gate, &err));
+    for (int i = 0; i < 3; i++)
+        expect_both(t, &slopes[i]);
 }
 
 static double *work_gla(const trial *want, int index) {

@@ -21,14 +21,16 @@ static nb_status reserve(nb_backend *be, const char *op, size_t bytes, nb_error 
     return NB_OK;
 }
 
-/* Of one head of x, while the cache has it. */
-static uint32_t head_amax(const ni_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h, int64_t pitch,
-                          const uint16_t *x) {
+static uint32_t larger(uint32_t a, uint32_t b) {
+    return a > b ? a : b;
+}
+
+/* Of one head's rows, while the cache has them, if `amax` asks for it. */
+static uint32_t head_amax(const ni_cpu_kernels *kernels, const uint32_t *amax, const uint16_t *x, int64_t rows,
+                          int64_t pitch, int64_t width) {
     uint32_t largest = 0;
-    for (int64_t t = 0; t < a->seq; t++) {
-        const uint32_t here = kernels->amax_bf16(x + (b * a->seq + t) * pitch + h * a->head_dim, a->head_dim);
-        largest = here > largest ? here : largest;
-    }
+    for (int64_t r = 0; amax && r < rows; r++)
+        largest = larger(largest, kernels->amax_bf16(x + r * pitch, width));
     return largest;
 }
 
@@ -74,8 +76,9 @@ nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *
     for (int64_t task = 0; task < a->batch * a->heads; task++) {
         (four ? kernels->attention4_forward : kernels->attention_forward)(
             a, task / a->heads, task % a->heads, o, lse, q, k, v, ni_cpu_scratch(be, omp_get_thread_num(), bytes));
-        const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, pitch, o) : 0;
-        largest = here > largest ? here : largest;
+        const int64_t first = task / a->heads * a->seq * pitch + task % a->heads * a->head_dim;
+        largest =
+            larger(largest, head_amax(kernels, a->o_amax, (const uint16_t *)o + first, a->seq, pitch, a->head_dim));
     }
     if (a->o_amax)
         *a->o_amax = largest;
@@ -97,8 +100,9 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
         const int64_t b = task / a->kv_heads, head = task % a->kv_heads;
         (four ? kernels->attention4_backward : kernels->attention_backward)(
             a, b, head, dq, dk, dv, do_, o, lse, q, k, v, ni_cpu_scratch(be, omp_get_thread_num(), bytes));
-        const uint32_t here = a->dv_amax ? head_amax(kernels, a, b, head, pitch, dv) : 0;
-        largest = here > largest ? here : largest;
+        const int64_t first = b * a->seq * pitch + head * a->head_dim;
+        largest =
+            larger(largest, head_amax(kernels, a->dv_amax, (const uint16_t *)dv + first, a->seq, pitch, a->head_dim));
     }
     if (a->dv_amax)
         *a->dv_amax = largest;
@@ -132,12 +136,22 @@ nb_status ni_cpu_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *d
     const size_t bytes = chunk_bytes(g);
     NB_TRY(reserve(be, "gla", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic)
+    const int64_t keys = g->heads * g->key_dim, values = g->heads * g->value_dim;
+    uint32_t of_q = 0, of_k = 0, of_v = 0;
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : of_q, of_k, of_v)
     for (int64_t task = 0; task < g->batch * g->heads; task++) {
         const int64_t b = task / g->heads, h = task % g->heads;
+        const int64_t key = b * g->seq * keys + h * g->key_dim, value = b * g->seq * values + h * g->value_dim;
         float *scratch = ni_cpu_scratch(be, omp_get_thread_num(), bytes);
         kernels->gla_backward_queries(g, b, h, dq, dgate, do_, q, k, v, gate, scratch);
         kernels->gla_backward_keys(g, b, h, dk, dv, dgate, do_, q, k, v, gate, scratch);
+        of_q = larger(of_q, head_amax(kernels, g->amax[0], (uint16_t *)dq + key, g->seq, keys, g->key_dim));
+        of_k = larger(of_k, head_amax(kernels, g->amax[1], (uint16_t *)dk + key, g->seq, keys, g->key_dim));
+        of_v = larger(of_v, head_amax(kernels, g->amax[2], (uint16_t *)dv + value, g->seq, values, g->value_dim));
     }
+    const uint32_t found[] = {of_q, of_k, of_v};
+    for (int i = 0; i < 3; i++)
+        if (g->amax[i])
+            *g->amax[i] = found[i];
     return NB_OK;
 }

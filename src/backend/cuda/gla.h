@@ -23,6 +23,9 @@ typedef struct ni_cuda_gla {
     int64_t batch, seq, heads, key_dim, value_dim;
     float scale;              /* on q; 1/sqrt(key_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq], device: the state is zero at the first position of a document */
+    /* [1] each, device, 0, of dq, dk and dv as ni_gla has them; NULL: nobody asks. The backward fills them, those of turned
+     * columns where seq is a multiple of 16. */
+    uint32_t *amax[3], *turned_amax[3];
 } ni_cuda_gla;
 
 /* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */

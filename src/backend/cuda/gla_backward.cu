@@ -22,6 +22,7 @@
  * `finish`.
  */
 #include "gla_chunk.cuh"
+#include "turned.cuh"
 
 /* ---- scan over chunks, by key rows ---- */
 
@@ -32,15 +33,24 @@ template <int width, int splits, int groups> struct key_tile {
         values = width * splits,
         key_pitch = keys + 8,
         value_pitch = values + 8,
-        sum_pitch = keys + 4,
         threads = 32 * groups * splits
     };
     bf16 read[CHUNK * value_pitch];  /* what the state is multiplied with: do, or reversed v */
     bf16 write[CHUNK * value_pitch]; /* what changes it, with `keys`: v, or reversed do */
     bf16 key[CHUNK * key_pitch];     /* decayed keys, or reversed queries */
     float decay[keys];
-    float sums[splits][CHUNK * sum_pitch];
+};
+
+/* What its warps leave for each other. */
+template <int splits, int groups> struct key_sums {
+    enum { keys = 16 * groups, pitch = keys + 4 };
+    float sums[splits][CHUNK * pitch];
     float crossing[splits][keys];
+};
+
+template <int width, int splits, int groups, int buffers> struct key_tiles {
+    key_tile<width, splits, groups> chunks[buffers];
+    key_sums<splits, groups> left;
 };
 
 /* S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
@@ -64,11 +74,12 @@ static __device__ __forceinline__ void add_crossing(float (&crossing)[2], const 
                    high_bf16(after.w) * high[3];
 }
 
-/* Leaves read S^T of this warp's columns in `sums`. `states` is this thread's place in a chunk's states: forward S goes
- * there, reversed S' comes from there; NULL where it is zero. */
+/* Leaves read S^T of this warp's columns. `states` is this thread's place in a chunk's states, where S goes forward (NULL:
+ * it is zero); reversed S' is in `after`. */
 template <int width, int splits, int groups, bool reverse>
-static __device__ __forceinline__ void read_rows(key_tile<width, splits, groups> *c, const key_state<width> &state,
-                                                 uint4 *states) {
+static __device__ __forceinline__ void
+read_rows(key_sums<splits, groups> *left, const key_tile<width, splits, groups> *c, const key_state<width> &state,
+          uint4 *states, const uint4 (&after)[width / 16]) {
     typedef key_tile<width, splits, groups> tile;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % groups, split = warp / groups;
     float sum[CHUNK / 16][2][4] = {}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
@@ -78,14 +89,14 @@ static __device__ __forceinline__ void read_rows(key_tile<width, splits, groups>
         const uint4 s = round_state(state, k);
         if (!reverse && states)
             states[k * tile::threads] = s;
-        if (reverse && states)
-            add_crossing(crossing, state, k, states[k * tile::threads]);
+        if (reverse)
+            add_crossing(crossing, state, k, after[k]);
 #pragma unroll
         for (int m = 0; m < CHUNK / 16; m++) {
             uint32_t x[4];
             load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
-            mma_bf16(sum[m][0], x, s.x, s.z);
-            mma_bf16(sum[m][1], x, s.y, s.w);
+            mma(sum[m][0], x, s.x, s.z);
+            mma(sum[m][1], x, s.y, s.w);
         }
     }
 #pragma unroll
@@ -94,36 +105,37 @@ static __device__ __forceinline__ void read_rows(key_tile<width, splits, groups>
         for (int part = 0; part < 4; part++) {
             const int t = 16 * m + lane / 4 + part / 2 * 8, key = 16 * group + part % 2 * 8 + lane % 4 * 2;
             const float *two = &sum[m][part % 2][part / 2 * 2];
-            *(float2 *)(c->sums[split] + t * tile::sum_pitch + key) = make_float2(two[0], two[1]);
+            *(float2 *)(left->sums[split] + t * left->pitch + key) = make_float2(two[0], two[1]);
         }
 #pragma unroll
     for (int half = 0; half < 2 && reverse; half++) {
         crossing[half] += shuffle_xor(crossing[half], 1);
         crossing[half] += shuffle_xor(crossing[half], 2);
         if (lane % 4 == 0)
-            c->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
+            left->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
     }
 }
 
 /* Adds up what the warps left, in their order: to inter [CHUNK, keys], and reversed to crossing [keys]. */
-template <int width, int splits, int groups>
-static __device__ __forceinline__ void store_rows(const key_tile<width, splits, groups> *c, float *inter, int pitch,
+template <int splits, int groups>
+static __device__ __forceinline__ void store_rows(const key_sums<splits, groups> *left, float *inter, int pitch,
                                                   float *crossing) {
-    typedef key_tile<width, splits, groups> tile;
-    for (int u = threadIdx.x; u < CHUNK * tile::keys / 4; u += tile::threads) {
-        const int t = u / (tile::keys / 4), column = u % (tile::keys / 4) * 4;
-        float4 all = *(const float4 *)(c->sums[0] + t * tile::sum_pitch + column);
+    enum { keys = 16 * groups, threads = 32 * groups * splits };
+#pragma unroll
+    for (int u = threadIdx.x; u < CHUNK * keys / 4; u += threads) {
+        const int t = u / (keys / 4), column = u % (keys / 4) * 4;
+        float4 all = *(const float4 *)(left->sums[0] + t * left->pitch + column);
 #pragma unroll
         for (int part = 1; part < splits; part++) {
-            const float4 more = *(const float4 *)(c->sums[part] + t * tile::sum_pitch + column);
+            const float4 more = *(const float4 *)(left->sums[part] + t * left->pitch + column);
             all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
         }
         *(float4 *)(inter + t * pitch + column) = all;
     }
-    if (crossing && threadIdx.x < tile::keys) {
+    if (crossing && threadIdx.x < keys) {
         float all = 0;
         for (int part = 0; part < splits; part++)
-            all += c->crossing[part][threadIdx.x];
+            all += left->crossing[part][threadIdx.x];
         crossing[threadIdx.x] = all;
     }
 }
@@ -148,19 +160,18 @@ static __device__ __forceinline__ void write_rows(key_state<width> &state, const
         for (int n = 0; n < width / 16; n++) {
             uint32_t b[4];
             load_b(b, c->write, tile::value_pitch, 16 * k, column + 16 * n);
-            mma_bf16(state.s[2 * n], x, b[0], b[1]);
-            mma_bf16(state.s[2 * n + 1], x, b[2], b[3]);
+            mma(state.s[2 * n], x, b[0], b[1]);
+            mma(state.s[2 * n + 1], x, b[2], b[3]);
         }
     }
 }
 
-template <int width, int splits, int groups, bool reverse>
-static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
-    scan_keys(const gla_args a) {
+/* Buffers as in scan_values of gla_forward.cu. */
+template <int width, int splits, int groups, int buffers, bool reverse>
+static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const gla_args a) {
     typedef key_tile<width, splits, groups> tile;
     enum { threads = tile::threads, keys = tile::keys, values = tile::values };
-    extern __shared__ uint4 shared[];
-    tile *c = (tile *)shared;
+    key_tiles<width, splits, groups, buffers> *all = (key_tiles<width, splits, groups, buffers> *)shared_memory();
     const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim;
@@ -168,68 +179,86 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
     const bf16 *key = (reverse ? a.queries : a.keys) + first;
     float *inter = (reverse ? a.inter_k : a.inter_q) + first;
 
-    auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
-    auto load_reads = [&](int chunk) {
-        copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim);
+    auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
+    auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
+    auto load_reads = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i < a.chunks)
+            copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk_of(i) * CHUNK * pitch, pitch,
+                                       a.seq - chunk_of(i) * CHUNK, a.value_dim);
     };
-    auto load_writes = [&](int chunk) {
-        copy_tile<values, threads>(c->write, tile::value_pitch, write + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim);
-        copy_tile<keys, threads>(c->key, tile::key_pitch, key + record(chunk) * CHUNK * a.key_pad, a.key_pad, CHUNK,
-                                 keys);
+    auto load_writes = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<values, threads>(c->write, tile::value_pitch, write + chunk_of(i) * CHUNK * pitch, pitch,
+                                   a.seq - chunk_of(i) * CHUNK, a.value_dim);
+        copy_tile<keys, threads>(c->key, tile::key_pitch, key + record(i) * CHUNK * a.key_pad, a.key_pad, CHUNK, keys);
         for (int u = threadIdx.x; u < keys / 4; u += threads)
-            copy16_async(c->decay + 4 * u, a.decay + record(chunk) * a.key_pad + first + 4 * u, true);
+            copy_async16(c->decay + 4 * u, a.decay + record(i) * a.key_pad + first + 4 * u, true);
     };
 
     key_state<width> state = {};
-    load_reads(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    load_writes(reverse ? a.chunks - 1 : 0);
-    commit_copies();
+    load_reads(0);
+    copy_commit();
+    load_writes(0);
+    copy_commit();
     for (int i = 0; i < a.chunks; i++) {
-        const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
-        const int64_t states = record(reverse ? chunk + 1 : chunk) * gridDim.x + blockIdx.x;
-        wait_for_copies<1>();
+        const tile *c = &all->chunks[i % buffers];
+        const int64_t stored = record(reverse ? i - 1 : i) * gridDim.x + blockIdx.x; /* S, or reversed S' */
+        uint4 *states = i > 0 ? a.states + stored * (width / 16 * threads) + threadIdx.x : NULL;
+        uint4 after[width / 16];
+#pragma unroll
+        for (int k = 0; k < width / 16 && reverse; k++)
+            after[k] = states ? states[k * threads] : make_uint4(0, 0, 0, 0);
+        copy_wait<buffers == 1>();
         __syncthreads();
-        read_rows<width, splits, groups, reverse>(
-            c, state, i > 0 ? a.states + states * (width / 16 * threads) + threadIdx.x : NULL);
+        if (buffers == 2) {
+            load_reads(i + 1);
+            load_writes(i + 1);
+            copy_commit();
+        }
+        read_rows<width, splits, groups, reverse>(&all->left, c, state, states, after);
         __syncthreads();
-        if (i + 1 < a.chunks)
-            load_reads(next);
-        commit_copies();
-        store_rows(c, inter + record(chunk) * CHUNK * a.key_pad, a.key_pad,
-                   reverse ? a.crossing + record(chunk) * a.key_pad + first : NULL);
-        wait_for_copies<1>();
-        __syncthreads();
+        if (buffers == 1) {
+            load_reads(i + 1);
+            copy_commit();
+        }
+        store_rows(&all->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
+                   reverse ? a.crossing + record(i) * a.key_pad + first : NULL);
+        if (buffers == 1) {
+            copy_wait<1>();
+            __syncthreads();
+        }
         write_rows(state, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_writes(next);
-        commit_copies();
+        if (buffers == 1) {
+            __syncthreads();
+            load_writes(i + 1);
+            copy_commit();
+        }
     }
 }
 
-template <int width, int splits, int groups>
+template <int width, int splits, int groups, int buffers>
 static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
     const int threads = 32 * groups * splits;
-    const size_t bytes = sizeof(key_tile<width, splits, groups>);
-    cudaError_t error = launch(scan_keys<width, splits, groups, false>, grid, threads, bytes, stream, a);
-    return error ? error : launch(scan_keys<width, splits, groups, true>, grid, threads, bytes, stream, a);
-}
-
-/* Shared memory that a block may have on this device. */
-static size_t shared_limit(void) {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) == cudaSuccess)
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return (size_t)bytes;
+    const size_t bytes = sizeof(key_tiles<width, splits, groups, buffers>);
+    cudaError_t error = launch(scan_keys<width, splits, groups, buffers, false>, grid, threads, bytes, stream, a);
+    return error ? error : launch(scan_keys<width, splits, groups, buffers, true>, grid, threads, bytes, stream, a);
 }
 
 template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const bool two = a.key_pad > 16 && sizeof(key_tile<width, splits, 2>) <= shared_limit();
-    return two ? scan_both<width, splits, 2>(g, a, stream) : scan_both<width, splits, 1>(g, a, stream);
+    const size_t limit = gla_shared_limit();
+    if (a.key_pad > 16) {
+        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) <= MOST_SHARED)
+            if (sizeof(key_tiles<width, splits, 2, 2>) <= limit)
+                return scan_both<width, splits, 2, 2>(g, a, stream);
+        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) > LEAST_SHARED)
+            if (sizeof(key_tiles<width, splits, 2, 1>) <= limit)
+                return scan_both<width, splits, 2, 1>(g, a, stream);
+    }
+    return scan_both<width, splits, 1, 1>(g, a, stream);
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
@@ -245,6 +274,13 @@ static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, voi
 }
 
 /* ---- finish ---- */
+
+/* The smaller; NaN where one is NaN. */
+static __device__ __forceinline__ float min_or_nan(float x, float y) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
+    return least;
+}
 
 typedef struct finish_tile {
     float d_pairs[CHUNK][PITCH];
@@ -270,7 +306,7 @@ static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_ar
                                           a.seq - begin, a.value_dim - column);
         copy_tile<CHANNELS, PAIR_THREADS>(&c->values.v[at][0][0], PITCH, a.v + head_row + column, pitch, a.seq - begin,
                                           a.value_dim - column);
-        commit_copies();
+        copy_commit();
     };
     const int row = warp / 2, half = warp % 2;
     float p[4][4] = {{0}};
@@ -278,9 +314,9 @@ static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_ar
     for (int column = 0; column < a.value_dim; column += CHANNELS) {
         if (column + CHANNELS < a.value_dim) {
             load(column + CHANNELS);
-            wait_for_copies<1>();
+            copy_wait<1>();
         } else {
-            wait_for_copies<0>();
+            copy_wait<0>();
         }
         __syncthreads();
         const int at = column / CHANNELS % 2;
@@ -294,8 +330,8 @@ static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_ar
                     continue;
                 uint32_t b[4];
                 load_b_columns(b, &c->values.v[at][0][0], PITCH, 16 * k, 32 * half + 16 * n);
-                mma_bf16(p[2 * n], x, b[0], b[1]);
-                mma_bf16(p[2 * n + 1], x, b[2], b[3]);
+                mma(p[2 * n], x, b[0], b[1]);
+                mma(p[2 * n + 1], x, b[2], b[3]);
             }
         }
         __syncthreads();
@@ -323,8 +359,8 @@ static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args
         const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
         const bool valid = channel + i < a.key_pad;
         const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
-        copy16_async(&c->keys.q[t][i], a.inter_q + at, valid);
-        copy16_async(&c->keys.k[t][i], a.inter_k + at, valid);
+        copy_async16(&c->keys.q[t][i], a.inter_q + at, valid);
+        copy_async16(&c->keys.k[t][i], a.inter_k + at, valid);
     }
 }
 
@@ -336,7 +372,7 @@ static __device__ __forceinline__ uint32_t decay_rows(const bf16 (*x)[PITCH], co
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const float exponent = away ? b[s + i][channel] - reference : reference - b[s + i][channel];
-        y[i] = linked[i] ? low_bf16(x[s + i][channel]) * exp2_fast(exponent) : 0;
+        y[i] = linked[i] ? low_bf16(x[s + i][channel]) * exp2_approx(exponent) : 0;
     }
     return pack_bf16(y[0], y[1]);
 }
@@ -371,18 +407,19 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
                                      chunk->b[reference][channel + g], away, linked);
             }
             if (away)
-                mma_bf16(dk, x, b[0], b[1]);
+                mma(dk, x, b[0], b[1]);
             else
-                mma_bf16(dq, x, b[0], b[1]);
+                mma(dq, x, b[0], b[1]);
         }
 #pragma unroll
         for (int part = 0; part < 4; part++) {
             const int t = first + g + part / 2 * 8, i = channel + pair + part % 2;
             const float b = chunk->b[t][i];
-            const float far_q = doc[t] == doc[first] ? dq[part] * exp2_fast(b - chunk->b[first][i]) : 0;
-            const float far_k = doc[t] == doc[last] ? dk[part] * exp2_fast(chunk->b[last][i] - b) : 0;
-            const float before = doc[t] < begin ? a.scale * exp2_fast(b) * c->keys.q[t][i] : 0;
-            const float after = doc[t] == doc[CHUNK - 1] ? exp2_fast(chunk->b[CHUNK - 1][i] - b) * c->keys.k[t][i] : 0;
+            const float far_q = doc[t] == doc[first] ? dq[part] * exp2_approx(b - chunk->b[first][i]) : 0;
+            const float far_k = doc[t] == doc[last] ? dk[part] * exp2_approx(chunk->b[last][i] - b) : 0;
+            const float before = doc[t] < begin ? a.scale * exp2_approx(b) * c->keys.q[t][i] : 0;
+            const float after =
+                doc[t] == doc[CHUNK - 1] ? exp2_approx(chunk->b[CHUNK - 1][i] - b) * c->keys.k[t][i] : 0;
             c->keys.q[t][i] = far_q + before;
             c->keys.k[t][i] = far_k + after;
         }
@@ -411,7 +448,7 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
             const float d_pair[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
             for (int j = 0; j < 4 && s + j <= t; j++) {
-                const float x = d_pair[j] * exp2_fast(min_or_nan(b[t] - b[s + j], 0));
+                const float x = d_pair[j] * exp2_approx(min_or_nan(b[t] - b[s + j], 0));
                 dq += x * k[s + j];
                 dk[s + j] += x * q;
             }
@@ -426,14 +463,43 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
     }
 }
 
+/* Joins the maxima of dq and dk: a warp takes a sub-block of one of them. `known` was loaded before. */
+static __device__ __forceinline__ void join_maxima(const chunk_tile *chunk, const gla_args &a,
+                                                   const ni_known_amaxes &known) {
+    const int lane = threadIdx.x % 32, of = threadIdx.x / 32 / SUBS, first = threadIdx.x / 32 % SUBS * SUB;
+    const bf16(*x)[PITCH] = (of ? chunk->k : chunk->q) + first;
+    uint32_t *const amax = a.amax[of], *const turned = a.turned[of];
+    uint32_t pairs = 0, most = 0;
+    if (amax) {
+#pragma unroll
+        for (int u = lane; u < SUB * CHANNELS / 8; u += 32)
+            pairs = ni_larger_of_four(pairs, *(const uint4 *)&x[u / (CHANNELS / 8)][u % (CHANNELS / 8) * 8]);
+        ni_join_known(amax, ni_larger_half(pairs), known.plain);
+    }
+    if (!turned)
+        return;
+    const ni_turning by = ni_turning_of_rows();
+#pragma unroll
+    for (int n = 0; n < CHANNELS; n += 16)
+        most = ni_most_of_sixteen(most, by, &x[lane % 16][n + lane / 16 * 8]);
+    if (ni_may_exceed(most, known.turned)) {
+        uint32_t words[SUB];
+#pragma unroll
+        for (int i = 0; i < SUB; i++)
+            words[i] = *(const uint32_t *)&x[i][2 * lane];
+        ni_join_known(turned, ni_turned_amax(words), known.turned);
+    }
+}
+
 static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
-    extern __shared__ uint4 shared[];
-    finish_tile *c = (finish_tile *)shared;
+    finish_tile *c = (finish_tile *)shared_memory();
     chunk_tile *chunk = &c->keys.chunk;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x, pitch = (int64_t)a.heads * a.key_dim;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
+    const int of = threadIdx.x / 32 / SUBS;
+    const ni_known_amaxes known = ni_known_of(a.amax[of], a.turned[of]);
     find_d_pairs(c, a, batch, head, begin);
     load_documents(chunk, a, batch, begin);
     __syncthreads();
@@ -471,6 +537,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
                 *(uint4 *)(a.dk + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->k[t][i];
             }
         }
+        join_maxima(chunk, a, known);
         __syncthreads();
     }
 }
@@ -493,6 +560,10 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
     a.dk = (bf16 *)dk;
     a.dv = (bf16 *)dv;
     a.dgate = (float *)dgate;
+    for (int i = 0; i < 3; i++) {
+        a.amax[i] = g->amax[i];
+        a.turned[i] = g->seq % 16 == 0 ? g->turned_amax[i] : NULL;
+    }
     cudaError_t error = gla_launch_pairs(g, a, stream);
     if (!error)
         error = gla_launch_scan_values(g, a, true, stream);

@@ -9,17 +9,17 @@
 #define NI_CUDA_GLA_CHUNK_CUH
 
 #include "gla.h"
-#include "gla_ptx.cuh"
-
-typedef uint16_t bf16;
+#include "mma.cuh"
 
 enum {
     CHUNK = 64,
     SUB = 16, /* positions of a sub-block */
     SUBS = CHUNK / SUB,
-    CHANNELS = 64,        /* key channels that the kernels of pairs take at a time */
-    PITCH = CHANNELS + 8, /* of their rows in shared memory: no bank conflicts */
-    PAIR_THREADS = 256,   /* one for each channel and sub-block */
+    CHANNELS = 64,            /* key channels that the kernels of pairs take at a time */
+    PITCH = CHANNELS + 8,     /* of their rows in shared memory: no bank conflicts */
+    PAIR_THREADS = 256,       /* one for each channel and sub-block */
+    LEAST_SHARED = 99 * 1024, /* bytes that a block may have of shared memory: on the smallest GPU from 8.0 on, */
+    MOST_SHARED = 227 * 1024, /* and on the largest */
 };
 
 /* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */
@@ -32,6 +32,7 @@ typedef struct gla_args {
     const float *gate;
     bf16 *o, *dq, *dk, *dv;
     float *dgate;
+    uint32_t *amax[3], *turned[3]; /* of dq, dk, dv; NULL: nobody asks */
     /* scratch, by record */
     bf16 *queries; /* [CHUNK, key_pad]: scale q exp(b_t), 0 in a document that began in the chunk */
     bf16 *keys;    /* [CHUNK, key_pad]: k exp(b_end - b_t), 0 in a document that ended in the chunk */
@@ -47,40 +48,47 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
 bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
 
-/* ---- tiles: fragments of mma_bf16 from shared memory ---- */
+/* ---- tiles: fragments of mma from shared memory ---- */
 
 /* A [16, 16] from rows of m. */
 static __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
+    load_matrix(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
 }
 
 /* A [16, 16] from rows of k. */
 static __device__ __forceinline__ void load_a_columns(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4_trans(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
+    load_matrix_trans(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
 }
 
 /* B [16, 16] from rows of n: b[0], b[1] for the first eight n, b[2], b[3] for the others. */
 static __device__ __forceinline__ void load_b_columns(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4(b, tile + (n + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
+    load_matrix(b, tile + (n + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
 }
 
 /* B [16, 16] from rows of k. */
 static __device__ __forceinline__ void load_b(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
     const int lane = threadIdx.x % 32;
-    ldmatrix4_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
+    load_matrix_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
 }
 
-/* Starts the copy of [CHUNK, columns] of BF16, columns a multiple of 8; zeros beyond `rows` and `width`. */
+/* Starts the copy of [CHUNK, columns] of BF16; zeros beyond `rows` and `width`. Threads stand side by side, so each keeps
+ * its columns from row to row. */
 template <int columns, int threads>
 static __device__ __forceinline__ void copy_tile(bf16 *to, int to_pitch, const bf16 *from, int64_t from_pitch, int rows,
                                                  int width) {
-    for (int u = threadIdx.x; u < CHUNK * columns / 8; u += threads) {
-        const int row = u / (columns / 8), column = u % (columns / 8) * 8;
-        const bool valid = row < rows && column < width;
-        copy16_async(to + row * to_pitch + column, valid ? from + row * from_pitch + column : from, valid);
+    enum { across = columns / 8 < threads ? columns / 8 : threads, at_once = threads / across };
+#pragma unroll
+    for (int begin = 0; begin < columns; begin += 8 * across) {
+        const int first = threadIdx.x / across, column = begin + threadIdx.x % across * 8;
+        const bf16 *own = from + first * from_pitch + column;
+        const int here = column < width ? rows - first : 0;
+#pragma unroll
+        for (int row = 0; row < CHUNK; row += at_once)
+            copy_async16(to + (first + row) * to_pitch + column, row < here ? own + row * from_pitch : from,
+                         row < here);
     }
 }
 
@@ -106,7 +114,7 @@ static __device__ __forceinline__ void load_documents(chunk_tile *c, const gla_a
     if (t < CHUNK) {
         const int at = begin + t;
         c->doc[t] = a.doc_start[(int64_t)batch * a.seq + (at < a.seq ? at : a.seq - 1)];
-        const uint32_t bits = lanes_where(at < a.seq && c->doc[t] == at);
+        const uint32_t bits = __ballot_sync(~0u, at < a.seq && c->doc[t] == at);
         if (t % 32 == 0)
             c->begins[t / 32] = bits;
     }
@@ -123,7 +131,7 @@ static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gl
     const int64_t pitch = (int64_t)a.heads * a.key_dim;
     copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
-    commit_copies();
+    copy_commit();
     float gate[SUB];
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
@@ -151,15 +159,37 @@ static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gl
         sum = begins >> t & 1 ? 0 : sum + gate[t];
         c->b[sub * SUB + t][own - channel] = sum;
     }
-    wait_for_copies<0>();
+    copy_wait<0>();
     __syncthreads();
     return cut;
 }
 
 /* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */
 static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from, bool linked) {
-    const uint32_t pair = pack_bf16(low_bf16(x) * exp2_fast(to.x - from.x), high_bf16(x) * exp2_fast(to.y - from.y));
+    const uint32_t pair =
+        pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
     return linked ? pair : 0;
+}
+
+/* Shared memory that a block may have on this device. */
+static inline size_t gla_shared_limit(void) {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return (size_t)bytes;
+}
+
+template <typename arguments>
+static cudaError_t launch(void (*kernel)(arguments), dim3 grid, int threads, size_t shared_bytes, void *stream,
+                          const arguments &a) {
+    if (shared_bytes > 48 * 1024) {
+        cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (error != cudaSuccess)
+            return error;
+    }
+    kernel<<<grid, threads, shared_bytes, (cudaStream_t)stream>>>(a);
+    return cudaGetLastError();
 }
 
 #endif

@@ -18,6 +18,7 @@
  * plan moves 436 MB, 0.15 ms.
  */
 #include "gla_chunk.cuh"
+#include "turned.cuh"
 
 /* ---- pairs ---- */
 
@@ -44,7 +45,7 @@ static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_t
                 k[part] =
                     decay_pair(*(const uint32_t *)&c->k[at][i + part * 8], *(const float2 *)&c->b[first][i + part * 8],
                                *(const float2 *)&c->b[at][i + part * 8], c->doc[at] == c->doc[first]);
-            mma_bf16(p[n], q, k[0], k[1]);
+            mma(p[n], q, k[0], k[1]);
         }
     }
 }
@@ -55,8 +56,8 @@ static __device__ __forceinline__ float4 unpack4(const bf16 *x) {
 }
 
 static __device__ __forceinline__ float decayed_dot(float4 q, float4 k, float4 to, float4 from) {
-    return q.x * k.x * exp2_fast(to.x - from.x) + q.y * k.y * exp2_fast(to.y - from.y) +
-           q.z * k.z * exp2_fast(to.z - from.z) + q.w * k.w * exp2_fast(to.w - from.w);
+    return q.x * k.x * exp2_approx(to.x - from.x) + q.y * k.y * exp2_approx(to.y - from.y) +
+           q.z * k.z * exp2_approx(to.z - from.z) + q.w * k.w * exp2_approx(to.w - from.w);
 }
 
 /* P of positions t, t + 1 and s, s + 1: every fourth group of four channels. What lies above the diagonal or in another
@@ -89,9 +90,9 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
             const float2 b = *(const float2 *)&c->b[t][i + 2 * pair];
             const float2 end = *(const float2 *)&c->b[CHUNK - 1][i + 2 * pair];
             const uint32_t x = *(const uint32_t *)&c->q[t][i + 2 * pair];
-            q[pair] = from_before
-                          ? pack_bf16(a.scale * low_bf16(x) * exp2_fast(b.x), a.scale * high_bf16(x) * exp2_fast(b.y))
-                          : 0;
+            q[pair] = from_before ? pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x),
+                                              a.scale * high_bf16(x) * exp2_approx(b.y))
+                                  : 0;
             k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b, to_end);
         }
         const int64_t at = (record * CHUNK + t) * a.key_pad + channel + i;
@@ -100,14 +101,13 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
     }
     const int own = channel + threadIdx.x;
     if (threadIdx.x < CHANNELS && own < a.key_pad)
-        a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_fast(c->b[CHUNK - 1][threadIdx.x]);
+        a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
 /* Warp w takes the w-th pair of different sub-blocks, if there is one. Tiles on the diagonal go to groups of four lanes
  * in two rounds and a third one of the two warps that have no such pair. */
 static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
-    extern __shared__ uint4 shared[];
-    chunk_tile *c = (chunk_tile *)shared;
+    chunk_tile *c = (chunk_tile *)shared_memory();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 4;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
@@ -137,7 +137,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
                 add_near(near[round], c, place[round] / CHUNK, place[round] % CHUNK);
     }
     __syncthreads();
-    bf16(*p)[PITCH] = (bf16(*)[PITCH])shared; /* over the tile's b */
+    bf16(*p)[PITCH] = (bf16(*)[PITCH])shared_memory(); /* over the tile's b */
     for (int u = threadIdx.x; u < CHUNK * PITCH / 8; u += PAIR_THREADS)
         ((uint4 *)p)[u] = make_uint4(0, 0, 0, 0);
     __syncthreads();
@@ -170,14 +170,19 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
 
 /* ---- scan over chunks, by value columns ---- */
 
+/* A chunk of a scan. */
 template <int key, int warps> struct value_tile {
     enum { values = 16 * warps, key_pitch = key + 8, value_pitch = values + 8, pair_pitch = CHUNK + 8, out_pitch = 24 };
     bf16 read[CHUNK * key_pitch];  /* what reads the state: queries, or reversed keys */
     bf16 write[CHUNK * key_pitch]; /* what changes it, with `values` */
     bf16 pairs[CHUNK * pair_pitch];
     bf16 value[CHUNK * value_pitch];
-    bf16 out[warps][CHUNK * out_pitch];
     float decay[key];
+};
+
+template <int key, int warps, int buffers> struct value_tiles {
+    value_tile<key, warps> chunks[buffers];
+    bf16 out[warps][CHUNK * value_tile<key, warps>::out_pitch];
 };
 
 /* S^T of a warp: columns 16 warp + g, + 8; keys 8 n + pair, + 1 of lane 4 g + pair / 2. */
@@ -201,8 +206,8 @@ static __device__ __forceinline__ void read_state(value_sums &sum, const value_s
         for (int n = 0; n < CHUNK / 16; n++) {
             uint32_t b[4];
             load_b_columns(b, c->read, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
-            mma_bf16(sum.o[2 * n], s, b[0], b[1]);
-            mma_bf16(sum.o[2 * n + 1], s, b[2], b[3]);
+            mma(sum.o[2 * n], s, b[0], b[1]);
+            mma(sum.o[2 * n + 1], s, b[2], b[3]);
         }
     }
 }
@@ -224,8 +229,8 @@ static __device__ __forceinline__ void read_pairs(value_sums &sum, uint32_t (&v)
                 load_b(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
             else
                 load_b_columns(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
-            mma_bf16(sum.o[2 * n], v[k], b[0], b[1]);
-            mma_bf16(sum.o[2 * n + 1], v[k], b[2], b[3]);
+            mma(sum.o[2 * n], v[k], b[0], b[1]);
+            mma(sum.o[2 * n + 1], v[k], b[2], b[3]);
         }
     }
 }
@@ -247,14 +252,15 @@ static __device__ __forceinline__ void write_state(value_state<key> &state, cons
         for (int n = 0; n < key / 16; n++) {
             uint32_t b[4];
             load_b(b, c->write, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
-            mma_bf16(state.s[2 * n], v[k], b[0], b[1]);
-            mma_bf16(state.s[2 * n + 1], v[k], b[2], b[3]);
+            mma(state.s[2 * n], v[k], b[0], b[1]);
+            mma(state.s[2 * n + 1], v[k], b[2], b[3]);
         }
 }
 
-/* Turns a warp's o^T over in `turned` and stores it: `rows` positions, `width` columns, at most 16. */
-static __device__ __forceinline__ void store_turned(bf16 *out, int64_t pitch, const value_sums &sum, bf16 *turned,
-                                                    int turned_pitch, int rows, int width) {
+/* Turns a warp's o^T over in `turned` and stores it: `rows` positions, `width` columns, at most 16. Returns the larger
+ * magnitudes of what this lane stored, in pairs. */
+static __device__ __forceinline__ uint32_t store_turned(bf16 *out, int64_t pitch, const value_sums &sum, bf16 *turned,
+                                                        int turned_pitch, int rows, int width) {
     const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < CHUNK / 8; n++)
@@ -265,83 +271,144 @@ static __device__ __forceinline__ void store_turned(bf16 *out, int64_t pitch, co
             turned[(8 * n + pair + 1) * turned_pitch + g + 8 * half] = (bf16)(two >> 16);
         }
     __syncwarp();
+    uint32_t pairs = 0;
 #pragma unroll
     for (int u = lane; u < CHUNK * 2; u += 32) {
         const int t = u / 2, column = u % 2 * 8;
-        if (t < rows && column < width)
-            *(uint4 *)(out + t * pitch + column) = *(const uint4 *)(turned + t * turned_pitch + column);
+        if (t < rows && column < width) {
+            const uint4 eight = *(const uint4 *)(turned + t * turned_pitch + column);
+            *(uint4 *)(out + t * pitch + column) = eight;
+            pairs = ni_larger_of_four(pairs, eight);
+        }
     }
+    return pairs;
 }
 
-/* What the state is read with is loaded while it is written, and the other way round. */
-template <int key, int warps, bool reverse>
+/* The largest number of turned columns that store_turned has left, all positions a multiple of 16 of 16 columns. */
+static __device__ __noinline__ uint32_t turn_columns(const bf16 *turned, int turned_pitch) {
+    const int first = threadIdx.x % 32 / 8 * 16, column = threadIdx.x % 8 * 2;
+    uint32_t words[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        words[i] = *(const uint32_t *)(turned + (first + i) * turned_pitch + column);
+    return ni_warp_max(ni_turned_amax(words));
+}
+
+/* The larger of `largest` and of that number. */
+static __device__ __forceinline__ uint32_t larger_turned(uint32_t largest, const bf16 *turned, int turned_pitch) {
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32;
+    uint32_t most = 0;
+#pragma unroll
+    for (int m = 0; m < CHUNK; m += 16)
+        most = ni_most_of_sixteen(most, by, turned + (m + lane % 16) * turned_pitch + lane / 16 * 8);
+    return ni_may_exceed(most, largest) ? max(largest, turn_columns(turned, turned_pitch)) : largest;
+}
+
+/* With two buffers a chunk is loaded while the one before is worked on, and warps come together once a chunk. With one,
+ * what the state is read with is loaded while it is written, and the other way round. */
+template <int key, int warps, int buffers, bool reverse>
 static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args a) {
     typedef value_tile<key, warps> tile;
     enum { threads = 32 * warps, values = tile::values };
-    extern __shared__ uint4 shared[];
-    tile *c = (tile *)shared;
+    value_tiles<key, warps, buffers> *all = (value_tiles<key, warps, buffers> *)shared_memory();
     const int column = threadIdx.x / 32 * 16, first = blockIdx.x * values;
     const int batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim + first;
     const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
     const bf16 *write = reverse ? a.queries : a.keys;
-    bf16 *out = (reverse ? a.dv : a.o) + head_row + column;
+    bf16 *out = (reverse ? a.dv : a.o) + head_row + column, *turned = all->out[threadIdx.x / 32];
 
-    auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
-    auto load_reads = [&](int chunk) {
-        copy_tile<key, threads>(c->read, tile::key_pitch, read + record(chunk) * CHUNK * key, key, CHUNK, key);
-        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record(chunk) * CHUNK * CHUNK, CHUNK, CHUNK,
-                                  CHUNK);
-        copy_tile<values, threads>(c->value, tile::value_pitch, value + chunk * CHUNK * pitch, pitch,
-                                   a.seq - chunk * CHUNK, a.value_dim - first);
+    auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
+    auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
+    auto load_reads = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<key, threads>(c->read, tile::key_pitch, read + record(i) * CHUNK * key, key, CHUNK, key);
+        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record(i) * CHUNK * CHUNK, CHUNK, CHUNK, CHUNK);
+        copy_tile<values, threads>(c->value, tile::value_pitch, value + chunk_of(i) * CHUNK * pitch, pitch,
+                                   a.seq - chunk_of(i) * CHUNK, a.value_dim - first);
     };
-    auto load_writes = [&](int chunk) {
-        copy_tile<key, threads>(c->write, tile::key_pitch, write + record(chunk) * CHUNK * key, key, CHUNK, key);
+    auto load_writes = [&](int i) {
+        tile *c = &all->chunks[i % buffers];
+        if (i >= a.chunks)
+            return;
+        copy_tile<key, threads>(c->write, tile::key_pitch, write + record(i) * CHUNK * key, key, CHUNK, key);
         for (int u = threadIdx.x; u < key / 4; u += threads)
-            copy16_async(c->decay + 4 * u, a.decay + record(chunk) * key + 4 * u, true);
+            copy_async16(c->decay + 4 * u, a.decay + record(i) * key + 4 * u, true);
     };
 
     value_state<key> state = {};
-    load_reads(reverse ? a.chunks - 1 : 0);
-    commit_copies();
-    load_writes(reverse ? a.chunks - 1 : 0);
-    commit_copies();
+    uint32_t pairs = 0, largest_turned = 0;
+    load_reads(0);
+    copy_commit();
+    load_writes(0);
+    copy_commit();
     for (int i = 0; i < a.chunks; i++) {
-        const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
+        const int chunk = chunk_of(i);
+        const tile *c = &all->chunks[i % buffers];
         value_sums sum = {};
         uint32_t v[CHUNK / 16][4];
-        wait_for_copies<1>();
+        copy_wait<buffers == 1>();
         __syncthreads();
+        if (buffers == 2) {
+            load_reads(i + 1);
+            load_writes(i + 1);
+            copy_commit();
+        }
         read_state(sum, state, c);
         read_pairs<key, warps, reverse>(sum, v, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_reads(next);
-        commit_copies();
-        store_turned(out + chunk * CHUNK * pitch, pitch, sum, c->out[threadIdx.x / 32], tile::out_pitch,
-                     a.seq - chunk * CHUNK, a.value_dim - first - column);
-        wait_for_copies<1>();
-        __syncthreads();
+        if (buffers == 1) {
+            __syncthreads();
+            load_reads(i + 1);
+            copy_commit();
+        }
+        const uint32_t stored = store_turned(out + chunk * CHUNK * pitch, pitch, sum, turned, tile::out_pitch,
+                                             a.seq - chunk * CHUNK, a.value_dim - first - column);
+        if (reverse) {
+            pairs = ni_larger_pair(pairs, stored);
+            if (a.turned[2])
+                largest_turned = larger_turned(largest_turned, turned, tile::out_pitch);
+        }
+        __syncwarp();
+        if (buffers == 1) {
+            copy_wait<1>();
+            __syncthreads();
+        }
         write_state(state, v, c);
-        __syncthreads();
-        if (i + 1 < a.chunks)
-            load_writes(next);
-        commit_copies();
+        if (buffers == 1) {
+            __syncthreads();
+            load_writes(i + 1);
+            copy_commit();
+        }
     }
+    if (reverse && a.amax[2])
+        ni_join_amax(a.amax[2], ni_larger_half(pairs));
+    if (reverse && a.turned[2])
+        ni_join_amax(a.turned[2], largest_turned);
+}
+
+template <int key, int warps, int buffers>
+static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
+    const size_t bytes = sizeof(value_tiles<key, warps, buffers>);
+    return reverse ? launch(scan_values<key, warps, buffers, true>, grid, 32 * warps, bytes, stream, a)
+                   : launch(scan_values<key, warps, buffers, false>, grid, 32 * warps, bytes, stream, a);
 }
 
 template <int key, int warps>
-static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
-    const size_t bytes = sizeof(value_tile<key, warps>);
-    return reverse ? launch(scan_values<key, warps, true>, grid, 32 * warps, bytes, stream, a)
-                   : launch(scan_values<key, warps, false>, grid, 32 * warps, bytes, stream, a);
+static cudaError_t launch_buffers(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    if constexpr (sizeof(value_tiles<key, warps, 2>) > LEAST_SHARED)
+        if (sizeof(value_tiles<key, warps, 2>) > gla_shared_limit())
+            return launch_values<key, warps, 1>(g, a, reverse, stream);
+    return launch_values<key, warps, 2>(g, a, reverse, stream);
 }
 
 template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    return g->value_dim <= 32 ? launch_values<key, 2>(g, a, reverse, stream)
-                              : launch_values<key, 4>(g, a, reverse, stream);
+    return g->value_dim <= 32 ? launch_buffers<key, 2>(g, a, reverse, stream)
+                              : launch_buffers<key, 4>(g, a, reverse, stream);
 }
 
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {

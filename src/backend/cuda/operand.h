@@ -80,8 +80,9 @@ bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making 
                        ni_cuda_vector *v);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy);
-/* A row copy and pieces of chosen columns of it, from one reading: where they can be. */
+/* A row copy and pieces of chosen columns of it, from one reading, where they can be, and further operands like it: the
+ * first *made makings. */
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                               bool *done, nb_error *err);
+                               int32_t *made, nb_error *err);
 
 #endif

@@ -105,11 +105,13 @@ static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const n
 
 nb_status ni_cuda_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                             nb_error *err) {
-    bool made[MOST_LISTED], done;
-    if (count > 0)
-        NB_TRY(ni_check_making(&sources[0], &makings[0], err));
-    NB_TRY(ni_cuda_make_patched(be, sources, makings, count, &done, err));
-    for (int32_t i = 0; i < count && !done; i += MOST_LISTED) {
+    bool made[MOST_LISTED];
+    int32_t begin = 0, patched = count;
+    for (; begin < count && patched; begin += patched) {
+        NB_TRY(ni_check_making(&sources[begin], &makings[begin], err));
+        NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &patched, err));
+    }
+    for (int32_t i = begin; i < count; i += MOST_LISTED) {
         const int32_t now = count - i < MOST_LISTED ? count - i : MOST_LISTED;
         NB_TRY(make_all_weights(be, sources + i, makings + i, now, made, err));
         NB_TRY(make_the_rest(be, sources + i, makings + i, now, made, err));

@@ -528,6 +528,7 @@ static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_
            m->shown == whole->shown && nb_quantizer_equal(ni_making_quantizer(m), ni_making_quantizer(whole));
 }
 
+/* A whole and its pieces, the first `count` of them. */
 static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
     const ni_making *const whole = &makings[0];
     if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->under ||
@@ -541,21 +542,69 @@ static bool is_patched(const ni_source *sources, const ni_making *makings, int32
     return true;
 }
 
+static int32_t makings_of_first(const ni_making *makings, int32_t count) {
+    int32_t same = 1;
+    while (same < count && makings[same].out == makings[0].out)
+        same++;
+    return same;
+}
+
+static bool is_patched_in_codes(nb_backend *be, const ni_making *whole) {
+    return whole->shown || !whole->spent ||
+           ni_cuda_units_of(ni_cuda_of(be), &whole->out->quantizer, &whole->out->other) != NI_CUDA_BF16;
+}
+
+/* Another operand of the same numbers, which differs in the columns of its pieces alone. */
+static bool is_patched_alike(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                             const ni_source *others, const ni_making *makings_of_other) {
+    const nb_mat *x = sources[0].numbers, *y = others[0].numbers;
+    const ni_making *const a = &makings[0], *const b = &makings_of_other[0];
+    if (!is_patched(others, makings_of_other, count) || is_patched_in_codes(be, a) || is_patched_in_codes(be, b) ||
+        x->data != y->data || x->amax != y->amax || x->stride != y->stride || a->past || b->past || a->now || b->now ||
+        a->out->cols != b->out->cols || !nb_quantizer_equal(ni_making_quantizer(a), ni_making_quantizer(b)) ||
+        sources[1].column_count != others[1].column_count)
+        return false;
+    for (int32_t i = 1; i < count; i++)
+        if (makings[i].at != makings_of_other[i].at || !sources[i].minus != !others[i].minus)
+            return false;
+    return true;
+}
+
+/* Its values are written with the first one's, and its scale is that one's. */
+static void join_patch(nb_backend *be, ni_cuda_patch *patch, const ni_source *sources, const ni_making *makings,
+                       const float *outer) {
+    patch->values[patch->operands] = tile_copy(be, &makings[0], false).values;
+    patch->columns[patch->operands++] = sources[1].columns;
+    makings[0].out->outer = outer;
+}
+
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                               bool *done, nb_error *err) {
-    *done = is_patched(sources, makings, count);
-    if (!*done)
+                               int32_t *made, nb_error *err) {
+    const int32_t own = makings_of_first(makings, count);
+    *made = is_patched(sources, makings, own) ? own : 0;
+    if (!*made)
         return NB_OK;
     const nb_mat *x = sources[0].numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    ni_cuda_tile_copy base = tile_copy(be, &makings[0], are_codes_read(be, &makings[0]));
-    ni_cuda_patch patch = {.columns = sources[1].columns, .cols = sources[1].column_count, .count = count - 1};
+    ni_cuda_tile_copy base = tile_copy(be, &makings[0], is_patched_in_codes(be, &makings[0]));
+    ni_cuda_patch patch = {.operands = 1,
+                           .values = {base.values},
+                           .columns = {sources[1].columns},
+                           .cols = sources[1].column_count,
+                           .count = own - 1};
     knows_amax(be, &sources[0], &makings[0], &base);
-    for (int32_t i = 1; i < count; i++) {
-        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+    for (int32_t i = 1; i < own; i++) {
         patch.residual[i - 1] = sources[i].minus != NULL;
         patch.at[i - 1] = makings[i].at;
     }
+    while (patch.operands < NI_CUDA_PATCHED_MOST && *made + own <= count &&
+           makings_of_first(makings + *made, count - *made) == own &&
+           is_patched_alike(be, sources, makings, own, sources + *made, makings + *made)) {
+        join_patch(be, &patch, sources + *made, makings + *made, makings[0].out->outer);
+        *made += own;
+    }
+    for (int32_t i = 0; i < *made; i++)
+        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
     const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
     ni_cuda_alphas_multiplied(be);
     return ni_cuda_status(be, code, "quantize: rows with a patch", err);

@@ -171,9 +171,13 @@ typedef struct ni_cuda_piece {
 } ni_cuda_piece;
 /* Pieces i of copies i, many of them a launch: none reads what another writes. */
 int ni_cuda_quantize_pieces(void *stream, const ni_cuda_piece *pieces, const ni_cuda_tile_copy *copies, int count);
-/* A row copy to nearest, its maximum known, and pieces of the same operand under its scale, from one reading. */
+/* A row copy to nearest, its maximum known, and pieces of the same operand under its scale, from one reading; and, where no
+ * codes are asked for, further operands that differ from it in the columns of their pieces alone, under its scale too. */
+enum { NI_CUDA_PATCHED_MOST = 4 };
 typedef struct ni_cuda_patch {
-    const int32_t *columns; /* [cols] of the source, the same for all pieces */
+    int operands;
+    uint16_t *values[NI_CUDA_PATCHED_MOST];       /* the first: the copy's */
+    const int32_t *columns[NI_CUDA_PATCHED_MOST]; /* [cols] of the source, the same for all pieces of an operand */
     int64_t cols;
     int count; /* of pieces */
     bool residual[2];

@@ -2,6 +2,7 @@
  *
  *     [ Xq | X_I - Xq_I | X_I ]     the residual and the copy in either order, or one of them
  *
+ * Layers that share X have patches of their own beside the same Xq: it is encoded once and stored for each of them.
  * A block takes some whole rows and leaves in shared memory what the pieces pick from: the numbers and the scale bytes,
  * out of which what the base holds of a number is made again. Several eights of a thread are on their way at a time, and
  * the pieces of a number are made beside each other: it is latency that binds. Rounded to nearest; bits are those of
@@ -39,6 +40,7 @@ typedef struct patching {
     ni_cuda_tile_copy copy;
     ni_tensor_scale scale;
     const ni_scale_entry *table;
+    const ni_cuda_patch &patch;
     int64_t first; /* row of the matrix */
 } patching;
 
@@ -65,8 +67,12 @@ static __device__ __forceinline__ void encode_base(const shared_rows &to, const 
     if (!live)
         return;
     const int64_t out = (p.first + i) * p.copy.stride + c;
-    *(uint4 *)(p.copy.values + out) = make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
-                                                 ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
+    const uint4 values = make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
+                                    ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
+#pragma unroll
+    for (int k = 0; k < NI_CUDA_PATCHED_MOST; k++)
+        if (k < p.patch.operands)
+            ni_store_words(ni_global(p.patch.values[k] + out), values);
     *(uint4 *)(to.numbers + i * to.cols / 2 + c / 2) = in;
     if (c % 16 == 0)
         to.bytes[i * to.byte_pitch + c / 16] = byte;
@@ -132,36 +138,41 @@ template <bool TAME> static __device__ __forceinline__ float held(const patching
     return ni_f32_mul(value, ni_f32_mul(ni_byte_value(byte), p.scale.sdec));
 }
 
-/* Sixteen neighbours hold a block. */
+/* Of one operand. Sixteen neighbours hold a block. */
 template <bool TAME>
-static __device__ void encode_pieces(const shared_rows &tile, const patching &p, const ni_cuda_patch &patch,
-                                     int shift) {
+static __device__ void encode_pieces(const shared_rows &tile, const patching &p, int operand, int shift) {
+    const ni_cuda_patch &patch = p.patch;
+    const int32_t *columns = patch.columns[operand];
+    ni_cuda_tile_copy to = p.copy;
+    to.values = patch.values[operand];
     const int blocks = (int)patch.cols / 16, lane = (int)threadIdx.x % 16;
 #pragma unroll 2
     for (int begin = 0; begin < blocks << shift; begin += PATCHED_THREADS / 16) {
         const int unit = begin + (int)threadIdx.x / 16, block = unit >> shift, i = unit - (block << shift),
                   c = block * 16 + lane;
         const bool live = block < blocks;
-        const int column = live ? __ldg(patch.columns + c) : 0, at = i * tile.cols + column;
+        const int column = live ? __ldg(columns + c) : 0, at = i * tile.cols + column;
         const uint32_t pair = tile.numbers[at / 2];
         const float x = !live    ? 0.0f
                         : at & 1 ? ni_high_of(pair)
                                  : ni_low_of(pair),
                     rest = ni_f32_sub(x, held<TAME>(p, x, live ? tile.bytes[i * tile.byte_pitch + column / 16] : 0));
-        const int64_t out = (p.first + i) * p.copy.stride + c;
+        const int64_t out = (p.first + i) * to.stride + c;
 #pragma unroll
         for (int piece = 0; piece < 2; piece++)
             if (piece < patch.count)
-                ni_encode_one(p.copy, p.scale, p.table, patch.residual[piece] ? rest : x, out + patch.at[piece], live);
+                ni_encode_one(to, p.scale, p.table, patch.residual[piece] ? rest : x, out + patch.at[piece], live);
     }
 }
 
 template <bool TAME>
 static __device__ __forceinline__ void take_rows(const shared_rows &tile, const patching &p,
-                                                 const ni_cuda_tile_source &s, const ni_cuda_patch &patch, int shift) {
+                                                 const ni_cuda_tile_source &s, int shift) {
     encode_all<TAME>(tile, p, s);
     __syncthreads();
-    encode_pieces<TAME>(tile, p, patch, shift);
+#pragma unroll 1
+    for (int i = 0; i < p.patch.operands; i++)
+        encode_pieces<TAME>(tile, p, i, shift);
 }
 
 static __global__ void __launch_bounds__(PATCHED_THREADS)
@@ -172,14 +183,14 @@ static __global__ void __launch_bounds__(PATCHED_THREADS)
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
     const int cols = (int)s.cols, rows = 1 << shift;
     const shared_rows tile = {words, (uint8_t *)(words + rows * cols / 2), rows, cols, byte_pitch};
-    const patching p = {copy, ni_tile_scale(copy), table, blockIdx.x * (int64_t)rows};
+    const patching p = {copy, ni_tile_scale(copy), table, patch, blockIdx.x * (int64_t)rows};
     for (int i = threadIdx.x; i < NI_TILE_BYTES; i += PATCHED_THREADS)
         table[i] = room->copies[0].table[i];
     __syncthreads();
     if (room->copies[0].tame)
-        take_rows<true>(tile, p, s, patch, shift);
+        take_rows<true>(tile, p, s, shift);
     else
-        take_rows<false>(tile, p, s, patch, shift);
+        take_rows<false>(tile, p, s, shift);
 }
 
 int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base,

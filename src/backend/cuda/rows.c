@@ -224,6 +224,8 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
                            .value_dim = g->value_dim,
                            .scale = (float)g->scale,
                            .doc_start = g->doc_start};
+    memcpy(shape->amax, g->amax, sizeof shape->amax);
+    memcpy(shape->turned_amax, g->turned_amax, sizeof shape->turned_amax);
     size_t bytes = ni_cuda_gla_workspace_bytes(shape, backward);
     if (bytes == 0 && g->batch * g->seq > 0)
         return nb_fail(
@@ -258,9 +260,17 @@ nb_status ni_cuda_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *
     ni_cuda_gla shape;
     void *workspace;
     NB_TRY(ready_to_scan(be, g, 1, &shape, &workspace, err));
-    return ni_cuda_status(
-        be, ni_cuda_launch_gla_backward(&shape, dq, dk, dv, dgate, do_, q, k, v, gate, workspace, stream_of(be)),
-        "gla_backward", err);
+    const void *slopes[] = {dq, dk, dv};
+    int code = cudaSuccess;
+    for (int i = 0; i < 3 && code == cudaSuccess; i++)
+        code = ni_cuda_begin_maxima(be, g->amax[i], g->turned_amax[i]);
+    if (code == cudaSuccess)
+        code = ni_cuda_launch_gla_backward(&shape, dq, dk, dv, dgate, do_, q, k, v, gate, workspace, stream_of(be));
+    for (int i = 0; i < 3 && code == cudaSuccess && g->seq % 16 != 0; i++) {
+        const int64_t cols = g->heads * (i < 2 ? g->key_dim : g->value_dim);
+        code = ni_cuda_find_turned(stream_of(be), slopes[i], g->batch * g->seq, cols, cols, g->turned_amax[i]);
+    }
+    return ni_cuda_status(be, code, "gla_backward", err);
 }
 
 void ni_cuda_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
