@@ -211,17 +211,51 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     ni_leave_partial(d.partial, sums, dim);
 }
 
-/* Row r of the same, with its columns' sums in registers: x and dy are read once. The slopes stay in `row`. */
+/* What the next row of a warp is made of comes into shared memory while this one is worked on: x, dy, and what is there. Each
+ * lane copies what it reads itself, so nobody waits for anybody. */
+template <int CHUNKS> static __host__ __device__ constexpr int staged_words(void) {
+    return 3 * CHUNKS * 32; /* of 16 bytes, a warp */
+}
+
+template <int CHUNKS> static __device__ __forceinline__ void stage_part(uint4 *stage, const uint16_t *from, int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        if (8 * lane + 256 * k < dim)
+            copy_async16(stage + 32 * k, from + 8 * lane + 256 * k);
+}
+
+/* Row r, if there is one; returns its rstd. */
 template <int CHUNKS>
-static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8],
-                                                 const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+static __device__ __forceinline__ float stage_row(uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+    if (r >= d.n)
+        return 0.0f;
+    stage_part<CHUNKS>(stage, d.x + r * dim, dim);
+    stage_part<CHUNKS>(stage + 32 * CHUNKS, d.dy + r * dim, dim);
+    if (d.into)
+        stage_part<CHUNKS>(stage + 64 * CHUNKS, d.dx + r * dim, dim);
+    copy_commit();
+    return d.rstd[r];
+}
+
+/* Row r of the same, staged, with its columns' sums in registers; row `next` is staged in its place. The slopes stay in
+ * `row`, and *rstd becomes the next row's. */
+template <int CHUNKS>
+static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8], float *rstd,
+                                                 uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int64_t next,
+                                                 int dim) {
     const int lane = threadIdx.x % 32;
     uint4 x[CHUNKS], dy[CHUNKS];
-    ni_load_row(x, d.x + r * dim, dim);
-    ni_load_row(dy, d.dy + r * dim, dim);
-    if (d.into)
-        ni_load_row(row, d.dx + r * dim, dim);
-    const float rs = d.rstd[r];
+    copy_wait<0>();
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        x[k] = stage[32 * k];
+        dy[k] = stage[32 * (CHUNKS + k)];
+        if (d.into)
+            row[k] = stage[32 * (2 * CHUNKS + k)];
+    }
+    const float rs = *rstd;
+    *rstd = stage_row<CHUNKS>(stage, d, next, dim);
     float mean = 0;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
@@ -262,27 +296,18 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
     }
 }
 
-/* Row r comes nearer while the block looks at its columns: 64 numbers a lane. */
-static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, int64_t r, int dim) {
-    const int c = 64 * (threadIdx.x % 32);
-    if (r >= d.n || c >= dim)
-        return;
-    ni_expect_line(d.x + r * dim + c);
-    ni_expect_line(d.dy + r * dim + c);
-    if (d.into)
-        ni_expect_line(d.dx + r * dim + c);
-}
-
 /* A block takes 16 neighbouring rows at a time. Where columns are turned there may be room for `two` bands, so that warps
  * that have looked at one go on to the next while others look still. */
 template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS)
     rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two) {
-    extern __shared__ __align__(16) float sums[]; /* bands, until the sums are left there */
+    extern __shared__ __align__(16) float sums[]; /* bands and staged rows, until the sums are left there */
     __shared__ ni_known_amaxes known[2];
     __shared__ uint32_t most_here;
-    const int lane = threadIdx.x % 32, dim = (int)d.dim;
-    float dw[CHUNKS][8] = {};
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = (int)d.dim;
+    uint4 *const stage =
+        (uint4 *)sums + (TURNED ? (1 + two) * BAND * band_pitch(dim) / 4 : 0) + warp * staged_words<CHUNKS>() + lane;
+    float dw[CHUNKS][8] = {}, rstd = stage_row<CHUNKS>(stage, d, blockIdx.x * (int64_t)BAND + warp, dim);
     uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
     int which = 0;
     if (threadIdx.x == 0)
@@ -290,16 +315,15 @@ static __global__ void __launch_bounds__(NI_THREADS)
     for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= two) {
         uint32_t *const band = (uint32_t *)sums + which * BAND * band_pitch(dim);
 #pragma unroll 1
-        for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
+        for (int i = warp; i < BAND && first + i < d.n; i += NI_WARPS) {
             uint4 row[CHUNKS];
-            slope_row(row, dw, d, first + i, dim);
+            const int64_t next = i + NI_WARPS < BAND ? first + i + NI_WARPS : first + gridDim.x * (int64_t)BAND + warp;
+            slope_row(row, dw, &rstd, stage, d, first + i, next, dim);
             pairs = larger_of_row(pairs, row);
             if (TURNED)
                 leave_row(band, i, row, dim);
         }
         if (TURNED) {
-            for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
-                expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             ni_tell_amaxes<0>(&known[which], word);
             __syncthreads();
             const uint32_t found = known[which].turned, before = max(turned, found);
@@ -331,9 +355,10 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0;
-    const bool two = TURNED && 2 * (int64_t)(band + sizeof(ni_known_amaxes)) <= ni_shared_bytes();
-    const size_t bands = two ? 2 * band : band, bytes = sums > bands ? sums : bands;
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0,
+                 staged = NI_WARPS * (size_t)staged_words<CHUNKS>() * sizeof(uint4);
+    const bool two = TURNED && (int64_t)(2 * (band + sizeof(ni_known_amaxes)) + staged) <= ni_shared_bytes();
+    const size_t room = (two ? 2 * band : band) + staged, bytes = sums > room ? sums : room;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
