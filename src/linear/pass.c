@@ -406,8 +406,8 @@ bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ram
 
 /* ---- what it takes: the same code over a backend that does nothing ---- */
 
-static nb_status walk(ni_linear_group *group, const nb_pass *pass, const ni_producer *from, ni_scratch *scratch,
-                      nb_error *err) {
+static nb_status walk(ni_linear_group *group, const nb_pass *pass, bool produced, ni_scratch *scratch, nb_error *err) {
+    static const ni_producer any = {.kind = NI_PRODUCER_SWIGLU}, turned = {.kind = NI_PRODUCER_TURNED_BACK};
     void *nowhere = (void *)(uintptr_t)64;
     nb_mat x = nb_mat_of(nowhere, group->be->act, group->max_rows, group->in), dx = x, y[NI_GROUP_LAYERS];
     for (int32_t i = 0; i < group->count; i++)
@@ -418,11 +418,11 @@ static nb_status walk(ni_linear_group *group, const nb_pass *pass, const ni_prod
                            .scratch = scratch,
                            .x = &x,
                            .training = group->training,
-                           .from = from,
+                           .from = produced ? &any : NULL,
                            .measuring = true};
     NB_TRY(forward(&call, y, err));
     call.dy = y;
-    call.from = group->count <= NI_PRODUCED_MOST ? from : NULL;
+    call.from = !produced || group->count > NI_PRODUCED_MOST ? NULL : group->count == NI_PRODUCED_MOST ? &turned : &any;
     for (int again = 0; again < 2 && group->training; again++) /* the second micro-batch adds to the gradients */
         NB_TRY(backward(&call, &dx, err));
     return NB_OK;
@@ -439,11 +439,8 @@ nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *er
     nb_status status = NB_OK;
     ni_backend_idle(&idle, be);
     group->be = &idle.backend;
-    const ni_producer pending = {.kind = NI_PRODUCER_SWIGLU}; /* any */
-    for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
-        status = walk(group, &passes[i], NULL, &scratch, err);
-    for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
-        status = walk(group, &passes[i], &pending, &scratch, err);
+    for (size_t i = 0; i < 2 * sizeof passes / sizeof *passes && status == NB_OK; i++)
+        status = walk(group, &passes[i / 2], i % 2, &scratch, err);
     group->be = be;
     begin_micro_batch(group, false);
     ni_linear_group_changed(group);

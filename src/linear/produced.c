@@ -26,28 +26,48 @@ static bool reads_numbers(const ni_mechanism *m) {
 }
 
 static bool is_made_of_numbers(const ni_cached_operand *o) {
-    return o->rule.headroom && !o->source && !o->fold && !nb_quantizer_is_bf16(&o->rule.quantizer);
+    return !o->source && !o->fold && !nb_quantizer_is_bf16(&o->rule.quantizer);
+}
+
+static bool is_delayed(const ni_cached_operand *o) {
+    return o->rule.headroom && is_made_of_numbers(o);
+}
+
+static bool are_dy_made_of_numbers(const ni_linear *layer) {
+    return is_made_of_numbers(layer->operands[NB_DGRAD_DY]) && is_made_of_numbers(layer->operands[NB_WGRAD_DY]);
+}
+
+static bool are_dy_delayed(const ni_linear *layer) {
+    return is_delayed(layer->operands[NB_DGRAD_DY]) && is_delayed(layer->operands[NB_WGRAD_DY]);
+}
+
+/* Slopes of q, k and v, whose maxima who writes them tells: they are small, and one launch makes all their operands. */
+static bool are_made_together(const ni_linear_call *call) {
+    const ni_wanted_amaxes wants = ni_linear_group_wants(call->group, true);
+    return call->dy && call->from->kind == NI_PRODUCER_TURNED_BACK && wants.plain && wants.turned;
 }
 
 static bool is_made_in_forward(const ni_linear_call *call, const ni_cached_operand *o) {
     return o->name.role == NB_FPROP_X || (o->keeper == NI_FOR_BACKWARD && call->training && !call->pass->backward_bf16);
 }
 
-/* Whether operands alone are made of it in this pass. */
-static bool goes_into_operands(const ni_linear_call *call) {
+/* Whether operands are made of it in this pass before anything else is; `*alone`: and nobody reads the numbers. */
+static bool goes_into_operands(const ni_linear_call *call, bool *alone) {
     const ni_linear_group *group = call->group;
     if (call->pass->lens || (call->dy ? call->pass->backward_bf16 : call->pass->forward_bf16))
         return false;
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if (reads_numbers(group->mechanisms[i].table))
             return false;
+    const bool together = are_made_together(call);
+    *alone = true;
     for (int32_t i = 0; i < group->count; i++) {
         const ni_linear *layer = &group->layers[i];
-        if (!layer->plan.quantized || !is_made_of_numbers(layer->operands[call->dy ? NB_DGRAD_DY : NB_FPROP_X]) ||
-            (call->dy && !is_made_of_numbers(layer->operands[NB_WGRAD_DY])))
+        if (!layer->plan.quantized || (call->dy && !are_dy_made_of_numbers(layer)))
             return false;
+        *alone &= call->dy ? are_dy_delayed(layer) : is_delayed(layer->operands[NB_FPROP_X]);
     }
-    return call->dy || group->x_count <= 2;
+    return call->dy ? *alone || together : *alone && group->x_count <= 2;
 }
 
 static nb_status add(const ni_linear_call *call, production *p, ni_produced *matrix, ni_cached_operand *o,
@@ -66,7 +86,7 @@ static nb_status add_inputs(const ni_linear_call *call, production *p, nb_error 
     bool all = true;
     for (int32_t i = 0; i < group->x_count; i++) {
         ni_cached_operand *o = &group->x[i];
-        if (is_made_in_forward(call, o) && is_made_of_numbers(o))
+        if (is_made_in_forward(call, o) && is_delayed(o))
             NB_TRY(add(call, p, &p->matrices[0], o, err));
         else
             all = false;
@@ -92,9 +112,10 @@ nb_status ni_produce(const ni_linear_call *call, nb_error *err) {
     if (count > NI_PRODUCED_MOST)
         return nb_fail(err, NB_INTERNAL, "%s: %d matrices of one producer; expected at most %d", call->group->input,
                        count, NI_PRODUCED_MOST);
-    const bool fused = goes_into_operands(call);
+    bool alone = false;
+    const bool fused = goes_into_operands(call, &alone);
     for (int32_t i = 0; i < count; i++)
-        p.matrices[i] = (ni_produced){.numbers = call->dy ? &call->dy[i] : call->x, .kept = !fused};
+        p.matrices[i] = (ni_produced){.numbers = call->dy ? &call->dy[i] : call->x, .kept = !fused || !alone};
     if (fused)
         NB_TRY(call->dy ? add_gradients(call, &p, err) : add_inputs(call, &p, err));
     NB_TRY(call->be->ops->make_produced(call->be, call->from, p.matrices, count, err));

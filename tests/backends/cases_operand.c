@@ -627,6 +627,20 @@ static ni_producer producer_of(trial *t, int kind, int64_t cols, int64_t head_di
     return from;
 }
 
+/* Slopes as attention leaves them; without a past their maxima are asked for, and those of the third are known. */
+static void place_slopes(trial *t, produced_pair *p, int m, const ni_producer *from, int64_t head_dim, bool known,
+                         double size) {
+    static const int32_t nowhere[PRODUCED_ROWS];
+    p->numbers.data = input_act(t, 7 + (uint32_t)m, p->numbers.rows * p->numbers.cols, size);
+    if (!known)
+        return;
+    p->numbers.amax = scratch(t, 2 * sizeof *p->numbers.amax);
+    p->numbers.turned_amax = p->numbers.amax + 1;
+    if (m == 2)
+        t->be->ops->rope(t->be, &p->numbers, upload(t, nowhere, sizeof nowhere), p->numbers.cols / head_dim, from->rope,
+                         true);
+}
+
 /* Operands of one producer made at once, beside those of its matrices. */
 static void produce_both_ways(trial *t, int kind, int64_t cols, int64_t head_dim, const nb_quantizer q[2],
                               const float *past, int turn) {
@@ -647,10 +661,8 @@ static void produce_both_ways(trial *t, int kind, int64_t cols, int64_t head_dim
         const int64_t wide = turned && m ? cols - head_dim : cols;
         place_pair(t, &at_once[m], wide, &q[0], &q[1], past, reread, &noise);
         place_pair(t, &apart[m], wide, &q[0], &q[1], past, reread, &noise);
-        if (turned) {
-            at_once[m].numbers.data = input_act(t, 7 + (uint32_t)m, PRODUCED_ROWS * wide, turn == 2 ? 1e20 : 1);
-            apart[m].numbers.data = input_act(t, 7 + (uint32_t)m, PRODUCED_ROWS * wide, turn == 2 ? 1e20 : 1);
-        }
+        for (int i = 0; i < 2 && turned; i++)
+            place_slopes(t, i ? &apart[m] : &at_once[m], m, &at_once_from, head_dim, !past, turn == 2 ? 1e20 : 1);
         out[m] = (ni_produced){.numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
     }
     EXPECT_OK(t, t->be->ops->make_produced(t->be, &at_once_from, out, count, &err));

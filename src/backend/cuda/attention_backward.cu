@@ -219,11 +219,12 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
             one[m][r] = 1;
             scale[m][r] = a.scale;
         }
-    const ni_known_amaxes known = ni_known_of(a.amax, a.turned_amax);
+    const uint32_t asked = ni_ask_for_warp(a.amax, a.turned_amax);
     sync_block(); /* nobody reads K and V any more */
     const uint32_t pairs = store_rows<Core, T::rows, columns>(
         head_of(a.dv, a.v_stride, a, b, kv), a.v_stride, first + warp_row, first_column, dv, one, v_tile, warp_row, a);
-    join_amaxes<Core, T::rows, columns>(pairs, v_tile, warp_row, first + warp_row, first_column, a, known);
+    join_amaxes<Core, T::rows, columns>(pairs, v_tile, warp_row, first + warp_row, first_column, a,
+                                        ni_known_to_warp(asked));
     store_rows<Core, T::rows, columns>(head_of(a.dk, a.k_stride, a, b, kv), a.k_stride, first + warp_row, first_column,
                                        dk, scale, k_tile, warp_row, a);
 }

@@ -163,11 +163,11 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
             if (query < a.seq && lane % 4 == 0)
                 a.out_lse[((int64_t)b * a.heads + h) * a.seq + query] = run.largest[m][r] * a.scale + logf(sum);
         }
-    const ni_known_amaxes known = ni_known_of(a.amax, a.turned_amax);
+    const uint32_t asked = ni_ask_for_warp(a.amax, a.turned_amax);
     sync_block(); /* nobody reads Q any more */
     const uint32_t pairs = store_rows<Core, T::rows, D>(head_of(a.out_o, a.o_stride, a, b, h), a.o_stride,
                                                         first + warp_row, 0, o, factor, q_tile, warp_row, a);
-    join_amaxes<Core, T::rows, D>(pairs, q_tile, warp_row, first + warp_row, 0, a, known);
+    join_amaxes<Core, T::rows, D>(pairs, q_tile, warp_row, first + warp_row, 0, a, ni_known_to_warp(asked));
 }
 
 template <class T> constexpr AttentionTile row(const char *name) {

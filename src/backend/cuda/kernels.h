@@ -50,6 +50,13 @@ typedef struct ni_cuda_turns {
     float *table;      /* [positions, head_dim / 2, 2]: cosine and sine, 16-byte aligned; NULL: none */
     int32_t positions; /* angles of those beyond are made as they are asked for */
 } ni_cuda_turns;
+/* Of one matrix: heads that are powers of two from 16 to 256 channels long, eight channels of a token a thread. */
+typedef struct ni_cuda_angles {
+    ni_rope how;
+    ni_cuda_turns turns;
+    int32_t head_dim;
+    bool inverse;
+} ni_cuda_angles;
 int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how);
 int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
                         const ni_cuda_turns *turns, bool inverse);

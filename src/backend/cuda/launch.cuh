@@ -103,6 +103,17 @@ static __device__ inline void ni_store_word(uint64_t to, uint32_t word) {
     asm volatile("st.global.b32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
 }
 
+/* Of what is read late: it leaves the second level of the cache before other things do. */
+static __device__ inline void ni_stream_words(uint64_t to, uint4 word) {
+    asm volatile("st.global.cs.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word.x), "r"(word.y), "r"(word.z),
+                 "r"(word.w)
+                 : "memory");
+}
+
+static __device__ inline void ni_stream_word(uint64_t to, uint32_t word) {
+    asm volatile("st.global.cs.b32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+
 static inline bool ni_aligned(const void *p) {
     return ((uintptr_t)p & 15) == 0;
 }

@@ -36,6 +36,34 @@ template <int CHUNKS> static __global__ void rmsnorm_forward_kept(const __grid_c
     ni_join_amax(norm.amax, ni_larger_half(pairs));
 }
 
+/* ---- rows on their way ----
+ *
+ * What the next row of a warp is made of comes into shared memory while this one is worked on. Each lane copies what it
+ * reads itself, so nobody waits for anybody. */
+
+/* Of 16 bytes, a warp: so many matrices. */
+template <int CHUNKS, int MATRICES> static __host__ __device__ constexpr int staged_words(void) {
+    return MATRICES * CHUNKS * 32;
+}
+
+template <int CHUNKS, int MATRICES> static size_t staged_bytes(void) {
+    return NI_WARPS * staged_words<CHUNKS, MATRICES>() * sizeof(uint4);
+}
+
+template <int CHUNKS> static __device__ __forceinline__ void stage_part(uint4 *stage, const uint16_t *from, int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        if (8 * lane + 256 * k < dim)
+            copy_async16(stage + 32 * k, from + 8 * lane + 256 * k);
+}
+
+template <int CHUNKS> static __device__ __forceinline__ void load_staged(uint4 (&row)[CHUNKS], const uint4 *stage) {
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        row[k] = stage[32 * k];
+}
+
 /* ---- sixteen rows, and down their columns ---- */
 
 enum { BAND = 16 };
@@ -94,25 +122,68 @@ static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, bool u
     return __any_sync(~0u, most >= limit) ? turn_band<WARPS>(found, band, dim) : found;
 }
 
-/* A warp has one row of the band: blocks are as short as they can be, since there are few of them. */
+/* Row r, if there is one. */
 template <int CHUNKS>
-static __global__ void __launch_bounds__(32 * BAND, CHUNKS <= 3 ? 3 : 2)
+static __device__ __forceinline__ void stage_terms(uint4 *stage, const ni_cuda_norm &norm, int64_t r, int dim) {
+    if (r >= norm.n)
+        return;
+    stage_part<CHUNKS>(stage, norm.x + r * dim, dim);
+    if (norm.change)
+        stage_part<CHUNKS>(stage + 32 * CHUNKS, norm.change + r * dim, dim);
+    copy_commit();
+}
+
+/* What lies beyond the end of a row is zero. */
+template <int CHUNKS>
+static __device__ __forceinline__ void load_terms(uint4 (&row)[CHUNKS], uint4 (&change)[CHUNKS], const uint4 *stage,
+                                                  const ni_cuda_norm &norm, int dim) {
+    const int lane = threadIdx.x % 32;
+    copy_wait<0>();
+    load_staged(row, stage);
+    if (norm.change)
+        load_staged(change, stage + 32 * CHUNKS);
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        if (8 * lane + 256 * k >= dim)
+            row[k] = change[k] = make_uint4(0, 0, 0, 0);
+}
+
+/* A block takes a band after another. */
+template <int CHUNKS>
+static __global__ void __launch_bounds__(NI_THREADS, CHUNKS <= 3   ? 4
+                                                     : CHUNKS <= 6 ? 3
+                                                                   : 2)
     rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
-    extern __shared__ __align__(16) uint32_t band[];
+    extern __shared__ __align__(16) uint32_t band[]; /* and staged rows */
     __shared__ ni_known_amaxes known;
     __shared__ uint32_t most_here;
-    const int dim = (int)norm.dim, i = threadIdx.x / 32;
-    const uint32_t word = ni_ask_amaxes<0>(norm.amax, norm.turned_amax);
+    const int warp = threadIdx.x / 32, dim = (int)norm.dim;
+    const int64_t step = gridDim.x * (int64_t)BAND;
+    uint4 *const stage =
+        (uint4 *)band + BAND * band_pitch(dim) / 4 + warp * staged_words<CHUNKS, 2>() + threadIdx.x % 32;
+    uint32_t pairs = 0, turned = 0, word = ni_ask_amaxes<0>(NULL, norm.turned_amax);
     if (threadIdx.x == 0)
         most_here = 0;
-    uint4 row[CHUNKS];
-    ni_norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
-    leave_row(band, i, row, dim);
-    ni_tell_amaxes<0>(&known, word);
-    __syncthreads();
-    ni_join_known(norm.amax, ni_larger_half(larger_of_row(0, row)), known.plain);
-    ni_join_known(norm.turned_amax, larger_of_band<BAND>(known.turned, !known.turned, &most_here, band, dim),
-                  known.turned);
+    stage_terms<CHUNKS>(stage, norm, blockIdx.x * (int64_t)BAND + warp, dim);
+    for (int64_t first = blockIdx.x * (int64_t)BAND; first < norm.n; first += step) {
+#pragma unroll 1
+        for (int i = warp; i < BAND; i += NI_WARPS) {
+            uint4 row[CHUNKS], change[CHUNKS];
+            load_terms(row, change, stage, norm, dim);
+            stage_terms<CHUNKS>(stage, norm, i + NI_WARPS < BAND ? first + i + NI_WARPS : first + step + warp, dim);
+            ni_norm_terms<CHUNKS, true>(row, change, norm, first + i, dim);
+            pairs = larger_of_row(pairs, row);
+            leave_row(band, i, row, dim);
+        }
+        ni_tell_amaxes<0>(&known, word);
+        __syncthreads();
+        const uint32_t found = known.turned, before = max(turned, found);
+        turned = larger_of_band<NI_WARPS>(before, !found, &most_here, band, dim);
+        ni_join_known(norm.turned_amax, turned, before); /* for others' next bands */
+        word = ni_ask_amaxes<0>(NULL, norm.turned_amax);
+        __syncthreads();
+    }
+    ni_join_amax(norm.amax, ni_larger_half(pairs));
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -149,12 +220,22 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
     ni_join_amax(norm.amax, largest);
 }
 
+/* As many blocks as the GPU holds at once. */
 template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_cuda_norm *norm) {
-    const size_t bytes = band_bytes(norm->dim);
-    const int code =
+    const size_t bytes = band_bytes(norm->dim) + staged_bytes<CHUNKS, 2>();
+    int device = 0, multiprocessors = 0, blocks = 0;
+    int code =
         cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
-        rmsnorm_forward_bands<CHUNKS><<<(unsigned)(norm->n / BAND), 32 * BAND, bytes, on>>>(*norm);
+        code = cudaGetDevice(&device);
+    if (code == cudaSuccess)
+        code = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (code == cudaSuccess)
+        code = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, rmsnorm_forward_bands<CHUNKS>, NI_THREADS, bytes);
+    if (code != cudaSuccess)
+        return code;
+    const int64_t bands = norm->n / BAND, held = (int64_t)multiprocessors * (blocks ? blocks : 1);
+    rmsnorm_forward_bands<CHUNKS><<<(unsigned)(bands < held ? bands : held), NI_THREADS, bytes, on>>>(*norm);
     return code;
 }
 
@@ -211,17 +292,34 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     ni_leave_partial(d.partial, sums, dim);
 }
 
-/* Row r of the same, with its columns' sums in registers: x and dy are read once. The slopes stay in `row`. */
+/* Row r, if there is one; returns its rstd. */
 template <int CHUNKS>
-static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8],
-                                                 const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+static __device__ __forceinline__ float stage_row(uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+    if (r >= d.n)
+        return 0.0f;
+    stage_part<CHUNKS>(stage, d.x + r * dim, dim);
+    stage_part<CHUNKS>(stage + 32 * CHUNKS, d.dy + r * dim, dim);
+    if (d.into)
+        stage_part<CHUNKS>(stage + 64 * CHUNKS, d.dx + r * dim, dim);
+    copy_commit();
+    return d.rstd[r];
+}
+
+/* Row r of the same, staged, with its columns' sums in registers; row `next` is staged in its place. The slopes stay in
+ * `row`, and *rstd becomes the next row's. */
+template <int CHUNKS>
+static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8], float *rstd,
+                                                 uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int64_t next,
+                                                 int dim) {
     const int lane = threadIdx.x % 32;
     uint4 x[CHUNKS], dy[CHUNKS];
-    ni_load_row(x, d.x + r * dim, dim);
-    ni_load_row(dy, d.dy + r * dim, dim);
+    copy_wait<0>();
+    load_staged(x, stage);
+    load_staged(dy, stage + 32 * CHUNKS);
     if (d.into)
-        ni_load_row(row, d.dx + r * dim, dim);
-    const float rs = d.rstd[r];
+        load_staged(row, stage + 64 * CHUNKS);
+    const float rs = *rstd;
+    *rstd = stage_row<CHUNKS>(stage, d, next, dim);
     float mean = 0;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
@@ -262,27 +360,18 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
     }
 }
 
-/* Row r comes nearer while the block looks at its columns: 64 numbers a lane. */
-static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, int64_t r, int dim) {
-    const int c = 64 * (threadIdx.x % 32);
-    if (r >= d.n || c >= dim)
-        return;
-    ni_expect_line(d.x + r * dim + c);
-    ni_expect_line(d.dy + r * dim + c);
-    if (d.into)
-        ni_expect_line(d.dx + r * dim + c);
-}
-
 /* A block takes 16 neighbouring rows at a time. Where columns are turned there may be room for `two` bands, so that warps
  * that have looked at one go on to the next while others look still. */
 template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS)
     rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two) {
-    extern __shared__ __align__(16) float sums[]; /* bands, until the sums are left there */
+    extern __shared__ __align__(16) float sums[]; /* bands and staged rows, until the sums are left there */
     __shared__ ni_known_amaxes known[2];
     __shared__ uint32_t most_here;
-    const int lane = threadIdx.x % 32, dim = (int)d.dim;
-    float dw[CHUNKS][8] = {};
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = (int)d.dim;
+    uint4 *const stage =
+        (uint4 *)sums + (TURNED ? (1 + two) * BAND * band_pitch(dim) / 4 : 0) + warp * staged_words<CHUNKS, 3>() + lane;
+    float dw[CHUNKS][8] = {}, rstd = stage_row<CHUNKS>(stage, d, blockIdx.x * (int64_t)BAND + warp, dim);
     uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
     int which = 0;
     if (threadIdx.x == 0)
@@ -290,16 +379,15 @@ static __global__ void __launch_bounds__(NI_THREADS)
     for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= two) {
         uint32_t *const band = (uint32_t *)sums + which * BAND * band_pitch(dim);
 #pragma unroll 1
-        for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
+        for (int i = warp; i < BAND && first + i < d.n; i += NI_WARPS) {
             uint4 row[CHUNKS];
-            slope_row(row, dw, d, first + i, dim);
+            const int64_t next = i + NI_WARPS < BAND ? first + i + NI_WARPS : first + gridDim.x * (int64_t)BAND + warp;
+            slope_row(row, dw, &rstd, stage, d, first + i, next, dim);
             pairs = larger_of_row(pairs, row);
             if (TURNED)
                 leave_row(band, i, row, dim);
         }
         if (TURNED) {
-            for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
-                expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             ni_tell_amaxes<0>(&known[which], word);
             __syncthreads();
             const uint32_t found = known[which].turned, before = max(turned, found);
@@ -331,9 +419,10 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0;
-    const bool two = TURNED && 2 * (int64_t)(band + sizeof(ni_known_amaxes)) <= ni_shared_bytes();
-    const size_t bands = two ? 2 * band : band, bytes = sums > bands ? sums : bands;
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0,
+                 staged = staged_bytes<CHUNKS, 3>();
+    const bool two = TURNED && (int64_t)(2 * (band + sizeof(ni_known_amaxes)) + staged) <= ni_shared_bytes();
+    const size_t room = (two ? 2 * band : band) + staged, bytes = sums > room ? sums : room;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)

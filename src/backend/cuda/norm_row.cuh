@@ -86,16 +86,13 @@ static __device__ __forceinline__ uint4 ni_packed(const ni_eight &e) {
                       ni_pack_two(e.x[6], e.x[7]));
 }
 
-/* x + change, where there is one, rounded and left in `sum`. */
+/* row + change, where there is one, rounded and left in `sum`. */
 template <int CHUNKS>
-static __device__ __forceinline__ void ni_load_sum(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t at,
-                                                   int dim) {
+static __device__ __forceinline__ void ni_add_change(uint4 (&row)[CHUNKS], const uint4 (&change)[CHUNKS],
+                                                     const ni_cuda_norm &norm, int64_t at, int dim) {
     const int lane = threadIdx.x % 32;
-    ni_load_row(row, norm.x + at, dim);
     if (!norm.change)
         return;
-    uint4 change[CHUNKS];
-    ni_load_row(change, norm.change + at, dim);
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
         ni_eight a = ni_unpacked(row[k]), b = ni_unpacked(change[k]);
@@ -108,11 +105,13 @@ static __device__ __forceinline__ void ni_load_sum(uint4 (&row)[CHUNKS], const n
     }
 }
 
-/* One row: its sum, if it is one, its rstd and y, which stays in `row`; unless `ALWAYS` norm.y may be NULL. */
-template <int CHUNKS, bool ALWAYS = true>
-static __device__ __forceinline__ void ni_norm_row(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t r, int dim) {
+/* One row, whose x is in `row`: its sum, if it is one, its rstd and y, which stays there; unless `ALWAYS` norm.y may be
+ * NULL. */
+template <int CHUNKS, bool ALWAYS>
+static __device__ __forceinline__ void ni_norm_terms(uint4 (&row)[CHUNKS], const uint4 (&change)[CHUNKS],
+                                                     const ni_cuda_norm &norm, int64_t r, int dim) {
     const int lane = threadIdx.x % 32;
-    ni_load_sum(row, norm, r * dim, dim);
+    ni_add_change(row, change, norm, r * dim, dim);
     float squares = 0;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
@@ -139,6 +138,15 @@ static __device__ __forceinline__ void ni_norm_row(uint4 (&row)[CHUNKS], const n
         if (ALWAYS || norm.y)
             *(uint4 *)(norm.y + r * dim + c) = row[k];
     }
+}
+
+template <int CHUNKS, bool ALWAYS = true>
+static __device__ __forceinline__ void ni_norm_row(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t r, int dim) {
+    uint4 change[CHUNKS];
+    ni_load_row(row, norm.x + r * dim, dim);
+    if (norm.change)
+        ni_load_row(change, norm.change + r * dim, dim);
+    ni_norm_terms<CHUNKS, ALWAYS>(row, change, norm, r, dim);
 }
 
 #endif

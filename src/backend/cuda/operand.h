@@ -69,9 +69,9 @@ typedef enum ni_cuda_made { NI_CUDA_NOT_MADE, NI_CUDA_MADE, NI_CUDA_MULTIPLIED }
 /* Makes of this source what a kernel makes of one reading; the rest is the caller's. */
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err);
-/* Whether tiles of these numbers are made under a scale of the step before, and (`copy` not NULL) the operand as such a
- * kernel sees it. */
-bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
+/* The operand as kernels of tiles see it, whose tensor scale is that of the step before, or known from who writes the
+ * numbers; false: they do not make it, or it is not known. */
+bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
 /* A weight in tiles, one in rows, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
  * take it. A piece's `minus` has its codes. */
 bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out);

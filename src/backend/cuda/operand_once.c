@@ -110,12 +110,9 @@ static bool are_codes_read(nb_backend *be, const ni_making *making) {
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
 }
 
-bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
-    if (!making->past || making->under || !is_tile_copy(source, making) ||
-        !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
+bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    if (making->under || !is_tile_copy(source, making) || !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
         return false;
-    if (!copy)
-        return true;
     *copy = tile_copy(be, making, are_codes_read(be, making));
     return knows_amax(be, source, making, copy);
 }

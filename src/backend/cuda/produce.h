@@ -28,16 +28,14 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
 bool ni_cuda_produces_norm(int64_t rows, int64_t dim);
 int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to);
 
-/* Three matrices of which the first two are turned back by RoPE first, in place where somebody reads the numbers. Heads
- * lie whole in tiles. Stochastic, 8 bits. */
+/* Three matrices, of which the first two may be turned by RoPE first: in place, where somebody reads the numbers. Scales may be
+ * of the maxima at hand. Stochastic, 8 bits. */
 typedef struct ni_cuda_turned_tiles {
     uint16_t *x[3];
     int64_t rows, cols[3];
-    bool kept[2];
+    bool turns, kept[3];
     const int32_t *positions; /* [rows] */
-    int32_t head_dim;
-    ni_rope how;
-    ni_cuda_turns turns;
+    ni_cuda_angles by;
 } ni_cuda_turned_tiles;
 bool ni_cuda_produces_turned(int64_t head_dim);
 int ni_cuda_produce_turned(void *stream, void *rooms, const ni_cuda_turned_tiles *s, const ni_cuda_both_copies to[3]);

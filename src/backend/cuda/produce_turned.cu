@@ -1,5 +1,5 @@
-/* produce_turned.cu: slopes of q, k and v straight into the operands that are made of them (produce.cuh), those of q and k
- * turned back by RoPE first: one launch for all three. Numbers are rounded to BF16 as rope.cu leaves them, so operands have
+/* produce_turned.cu: slopes of q, k and v into the operands that are made of them, by one launch for all three (produce.cuh);
+ * under scales of the step before those of q and k are turned back by RoPE on the way. Numbers are rounded to BF16 as rope.cu leaves them, so operands have
  * the bits of those made of its matrices.
  *
  * Heads lie whole in a warp's row of a tile, so the other half of a pair of channels is in the registers of a lane half a
@@ -11,7 +11,6 @@
 /* Everything of one launch; which matrix a block works on is in its first index. */
 typedef struct turned_work {
     ni_cuda_turned_tiles s;
-    ni_rope_angles by;
     ni_cuda_both_copies to[3];
     unsigned first[3]; /* tile across of each matrix */
 } turned_work;
@@ -28,16 +27,15 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     if (at.r0 < 0)
         return;
     ni_load_own(own, work.s.x[which], at, cols);
-    if (which < 2)
-#pragma unroll
-        for (int i = 0; i < NI_OWN_ROWS; i++)
-            own[i] = ni_turn_eight(work.by, own[i], work.s.positions[at.row + NI_ROW_STEP * i]);
+    if (work.s.turns && which < 2)
+        ni_turn_rows<NI_OWN_ROWS, NI_ROW_STEP, NI_ROW_STEP * NI_TILE_PITCH>(
+            work.s.by, own, (uint32_t *)ni_own_of(tile, at, 0), work.s.positions, at.row, work.s.rows);
     ni_wait_for_it();
     ni_load_tables(&tables, room, work.to[which]);
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         *ni_own_of(tile, at, i) = own[i];
-        if (which < 2 && work.s.kept[which] && at.live)
+        if (work.s.kept[which] && at.live)
             *(uint4 *)(work.s.x[which] + (at.row + NI_ROW_STEP * i) * cols + at.col) = own[i];
     }
     ni_make_both<8, 8>(work.to[which], room, tables, tile, own, at, work.s.rows, cols);
@@ -51,7 +49,6 @@ int ni_cuda_produce_turned(void *stream, void *rooms, const ni_cuda_turned_tiles
     turned_work work = {};
     unsigned across = 0;
     work.s = *s;
-    work.by = {s->how, s->turns, s->head_dim, true};
     for (int i = 0; i < 3; i++) {
         work.to[i] = to[i];
         work.first[i] = across;

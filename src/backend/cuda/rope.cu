@@ -62,7 +62,7 @@ typedef struct rope_work {
     uint32_t *amax, *turned_amax;
     const int32_t *positions;
     int64_t rows, cols;
-    ni_rope_angles by;
+    ni_cuda_angles by;
 } rope_work;
 
 /* The largest number of this warp's 64 columns of a tile, turned down the tokens, where it may be larger than is known. */
@@ -85,7 +85,7 @@ static __device__ void join_turned(const rope_work &work, const uint32_t *tile, 
 
 template <bool MAXIMA>
 static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_tiles(const __grid_constant__ rope_work work) {
-    __shared__ __align__(16) uint32_t tile[MAXIMA ? NI_TILE_ROWS * NI_TILE_PITCH : 4];
+    __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_known_amaxes known;
     const int lane = threadIdx.x % 32;
     const int64_t first = (blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * NI_TILE_ROWS + threadIdx.x / 32,
@@ -98,11 +98,11 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_tiles(const __gri
         const bool live = c < work.cols && first + 4 * i < work.rows;
         own[i] = live ? *(const uint4 *)(work.x + (first + 4 * i) * work.cols + c) : make_uint4(0, 0, 0, 0);
     }
+    ni_turn_rows<4, 4, 4 * NI_TILE_PITCH>(work.by, own, tile + threadIdx.x / 32 * NI_TILE_PITCH + 4 * lane,
+                                          work.positions, first, work.rows);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const bool there = first + 4 * i < work.rows;
-        own[i] = ni_turn_eight(work.by, own[i], there ? work.positions[first + 4 * i] : 0);
-        if (there && c < work.cols)
+        if (first + 4 * i < work.rows && c < work.cols)
             *(uint4 *)(work.x + (first + 4 * i) * work.cols + c) = own[i];
         if (MAXIMA) {
             pairs = ni_larger_of_four(pairs, own[i]);

@@ -40,46 +40,87 @@ static __device__ inline void ni_turn_two(float *x1, float *x2, float c, float s
     *x2 = ni_f32_add(ni_f32_mul(second, c), ni_f32_mul(first, s));
 }
 
-/* ---- eight channels of one token a lane, whose partners a lane half a head away has ---- */
-
-typedef struct ni_rope_angles {
-    ni_rope how;
-    ni_cuda_turns turns;
-    int32_t head_dim;
-    bool inverse;
-} ni_rope_angles;
-
-/* Beyond the table. */
-static __device__ __noinline__ ni_turn ni_far_turn(const ni_rope_angles &by, int32_t position, int i) {
-    return ni_turn_by(position, i, by.head_dim, by.how);
-}
-
-/* Cosines and sines of channels i and i + 1. */
-static __device__ inline float4 ni_two_turns(const ni_rope_angles &by, int32_t position, int i) {
-    if (ni_is_in_table(by.turns, position))
-        return *(const float4 *)(by.turns.table + ((int64_t)position * (by.head_dim / 2) + i) * 2);
-    const ni_turn a = ni_far_turn(by, position, i), b = ni_far_turn(by, position, i + 1);
-    return make_float4(a.c, a.s, b.c, b.s);
-}
+/* ---- eight channels of a token a lane, whose partners a lane half a head away has ----
+ *
+ * Heads are powers of two from 16 to 256 channels long, and a warp has rows of 256. */
 
 /* Two channels of which `other` are the partners: the lower half of a head takes x c - y s, the higher one x c + y s, and
- * the other way round on the way back: the sign of s is the lane's. */
-static __device__ inline uint32_t ni_turned_pair(uint32_t own, uint32_t other, const float4 &by, uint32_t sign) {
-    const float s1 = __uint_as_float(__float_as_uint(by.y) ^ sign), s2 = __uint_as_float(__float_as_uint(by.w) ^ sign);
-    return ni_pack_two(ni_f32_add(ni_f32_mul(ni_low_of(own), by.x), ni_f32_mul(ni_low_of(other), s1)),
-                       ni_f32_add(ni_f32_mul(ni_high_of(own), by.z), ni_f32_mul(ni_high_of(other), s2)));
+ * the other way round on the way back: `other` bears the sign. by: cosine and sine, twice. */
+static __device__ inline uint32_t ni_turned_pair(uint32_t own, uint32_t other, const float4 &by) {
+    return ni_pack_two(ni_f32_add(ni_f32_mul(ni_low_of(own), by.x), ni_f32_mul(ni_low_of(other), by.y)),
+                       ni_f32_add(ni_f32_mul(ni_high_of(own), by.z), ni_f32_mul(ni_high_of(other), by.w)));
 }
 
-/* Heads are powers of two from 16 to 256 channels long; a warp has one row of 256. Its lanes come together. */
-static __device__ inline uint4 ni_turn_eight(const ni_rope_angles &by, const uint4 &own, int32_t position) {
-    const int lane = threadIdx.x % 32, across = by.head_dim / 16, i = lane % across * 8;
-    const uint32_t sign = ((lane & across) != 0) == by.inverse ? 0x80000000u : 0;
-    const uint4 other = make_uint4(__shfl_xor_sync(~0u, own.x, across), __shfl_xor_sync(~0u, own.y, across),
-                                   __shfl_xor_sync(~0u, own.z, across), __shfl_xor_sync(~0u, own.w, across));
-    return make_uint4(ni_turned_pair(own.x, other.x, ni_two_turns(by, position, i), sign),
-                      ni_turned_pair(own.y, other.y, ni_two_turns(by, position, i + 2), sign),
-                      ni_turned_pair(own.z, other.z, ni_two_turns(by, position, i + 4), sign),
-                      ni_turned_pair(own.w, other.w, ni_two_turns(by, position, i + 6), sign));
+static __device__ inline int ni_first_turn(const ni_cuda_angles &by) {
+    return threadIdx.x % 32 % (by.head_dim / 16) * 8;
+}
+
+static __device__ inline uint4 ni_turn_near(const ni_cuda_angles &by, const uint4 &own, const uint4 &other,
+                                            int32_t position) {
+    const float4 *const turns =
+        (const float4 *)(by.turns.table + ((int64_t)position * by.head_dim + 2 * ni_first_turn(by)));
+    return make_uint4(ni_turned_pair(own.x, other.x, turns[0]), ni_turned_pair(own.y, other.y, turns[1]),
+                      ni_turned_pair(own.z, other.z, turns[2]), ni_turned_pair(own.w, other.w, turns[3]));
+}
+
+/* The partners of eight channels, with the sign that their part has. Lanes come together. */
+static __device__ inline uint32_t ni_sign_of_partners(const ni_cuda_angles &by) {
+    return ((threadIdx.x & (by.head_dim / 16)) != 0) == by.inverse ? NI_PAIR_SIGNS : 0;
+}
+
+static __device__ inline uint4 ni_partners(const ni_cuda_angles &by, const uint4 &own) {
+    const int across = by.head_dim / 16;
+    const uint32_t sign = ni_sign_of_partners(by);
+    return make_uint4(__shfl_xor_sync(~0u, own.x, across) ^ sign, __shfl_xor_sync(~0u, own.y, across) ^ sign,
+                      __shfl_xor_sync(~0u, own.z, across) ^ sign, __shfl_xor_sync(~0u, own.w, across) ^ sign);
+}
+
+/* Beyond the table, where nobody comes in training: a row that lies in shared memory, whose angles are made here. `at`: this
+ * lane's eight. */
+static __device__ __noinline__ void ni_turn_far(const ni_cuda_angles &by, uint32_t *at, int32_t position) {
+    const int lane = threadIdx.x % 32, partner = (lane ^ by.head_dim / 16) - lane;
+    uint32_t out[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const ni_turn a = ni_turn_by(position, ni_first_turn(by) + 2 * i, by.head_dim, by.how),
+                      b = ni_turn_by(position, ni_first_turn(by) + 2 * i + 1, by.head_dim, by.how);
+        out[i] = ni_turned_pair(at[i], at[4 * partner + i] ^ ni_sign_of_partners(by), make_float4(a.c, a.s, b.c, b.s));
+    }
+    __syncwarp();
+    *(uint4 *)at = make_uint4(out[0], out[1], out[2], out[3]);
+    __syncwarp();
+}
+
+/* A warp's rows first, first + STEP, ..., of which there are `rows` in all; `at`: room for this lane's part of them in shared
+ * memory, PITCH words apart. */
+template <int N, int STEP, int PITCH>
+static __device__ inline void ni_turn_rows(const ni_cuda_angles &by, uint4 (&own)[N], uint32_t *at,
+                                           const int32_t *positions, int64_t first, int64_t rows) {
+    int32_t position[N];
+    bool near = true;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        position[i] = first + STEP * i < rows ? positions[first + STEP * i] : 0;
+        near &= ni_is_in_table(by.turns, position[i]);
+    }
+    if (near) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            own[i] = ni_turn_near(by, own[i], ni_partners(by, own[i]), position[i]);
+            asm volatile("" ::: "memory"); /* a row's angles at a time: all are more than the registers hold */
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        *(uint4 *)(at + i * PITCH) = own[i];
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < N; i++)
+        ni_turn_far(by, at + i * PITCH, first + STEP * i < rows ? positions[first + STEP * i] : 0);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        own[i] = *(const uint4 *)(at + i * PITCH);
 }
 
 static inline bool ni_turns_eights(int64_t head_dim) {

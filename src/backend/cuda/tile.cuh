@@ -398,8 +398,14 @@ typedef struct ni_known_amaxes {
     uint32_t plain, turned;
 } ni_known_amaxes;
 
-static __device__ inline ni_known_amaxes ni_known_of(const uint32_t *plain, const uint32_t *turned) {
-    const ni_known_amaxes known = {ni_found_amax(plain), ni_found_amax(turned)};
+/* Two lanes of a warp ask for both words in one reading, and tell the others when they are wanted. */
+static __device__ inline uint32_t ni_ask_for_warp(const uint32_t *plain, const uint32_t *turned) {
+    const int lane = threadIdx.x % 32;
+    return lane < 2 ? ni_found_amax(lane ? turned : plain) : 0;
+}
+
+static __device__ inline ni_known_amaxes ni_known_to_warp(uint32_t asked) {
+    const ni_known_amaxes known = {__shfl_sync(~0u, asked, 0), __shfl_sync(~0u, asked, 1)};
     return known;
 }
 

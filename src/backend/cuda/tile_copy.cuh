@@ -53,6 +53,25 @@ static __device__ inline ni_scale_entry ni_whole_entry(const ni_copying &to, uin
     return entry;
 }
 
+/* ---- what is read first stays near ----
+ *
+ * Of X (to nearest) a product of this pass reads rows next, and columns are the backward pass's; of dY wgrad reads columns
+ * next, and rows come when all layers of the group are through. */
+
+template <int ROUND> static __device__ inline void ni_leave_row(uint64_t to, uint4 words) {
+    if (ROUND)
+        ni_stream_words(to, words);
+    else
+        ni_store_words(to, words);
+}
+
+template <int ROUND> static __device__ inline void ni_leave_pair(uint64_t to, uint32_t word) {
+    if (ROUND)
+        ni_store_word(to, word);
+    else
+        ni_stream_word(to, word);
+}
+
 /* ---- rows ---- */
 
 /* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
@@ -124,8 +143,8 @@ static __device__ inline void ni_encode_row_eight(const ni_copying &to, const ui
     if (!live)
         return;
     const ni_cuda_tile_copy &copy = to.copy;
-    ni_store_words(values, make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
-                                      ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value)));
+    ni_leave_row<ROUND>(values, make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
+                                           ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value)));
     if (!copy.codes)
         return;
     uint32_t codes = 0;
@@ -319,7 +338,7 @@ static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const 
             q[i] =
                 ni_pair_drawn(ni_f32_mul(fabsf(x.low(i)), entry_a.encode), ni_f32_mul(fabsf(x.high(i)), entry_b.encode),
                               ni_drawn_for_two(for_a[i / 4], for_b[i / 4], i % 4), sign[i]);
-            ni_store_word(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
+            ni_leave_pair<ROUND>(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
             continue;
         }
         const int lane = ROUND == 16 ? i % 8 : i,
@@ -328,7 +347,7 @@ static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const 
         sign[i] = TAME ? x.signs(i) : ni_exact_pair(y, z);
         q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(y, for_a + from, lane),
                                                ni_on_grid<ROUND, TAME>(z, for_b + from, lane)));
-        ni_store_word(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
+        ni_leave_pair<ROUND>(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
     }
     const uint32_t largest = max(amax_a, amax_b),
                    own = TAME && TURN != NI_NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
