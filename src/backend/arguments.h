@@ -14,6 +14,8 @@ typedef struct ni_gla {
     /* Of dq, dk and dv as matrices [batch * seq, heads * width], [1] each: filled as those of nb_mat; NULL: nobody
      * asks. */
     uint32_t *amax[3], *turned_amax[3];
+    void *left; /* [gla_left_bytes] backend memory: what a forward pass leaves for its backward pass; NULL: that makes
+                   it again */
 } ni_gla;
 
 /* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */

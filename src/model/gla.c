@@ -24,8 +24,10 @@ typedef struct ni_gla_layer {
     ni_linear_group *in, *gate_out, *out;
     void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
     void *gate;                    /* saved: real [rows, keys] */
-    void *kept[4];                 /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
-    void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
+    void *left;                    /* saved: [left_bytes], of the scan (ni_gla.left); NULL: nothing */
+    size_t left_bytes;
+    void *kept[4];           /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
+    void *o, *rstd, *normed; /* saved: act [rows, values], real [rows, heads], act [rows, values] */
     ni_amaxes normed_amaxes;
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
     ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;                   /* of a pass */
@@ -81,6 +83,14 @@ static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
     return ni_build_group(builder, "attn.output", out, 1, rows, &l->out, err);
 }
 
+static ni_gla whole_shape(const ni_gla_layer *l, const nb_model *model) {
+    return (ni_gla){.batch = model->max_batch,
+                    .seq = model->max_seq,
+                    .heads = l->heads,
+                    .key_dim = l->keys / l->heads,
+                    .value_dim = l->values / l->heads};
+}
+
 static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_arena *working) {
     ni_gla_layer *l = layer;
     const size_t keys = ni_act_bytes(builder, l->keys), values = ni_act_bytes(builder, l->values);
@@ -99,6 +109,9 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->normed_amaxes = ni_amax_words(builder, (ni_wanted_amaxes){.plain = asks});
     if (!builder->model->training)
         return;
+    const ni_gla most = whole_shape(l, builder->model);
+    l->left_bytes = builder->model->be->ops->gla_left_bytes(builder->model->be, &most);
+    l->left = l->left_bytes ? ni_arena_take(saved, l->left_bytes) : NULL;
     l->dq = ni_arena_take(working, keys);
     l->dk = ni_arena_take(working, keys);
     l->dv = ni_arena_take(working, values);
@@ -128,6 +141,8 @@ static ni_gla shape(const ni_gla_layer *l, const ni_run *run) {
                 .value_dim = l->values / l->heads,
                 .scale = 1.0 / sqrt((double)key_dim),
                 .doc_start = run->doc_start};
+    if (l->left && run->be->ops->gla_left_bytes(run->be, &s) <= l->left_bytes)
+        s.left = l->left;
     return s;
 }
 
@@ -153,6 +168,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     if (kept) { /* the recurrence over all of them again: few operations beside those of the linear layers */
         s.seq = run->kept + 1;
         s.doc_start = run->kept_document;
+        s.left = NULL;
         NB_TRY(be->ops->gla_forward(be, &s, l->o, l->kept[0], l->kept[1], l->kept[2], l->kept[3], err));
     } else {
         NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
@@ -199,11 +215,7 @@ static double flops(const void *layer, int64_t seq) {
 
 static void census(const void *layer, const nb_model *model, nb_census_row *row) {
     const ni_gla_layer *l = layer;
-    const ni_gla s = {.batch = model->max_batch,
-                      .seq = model->max_seq,
-                      .heads = l->heads,
-                      .key_dim = l->keys / l->heads,
-                      .value_dim = l->values / l->heads};
+    const ni_gla s = whole_shape(l, model);
     snprintf(row->module, sizeof row->module, "%s", l->name);
     snprintf(row->formats, sizeof row->formats, "bf16, %lld heads of %lld by %lld", (long long)l->heads,
              (long long)s.key_dim, (long long)s.value_dim);

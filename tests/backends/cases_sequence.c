@@ -317,6 +317,8 @@ static void run_gla(trial *t) {
     const linear p = linear_of(t->shape);
     nb_backend *be = t->be;
     ni_gla g = p.g;
+    const size_t left = be->ops->gla_left_bytes(be, &g);
+    g.left = left && t->shape % 2 ? scratch(t, left) : NULL;
     g.doc_start = upload(t, p.g.doc_start, (size_t)(g.batch * g.seq) * sizeof(int32_t));
     void *q = input(t, be->act, p.q, p.nk), *k = input(t, be->act, p.k, p.nk), *v = input(t, be->act, p.v, p.nv);
     void *gate = input(t, be->real, p.gate, p.nk), *d_o = input(t, be->act, p.d_o, p.nv);
@@ -358,6 +360,6 @@ static const test_case SEQUENCES[] = {
     {"attention_forward attention_backward", "documents in any order of sums", DOUBLE, PACKED_SHAPES, run_packed,
      work_packed, NULL},
     {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},
-    {"gla_forward gla_backward", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
+    {"gla_forward gla_backward gla_left_bytes", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
 };
 const case_list sequence_cases = {SEQUENCES, sizeof SEQUENCES / sizeof *SEQUENCES};

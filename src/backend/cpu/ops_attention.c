@@ -109,6 +109,11 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
     return NB_OK;
 }
 
+size_t ni_cpu_gla_left_bytes(nb_backend *be, const ni_gla *g) {
+    (void)be, (void)g;
+    return 0;
+}
+
 /* A state, a chunk as laid out in ops_gla.inc, and sums of the gates in double. */
 static size_t chunk_bytes(const ni_gla *g) {
     int64_t kw = ni_tile_width(g->key_dim), vw = ni_tile_width(g->value_dim);

@@ -26,9 +26,13 @@ typedef struct ni_cuda_gla {
     /* [1] each, device, 0, of dq, dk and dv as ni_gla has them; NULL: nobody asks. The backward fills them, those of turned
      * columns where seq is a multiple of 16. */
     uint32_t *amax[3], *turned_amax[3];
+    void *
+        left; /* what the forward leaves for the backward, ni_cuda_gla_chunk_bytes; NULL: the backward makes it again */
 } ni_cuda_gla;
 
-/* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */
+/* 0 where the shape is beyond the limits or has no positions. */
+size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g);
+/* Scratch of one forward, or of one backward; 0 as above, and of a forward that leaves all. */
 size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward);
 
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.

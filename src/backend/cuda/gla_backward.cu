@@ -564,7 +564,7 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
         a.amax[i] = g->amax[i];
         a.turned[i] = g->seq % 16 == 0 ? g->turned_amax[i] : NULL;
     }
-    cudaError_t error = gla_launch_pairs(g, a, stream);
+    cudaError_t error = g->left ? cudaSuccess : gla_launch_pairs(g, a, stream);
     if (!error)
         error = gla_launch_scan_values(g, a, true, stream);
     if (!error)

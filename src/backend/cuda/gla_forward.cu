@@ -439,6 +439,18 @@ static void *take(char *base, size_t *used, size_t bytes) {
     return at;
 }
 
+/* What `pairs` makes; returns its bytes. */
+static size_t lay_out_chunks(gla_args *a, const ni_cuda_gla *g, void *memory) {
+    const size_t records = (size_t)(g->batch * g->heads * a->chunks), rows = records * CHUNK, key = (size_t)a->key_pad;
+    char *base = (char *)memory;
+    size_t used = 0;
+    a->queries = (bf16 *)take(base, &used, rows * key * sizeof *a->queries);
+    a->keys = (bf16 *)take(base, &used, rows * key * sizeof *a->keys);
+    a->pairs = (bf16 *)take(base, &used, rows * CHUNK * sizeof *a->pairs);
+    a->decay = (float *)take(base, &used, records * key * sizeof *a->decay);
+    return used;
+}
+
 /* Fills in the shape and lays out the scratch; false beyond the limits. */
 bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes) {
     if (g->batch < 0 || g->seq < 0 || g->heads < 1 || g->batch * g->heads > 65535 || g->seq > INT32_MAX - CHUNK ||
@@ -457,11 +469,8 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
     a->doc_start = g->doc_start;
     const size_t records = (size_t)(g->batch * g->heads * a->chunks), rows = records * CHUNK, key = (size_t)a->key_pad;
     char *base = (char *)workspace;
-    size_t used = 0;
-    a->queries = (bf16 *)take(base, &used, rows * key * sizeof *a->queries);
-    a->keys = (bf16 *)take(base, &used, rows * key * sizeof *a->keys);
-    a->pairs = (bf16 *)take(base, &used, rows * CHUNK * sizeof *a->pairs);
-    a->decay = (float *)take(base, &used, records * key * sizeof *a->decay);
+    const size_t chunks = lay_out_chunks(a, g, g->left ? g->left : workspace);
+    size_t used = g->left ? 0 : chunks;
     if (backward) {
         a->states = (uint4 *)take(base, &used, records * key * (size_t)value_pad(g->value_dim) * sizeof(bf16));
         a->inter_q = (float *)take(base, &used, rows * key * sizeof *a->inter_q);
@@ -476,6 +485,12 @@ size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward) {
     gla_args a;
     size_t bytes = 0;
     return gla_arguments(g, &a, NULL, backward != 0, &bytes) ? bytes : 0;
+}
+
+size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g) {
+    gla_args a;
+    size_t bytes = 0;
+    return gla_arguments(g, &a, NULL, false, &bytes) ? lay_out_chunks(&a, g, NULL) : 0;
 }
 
 int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v,

@@ -114,14 +114,9 @@ int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const
         return code;
     switch (aligned ? ni_chunks_of(dim) : 0) {
 #define KEPT(CHUNKS)                                                                                                   \
-    case CHUNKS:                                                                                                       \
-        code = ni_launch_gate_backward(on, gate_backward_kept<CHUNKS>, n, dim, da, partial, dgate, a, bias, n,         \
-                                       (int)dim, normalizer, clamp);                                                   \
-        break;
-        KEPT(1)
-        KEPT(2)
-        KEPT(3)
-        KEPT(4)
+    code = ni_launch_gate_backward(on, gate_backward_kept<CHUNKS>, n, dim, da, partial, dgate, a, bias, n, (int)dim,   \
+                                   normalizer, clamp)
+        NI_UP_TO_FOUR_CHUNKS(KEPT)
 #undef KEPT
     default:
         code =

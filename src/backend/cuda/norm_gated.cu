@@ -41,15 +41,7 @@ static __global__ void gated_norm_forward_kept(uint16_t *y, uint32_t *amax, floa
         uint4 row[CHUNKS], gates[CHUNKS];
         ni_load_row(row, o + r * dim, dim);
         ni_load_row(gates, g + r * dim, dim);
-        float squares = 0;
-#pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            const ni_eight e = ni_unpacked(row[k]);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                squares += e.x[j] * e.x[j];
-        }
-        const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + eps);
+        const float rs = ni_kept_rstd(row, dim, eps);
         if (lane == 0)
             rstd[r] = rs;
 #pragma unroll
@@ -84,13 +76,8 @@ int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax,
     const bool aligned = ni_aligned(y) && ni_aligned(o) && ni_aligned(g) && ni_aligned(w);
     switch (aligned ? ni_chunks_of(dim) : 0) {
 #define KEPT(CHUNKS)                                                                                                   \
-    case CHUNKS:                                                                                                       \
-        gated_norm_forward_kept<CHUNKS><<<grid, NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, (int)dim, eps);        \
-        break;
-        KEPT(1)
-        KEPT(2)
-        KEPT(3)
-        KEPT(4)
+    gated_norm_forward_kept<CHUNKS><<<grid, NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, (int)dim, eps)
+        NI_UP_TO_FOUR_CHUNKS(KEPT)
 #undef KEPT
     default:
         gated_norm_forward<<<grid, NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
@@ -196,14 +183,9 @@ int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg
     const bool aligned = ni_aligned(do_) && ni_aligned(dg) && ni_aligned(dy) && ni_aligned(o) && ni_aligned(g);
     switch (aligned && ni_aligned(w) ? ni_chunks_of(dim) : 0) {
 #define KEPT(CHUNKS)                                                                                                   \
-    case CHUNKS:                                                                                                       \
-        code = ni_launch_gate_backward(on, gated_norm_backward_kept<CHUNKS>, n, dim, do_, dg, dg_amax, partial, dy, o, \
-                                       g, w, rstd, n, (int)dim);                                                       \
-        break;
-        KEPT(1)
-        KEPT(2)
-        KEPT(3)
-        KEPT(4)
+    code = ni_launch_gate_backward(on, gated_norm_backward_kept<CHUNKS>, n, dim, do_, dg, dg_amax, partial, dy, o, g,  \
+                                   w, rstd, n, (int)dim)
+        NI_UP_TO_FOUR_CHUNKS(KEPT)
 #undef KEPT
     default:
         code = ni_launch_gate_backward(on, gated_norm_backward, n, dim, do_, dg, dg_amax, partial, dy, o, g, w, rstd, n,

@@ -33,29 +33,20 @@ static inline int ni_chunks_of(int64_t dim) {
     return dim % 8 == 0 && chunks <= NI_MOST_CHUNKS ? (int)chunks : 0;
 }
 
+/* Cases of a switch over the chunks of a row; NI_FOR_CHUNKS: of any that is kept. */
+#define NI_CHUNK_CASE(CHUNKS, LAUNCH)                                                                                  \
+    case CHUNKS:                                                                                                       \
+        LAUNCH(CHUNKS);                                                                                                \
+        break;
+#define NI_UP_TO_FOUR_CHUNKS(LAUNCH)                                                                                   \
+    NI_CHUNK_CASE(1, LAUNCH)                                                                                           \
+    NI_CHUNK_CASE(2, LAUNCH) NI_CHUNK_CASE(3, LAUNCH) NI_CHUNK_CASE(4, LAUNCH)
 #define NI_FOR_CHUNKS(chunks, LAUNCH)                                                                                  \
     switch (chunks) {                                                                                                  \
-    case 1:                                                                                                            \
-        LAUNCH(1);                                                                                                     \
-        break;                                                                                                         \
-    case 2:                                                                                                            \
-        LAUNCH(2);                                                                                                     \
-        break;                                                                                                         \
-    case 3:                                                                                                            \
-        LAUNCH(3);                                                                                                     \
-        break;                                                                                                         \
-    case 4:                                                                                                            \
-        LAUNCH(4);                                                                                                     \
-        break;                                                                                                         \
-    case 5:                                                                                                            \
-        LAUNCH(5);                                                                                                     \
-        break;                                                                                                         \
-    case 6:                                                                                                            \
-        LAUNCH(6);                                                                                                     \
-        break;                                                                                                         \
-    case 7:                                                                                                            \
-        LAUNCH(7);                                                                                                     \
-        break;                                                                                                         \
+        NI_UP_TO_FOUR_CHUNKS(LAUNCH)                                                                                   \
+        NI_CHUNK_CASE(5, LAUNCH)                                                                                       \
+        NI_CHUNK_CASE(6, LAUNCH)                                                                                       \
+        NI_CHUNK_CASE(7, LAUNCH)                                                                                       \
     default:                                                                                                           \
         LAUNCH(8);                                                                                                     \
     }
@@ -86,6 +77,19 @@ static __device__ __forceinline__ uint4 ni_packed(const ni_eight &e) {
                       ni_pack_two(e.x[6], e.x[7]));
 }
 
+template <int CHUNKS>
+static __device__ __forceinline__ float ni_kept_rstd(const uint4 (&row)[CHUNKS], int dim, float eps) {
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const ni_eight e = ni_unpacked(row[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            squares += e.x[j] * e.x[j];
+    }
+    return 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + eps);
+}
+
 /* row + change, where there is one, rounded and left in `sum`. */
 template <int CHUNKS>
 static __device__ __forceinline__ void ni_add_change(uint4 (&row)[CHUNKS], const uint4 (&change)[CHUNKS],
@@ -112,15 +116,7 @@ static __device__ __forceinline__ void ni_norm_terms(uint4 (&row)[CHUNKS], const
                                                      const ni_cuda_norm &norm, int64_t r, int dim) {
     const int lane = threadIdx.x % 32;
     ni_add_change(row, change, norm, r * dim, dim);
-    float squares = 0;
-#pragma unroll
-    for (int k = 0; k < CHUNKS; k++) {
-        const ni_eight e = ni_unpacked(row[k]);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            squares += e.x[j] * e.x[j];
-    }
-    const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
+    const float rs = ni_kept_rstd(row, dim, norm.eps);
     if (lane == 0)
         norm.rstd[r] = rs;
 #pragma unroll

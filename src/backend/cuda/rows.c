@@ -226,15 +226,16 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
                            .doc_start = g->doc_start};
     memcpy(shape->amax, g->amax, sizeof shape->amax);
     memcpy(shape->turned_amax, g->turned_amax, sizeof shape->turned_amax);
-    size_t bytes = ni_cuda_gla_workspace_bytes(shape, backward);
-    if (bytes == 0 && g->batch * g->seq > 0)
+    shape->left = g->left;
+    const size_t bytes = ni_cuda_gla_workspace_bytes(shape, backward);
+    if (ni_cuda_gla_chunk_bytes(shape) == 0 && g->batch * g->seq > 0)
         return nb_fail(
             err, NB_UNSUPPORTED,
             "cuda: gated linear attention with keys of %lld and values of %lld a head; expected multiples of "
             "8 up to 256 and 512",
             (long long)g->key_dim, (long long)g->value_dim);
-    *workspace = ni_cuda_scratch(be, bytes, "gla");
-    return *workspace ? NB_OK : ni_cuda_status(be, 0, "gla", err);
+    *workspace = bytes ? ni_cuda_scratch(be, bytes, "gla") : NULL;
+    return *workspace || !bytes ? NB_OK : ni_cuda_status(be, 0, "gla", err);
 }
 
 const char *ni_cuda_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
@@ -243,6 +244,13 @@ const char *ni_cuda_gla_kernel(nb_backend *be, const ni_gla *g, const char **why
         .batch = g->batch, .seq = g->seq, .heads = g->heads, .key_dim = g->key_dim, .value_dim = g->value_dim};
     *why = "chunks on tensor cores, one order of sums";
     return ni_cuda_gla_workspace_bytes(&shape, 1) ? "chunks, mma" : NULL;
+}
+
+size_t ni_cuda_gla_left_bytes(nb_backend *be, const ni_gla *g) {
+    (void)be;
+    const ni_cuda_gla shape = {
+        .batch = g->batch, .seq = g->seq, .heads = g->heads, .key_dim = g->key_dim, .value_dim = g->value_dim};
+    return ni_cuda_gla_chunk_bytes(&shape);
 }
 
 nb_status ni_cuda_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,

@@ -246,6 +246,15 @@ static double chunk(const ni_gla *g) { /* of a thread of the CPU (cpu/ops_attent
            (kw * vw + 9 * NI_GLA_CHUNK * kw + 4 * NI_GLA_CHUNK * vw + NI_GLA_CHUNK * NI_GLA_CHUNK + 3 * kw);
 }
 
+/* Decayed queries and keys of every chunk in BF16, its products of pairs, its decay (cuda/gla_chunk.cuh). */
+size_t ni_paper_gla_left_bytes(nb_backend *be, const ni_gla *g) {
+    const int64_t chunk = 64, chunks = g->batch * g->heads * ((g->seq + chunk - 1) / chunk);
+    int64_t keys = 16;
+    while (keys < g->key_dim)
+        keys *= 2;
+    return ni_paper_of(be)->hopper ? (size_t)(chunks * (chunk * (2 * keys + chunk) * 2 + keys * 4)) : 0;
+}
+
 /* The recurrence: k v^T into the state, the state out to o. */
 nb_status ni_paper_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
                                const void *gate, nb_error *err) {

@@ -38,6 +38,11 @@ const char *ni_ref_gla_kernel(nb_backend *be, const ni_gla *g, const char **why)
     return ni_gla_check(g, NULL) == NB_OK ? "scalar" : NULL;
 }
 
+size_t ni_ref_gla_left_bytes(nb_backend *be, const ni_gla *g) {
+    (void)be, (void)g;
+    return 0;
+}
+
 nb_status ni_gla_check(const ni_gla *g, nb_error *err) {
     if (g->batch < 0 || g->seq < 0 || g->heads < 1 || g->key_dim < 1 || g->value_dim < 1)
         return nb_fail(err, NB_BAD_USAGE, "gla: batch %lld, seq %lld, heads %lld, key_dim %lld, value_dim %lld",

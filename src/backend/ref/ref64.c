@@ -35,6 +35,7 @@ nb_status ni_backend_ref64(nb_backend **out, nb_error *err) {
     ops->permit = ni_ref_permit;
     ops->attention_kernel = ni_ref_attention_kernel;
     ops->gla_kernel = ni_ref_gla_kernel;
+    ops->gla_left_bytes = ni_ref_gla_left_bytes;
     ops->measure = ni_ref_measure;
     ops->measure_attention = ni_ref_measure_attention;
     ops->measure_gate = ni_ref_measure_gate;
