@@ -550,7 +550,7 @@ static nb_status reduce_rows(const ni_reducer *x, float *table, nb_error *err) {
             NB_TRY(rest(x, err)); /* the others have read those before */
         ni_pack_rows(p, hand(x), table, from, n);
         NB_TRY(both ? read_all(x, n * p->touched->width, err) : reduce_run(x, p->data, n * p->touched->width, err));
-        ni_unpack_rows(p, hand(x), table, both ? (float *)x->room : p->data, from, n);
+        ni_unpack_rows(p, hand(x), table, both ? (const void *)x->room : p->data, from, n);
     }
     return NB_OK;
 }
