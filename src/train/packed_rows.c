@@ -39,7 +39,7 @@ void ni_packed_rows_free(ni_packed_rows *p, nb_backend *be) {
 nb_status ni_packed_rows_meet(const ni_packed_rows *p, nb_backend *be, nb_error *err) {
     NB_TRY(ni_touched_meet(p->touched, err));
     if (p->list)
-        be->ops->upload(be, p->list, p->touched->list, (size_t)p->touched->count * sizeof *p->list);
+        be->ops->upload(be, p->list, p->touched->list, (size_t)p->touched->rows * sizeof *p->list);
     return NB_OK;
 }
 

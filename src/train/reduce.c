@@ -540,19 +540,23 @@ static nb_status read_all(const ni_reducer *x, int64_t n, nb_error *err) {
     return NB_OK;
 }
 
-/* Rows of a table that any rank touched; of all others every rank has zeroes, and so is their sum. */
-static nb_status reduce_rows(const ni_reducer *x, float *table, nb_error *err) {
+/* Rows of a table, of those that were touched and the others after them. */
+static nb_status reduce_rows(const ni_reducer *x, float *table, int64_t begin, int64_t end, nb_error *err) {
     const ni_packed_rows *p = &x->rows;
     const bool both = is_pair(x) && reads(x, &x->circle[0]);
-    for (int64_t from = 0; from < p->touched->count; from += p->most) {
-        const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
-        if (from > 0)
+    for (int64_t from = begin; from < end; from += p->most) {
+        const int64_t left = end - from, n = left < p->most ? left : p->most;
+        if (from > 0 || p->touched->head)
             NB_TRY(rest(x, err)); /* the others have read those before */
         ni_pack_rows(p, hand(x), table, from, n);
         NB_TRY(both ? read_all(x, n * p->touched->width, err) : reduce_run(x, p->data, n * p->touched->width, err));
         ni_unpack_rows(p, hand(x), table, both ? (const void *)x->room : p->data, from, n);
     }
     return NB_OK;
+}
+
+nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    return reduce_rows(x, grads->data, x->rows.touched->count, x->rows.touched->rows, err);
 }
 
 nb_status ni_reducer_meet_rows(const ni_reducer *x, nb_error *err) {
@@ -566,7 +570,7 @@ nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int6
     }
     const int64_t at = ni_reducer_chunk_at(x, grads, index);
     if (index == 0 && x->rows.touched)
-        return reduce_rows(x, grads->data, err);
+        return reduce_rows(x, grads->data, 0, x->rows.touched->count, err);
     return reduce_run(x, (float *)grads->data + at, ni_reducer_chunk_at(x, grads, index + 1) - at, err);
 }
 
@@ -601,6 +605,8 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
 
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
     NB_TRY(ni_reducer_meet_rows(x, err));
+    if (x->rows.touched && x->rows.touched->head)
+        NB_TRY(ni_reduce_untouched(x, grads, err));
     for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
         NB_TRY(ni_reduce_chunk(x, grads, i, err));
     return rest(x, err);
