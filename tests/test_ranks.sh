@@ -82,6 +82,10 @@ grep -q "gradients on their way to their ranks (f32)" out.0 || fail "sections do
 grep -q "weights go to other ranks: .* as codes of 0.56" out.0 || fail "weights do not go as codes"
 grep -q "rank 0 has all masters, because a lens" out.0 || fail "rank 0 does not say that it has all masters"
 cmp one/lens/series.nbs two/lens/series.nbs || fail "the lens of two ranks that share masters out sees other numbers"
+over_tcp 2 "$nibble" train run.yaml --set out=whole || fail "tied: two ranks that have everything"
+same "two ranks with two micro-batches each end in other bits" whole
+machine=2 over_tcp 4 "$nibble" train run.yaml --set out=alone || fail "tied: four ranks that have everything"
+same "four ranks with one micro-batch each end in other bits" alone
 # Scales that do not fit send a block to BF16: a model is made anew, and who has which masters with it.
 rm -rf one two
 bad="--set bad_numbers.scales=bad --set bad_numbers.scales_limit=0.001 --set bad_numbers.scales_every=3 --set bad_numbers.policy=bf16"

@@ -81,6 +81,18 @@ for recipe in nvfp4 fp4-dge-occ; do
     unset LD_LIBRARY_PATH
 done
 
+# An embedding that is the head
+cp model.yaml untied.yaml
+sed -i '/^tied:/d' model.yaml
+echo 'tied: true' >> model.yaml
+awake nvfp4
+rm -rf one two
+$limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "tied: one process"
+LD_LIBRARY_PATH="$built/fake" over_tcp 2 "$nibble" train run.yaml --set out=two || fail "tied: two ranks"
+grep -q "GPUs of one machine read each other's gradients where they are" out.0 || fail "tied: neighbours are not said"
+same "tied: two ranks end in other bits" two
+mv untied.yaml model.yaml
+
 # FP8-LM's exchange counts and scales there as on a CPU
 printf 'base: fp4-msamp\nname: awake\ngradients: {exchange: {rule: fp8-lm, mu: 8, steps: 4}}\n' > awake.yaml
 rm -rf one host two

@@ -34,6 +34,12 @@ static nb_status tell_summed(ni_overlap *o, int64_t element) {
     return NB_OK;
 }
 
+/* The embedding is the head. */
+static bool head_is_table(const ni_overlap *o) {
+    const ni_touched *touched = o->reducer->rows.touched;
+    return touched && touched->head;
+}
+
 static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     ni_reducer *x = o->reducer;
     const int64_t from = chunk_at(o, i), n = chunk_at(o, i + 1) - from;
@@ -44,6 +50,8 @@ static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     }
     if (o->grads->dtype == x->be->real)
         ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
+    if (i == 0 && head_is_table(o) && o->accumulator->count > 1) /* sub-sums had to be added first */
+        NB_TRY(ni_reduce_untouched(x, o->grads, &o->error));
     return ni_reduce_chunk(x, o->grads, i, &o->error);
 }
 
@@ -60,6 +68,8 @@ static void *sum_chunks(void *self) {
             o->status = ni_reducer_meet_rows(o->reducer, &o->error);
         if (o->status == NB_OK)
             o->status = sum_chunk(o, i);
+        if (o->status == NB_OK && i == last && head_is_table(o) && o->accumulator->count == 1)
+            o->status = ni_reduce_untouched(o->reducer, o->grads, &o->error); /* the head is the first that is left */
         if (o->status == NB_OK)
             o->status = tell_summed(o, chunk_at(o, i));
     }

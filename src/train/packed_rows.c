@@ -39,7 +39,7 @@ void ni_packed_rows_free(ni_packed_rows *p, nb_backend *be) {
 nb_status ni_packed_rows_meet(const ni_packed_rows *p, nb_backend *be, nb_error *err) {
     NB_TRY(ni_touched_meet(p->touched, err));
     if (p->list)
-        be->ops->upload(be, p->list, p->touched->list, (size_t)p->touched->count * sizeof *p->list);
+        be->ops->upload(be, p->list, p->touched->list, (size_t)p->touched->rows * sizeof *p->list);
     return NB_OK;
 }
 
@@ -53,12 +53,13 @@ void ni_pack_rows(const ni_packed_rows *p, nb_backend *be, const float *table, i
         memcpy(p->data + i * width, table + p->touched->list[from + i] * width, (size_t)width * sizeof *table);
 }
 
-void ni_unpack_rows(const ni_packed_rows *p, nb_backend *be, float *table, int64_t from, int64_t n) {
+void ni_unpack_rows(const ni_packed_rows *p, nb_backend *be, float *table, const float *packed, int64_t from,
+                    int64_t n) {
     const int64_t width = p->touched->width;
     if (p->list) {
-        be->ops->put_rows(be, table, p->data, p->list + from, n, width);
+        be->ops->put_rows(be, table, packed, p->list + from, n, width);
         return;
     }
     for (int64_t i = 0; i < n; i++)
-        memcpy(table + p->touched->list[from + i] * width, p->data + i * width, (size_t)width * sizeof *table);
+        memcpy(table + p->touched->list[from + i] * width, packed + i * width, (size_t)width * sizeof *table);
 }

@@ -25,8 +25,9 @@ size_t ni_packed_rows_bytes(const ni_packed_rows *p);
 /* Finds out which they are. `be` here and below: whose operations may be asked for where memory is elsewhere. */
 nb_status ni_packed_rows_meet(const ni_packed_rows *p, nb_backend *be, nb_error *err);
 
-/* `n` of them from the one numbered `from` on, out of a table and back into it. */
+/* `n` of them from the one numbered `from` on: out of a table to p->data; into it, from where they lie together. */
 void ni_pack_rows(const ni_packed_rows *p, nb_backend *be, const float *table, int64_t from, int64_t n);
-void ni_unpack_rows(const ni_packed_rows *p, nb_backend *be, float *table, int64_t from, int64_t n);
+void ni_unpack_rows(const ni_packed_rows *p, nb_backend *be, float *table, const float *packed, int64_t from,
+                    int64_t n);
 
 #endif

@@ -84,6 +84,10 @@ static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
     return NB_OK;
 }
 
+static bool is_pair(const ni_reducer *x) {
+    return x->circles == 1 && x->circle[0].count == 2;
+}
+
 /* Bytes that the pieces of a circle's other members take; each may be one unit longer in another chunk. */
 static size_t room_of(const ni_circle *c) {
     return (size_t)(c->count - 1) * (piece(c, c->self) + 2 * ALIGNED);
@@ -147,6 +151,8 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool ow
     x->ends = calloc((size_t)x->ranks->world + 1, sizeof *x->ends);
     if (!x->letters || !x->scales || !x->ends)
         return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
+    if (is_pair(x) && is_elsewhere(x->be) && ni_packed_rows_bytes(&x->rows) > x->bytes) /* all rows of the other */
+        x->bytes = ni_packed_rows_bytes(&x->rows);
     NB_TRY(ni_backend_take(x->be, x->bytes, "gradients of other ranks", &room, err));
     x->room = room;
     if (scales)
@@ -523,18 +529,34 @@ static nb_status reduce_run(const ni_reducer *x, float *numbers, int64_t n, nb_e
     return NB_OK;
 }
 
-/* Rows of a table that any rank touched; of all others every rank has zeroes, and so is their sum. */
-static nb_status reduce_rows(const ni_reducer *x, float *table, nb_error *err) {
+/* The rows that are together, of both ranks of a pair: in the room their sum, for the other may still read what is
+ * here. That is as many bytes as half of them there and half of the sums back, and ranks meet once. */
+static nb_status read_all(const ni_reducer *x, int64_t n, nb_error *err) {
+    const ni_circle *c = &x->circle[0];
+    nb_backend *be = hand(x);
+    NB_TRY(meet(x, c, err));
+    be->ops->copy(be, x->room, theirs(x, c, 1 - c->self, (char *)x->rows.data), (size_t)n * sizeof(float));
+    be->ops->axpy(be, x->room, 1.0, x->rows.data, n);
+    return NB_OK;
+}
+
+/* Rows of a table, of those that were touched and the others after them. */
+static nb_status reduce_rows(const ni_reducer *x, float *table, int64_t begin, int64_t end, nb_error *err) {
     const ni_packed_rows *p = &x->rows;
-    for (int64_t from = 0; from < p->touched->count; from += p->most) {
-        const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
-        if (from > 0)
+    const bool both = is_pair(x) && reads(x, &x->circle[0]);
+    for (int64_t from = begin; from < end; from += p->most) {
+        const int64_t left = end - from, n = left < p->most ? left : p->most;
+        if (from > 0 || p->touched->head)
             NB_TRY(rest(x, err)); /* the others have read those before */
         ni_pack_rows(p, hand(x), table, from, n);
-        NB_TRY(reduce_run(x, p->data, n * p->touched->width, err));
-        ni_unpack_rows(p, hand(x), table, from, n);
+        NB_TRY(both ? read_all(x, n * p->touched->width, err) : reduce_run(x, p->data, n * p->touched->width, err));
+        ni_unpack_rows(p, hand(x), table, both ? (const void *)x->room : p->data, from, n);
     }
     return NB_OK;
+}
+
+nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    return reduce_rows(x, grads->data, x->rows.touched->count, x->rows.touched->rows, err);
 }
 
 nb_status ni_reducer_meet_rows(const ni_reducer *x, nb_error *err) {
@@ -548,7 +570,7 @@ nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int6
     }
     const int64_t at = ni_reducer_chunk_at(x, grads, index);
     if (index == 0 && x->rows.touched)
-        return reduce_rows(x, grads->data, err);
+        return reduce_rows(x, grads->data, 0, x->rows.touched->count, err);
     return reduce_run(x, (float *)grads->data + at, ni_reducer_chunk_at(x, grads, index + 1) - at, err);
 }
 
@@ -571,7 +593,7 @@ nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_er
         const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
         ni_pack_rows(p, hand(x), table, from, n);
         NB_TRY(ni_reduce_to(x, p->data, n * p->touched->width, to, err));
-        ni_unpack_rows(p, hand(x), table, from, n);
+        ni_unpack_rows(p, hand(x), table, p->data, from, n);
     }
     return NB_OK;
 }
@@ -583,6 +605,8 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
 
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
     NB_TRY(ni_reducer_meet_rows(x, err));
+    if (x->rows.touched && x->rows.touched->head)
+        NB_TRY(ni_reduce_untouched(x, grads, err));
     for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
         NB_TRY(ni_reduce_chunk(x, grads, i, err));
     return rest(x, err);

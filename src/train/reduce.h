@@ -58,7 +58,7 @@ typedef struct ni_reducer {
 } ni_reducer;
 
 /* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
- * are. `touched`: the rows of the first section that are not zero on all ranks, where the gradients are real and that
+ * are. `touched`: the rows of the first section that a pass leaves last, where the gradients are real and that
  * section is one table; NULL: it is summed whole. */
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
                             ni_reducer *out, nb_error *err);
@@ -77,6 +77,9 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
 
 /* The same of the first section, of which the rows that were touched are summed; all ranks have met. */
 nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err);
+
+/* Sums the rows of the first section that are not touched; where it is the head too, and before chunk 0. */
+nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err);
 
 /* Which rows are touched, before the first section is summed and once all tokens of the step were noted. Nothing where
  * it is summed whole. */

@@ -34,15 +34,20 @@ void ni_touched_note(ni_touched *t, const int32_t *tokens, int64_t n) {
         t->mine[tokens[i] >> 3] |= (uint8_t)(1 << (tokens[i] & 7));
 }
 
+static bool is_marked(const ni_touched *t, int64_t row) {
+    for (int32_t r = 0; r < t->ranks->world; r++)
+        if (t->all[(size_t)r * t->bytes + (size_t)(row >> 3)] >> (row & 7) & 1)
+            return true;
+    return false;
+}
+
 static void list_rows(ni_touched *t) {
-    t->count = 0;
-    for (size_t at = 0; at < t->bytes; at++) {
-        unsigned marks = 0;
-        for (int32_t r = 0; r < t->ranks->world; r++)
-            marks |= t->all[(size_t)r * t->bytes + at];
-        for (int32_t bit = 0; marks >> bit; bit++)
-            if (marks >> bit & 1 && (int64_t)at * 8 + bit < t->rows) /* another rank may send any byte */
-                t->list[t->count++] = (int32_t)at * 8 + bit;
+    int64_t n = 0;
+    for (int marked = 1; marked >= 0; marked--) {
+        for (int64_t row = 0; row < t->rows; row++)
+            if (is_marked(t, row) == marked)
+                t->list[n++] = (int32_t)row;
+        t->count = marked ? n : t->count;
     }
 }
 

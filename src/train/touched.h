@@ -1,8 +1,9 @@
 /* touched.h: which rows of the embedding the tokens of a step touch, over all ranks.
  *
- * The gradient of every other row of an embedding that is not the head too is zero on all ranks, so that those rows
- * alone need to be summed (reduce.h). Tokens are known when a micro-batch begins: ranks tell each other long before the
- * backward pass comes to the embedding, which is the last that it leaves.
+ * The gradient of every other row of an embedding is zero on all ranks, so that those rows alone need to be summed
+ * (reduce.h); or, where it is the head too, it is final once a backward pass has left the head, which is the first that
+ * it leaves. Tokens are known when a micro-batch begins: ranks tell each other long before the pass comes to the
+ * embedding, which is the last.
  */
 #ifndef NI_TRAIN_TOUCHED_H
 #define NI_TRAIN_TOUCHED_H
@@ -14,8 +15,9 @@ typedef struct ni_touched {
     int64_t rows, width; /* of the table, and numbers of a row */
     size_t bytes;        /* of a rank's marks */
     uint8_t *mine, *all; /* a bit a row: this rank's tokens of the step; [world], as ranks tell */
-    int32_t *list;       /* [rows]: those that any rank touches, ascending, once they have met */
-    int64_t count;
+    int32_t *list;       /* [rows]: those that any rank touches, ascending, then the others, once they have met */
+    int64_t count;       /* of those that are touched */
+    bool head;           /* the others have gradients too */
 } ni_touched;
 
 /* `ranks` NULL: nothing is taken, and nothing noted. */

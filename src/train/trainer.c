@@ -136,13 +136,15 @@ const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
     return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
 }
 
-/* An embedding that is not the head too lies first, and gets gradients in the rows of the step's tokens alone. */
+/* An embedding lies first; what its rows get beside the step's tokens is nothing, or what the head gives them. */
 static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     const ni_param_array *grads = ni_model_gradients(t->model);
     const nb_param *table = nb_model_param(t->model, 0);
     const bool alone = grads->sections > 1 && grads->section[1] == 1 && grads->dtype == t->be->real;
-    if (alone && table->embedding && !t->model_config.tied)
+    const bool head = t->model_config.tied;
+    if (alone && table->embedding && !(head && t->share.gradients)) /* whose sums go to an owner whole */
         NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
+    t->touched.head = head;
     return ni_reducer_create(t->ranks, grads, t->share.gradients, &t->touched, &t->reducer, err);
 }
 
