@@ -499,11 +499,12 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int of = threadIdx.x / 32 / SUBS;
-    const ni_known_amaxes known = ni_known_of(a.amax[of], a.turned[of]);
+    const uint32_t asked = ni_ask_for_warp(a.amax[of], a.turned[of]);
     find_d_pairs(c, a, batch, head, begin);
     load_documents(chunk, a, batch, begin);
     __syncthreads();
     mask_d_pairs(c);
+    const ni_known_amaxes known = ni_known_to_warp(asked);
 #pragma unroll 1
     for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
         load_inter(c, a, record, channel);
