@@ -48,8 +48,8 @@ template <int splits, int groups> struct key_sums {
     float crossing[splits][keys];
 };
 
-template <int width, int splits, int groups, int buffers> struct key_tiles {
-    key_tile<width, splits, groups> chunks[buffers];
+template <int width, int splits, int groups> struct key_room {
+    key_tile<width, splits, groups> tile;
     key_sums<splits, groups> left;
 };
 
@@ -166,12 +166,13 @@ static __device__ __forceinline__ void write_rows(key_state<width> &state, const
     }
 }
 
-/* Buffers as in scan_values of gla_forward.cu. */
-template <int width, int splits, int groups, int buffers, bool reverse>
-static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const gla_args a) {
+template <int width, int splits, int groups, bool reverse>
+static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
+    scan_keys(const gla_args a) {
     typedef key_tile<width, splits, groups> tile;
     enum { threads = tile::threads, keys = tile::keys, values = tile::values };
-    key_tiles<width, splits, groups, buffers> *all = (key_tiles<width, splits, groups, buffers> *)shared_memory();
+    key_room<width, splits, groups> *room = (key_room<width, splits, groups> *)shared_memory();
+    tile *c = &room->tile;
     const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim;
@@ -182,13 +183,11 @@ static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const g
     auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
     auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
     auto load_reads = [&](int i) {
-        tile *c = &all->chunks[i % buffers];
         if (i < a.chunks)
             copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk_of(i) * CHUNK * pitch, pitch,
                                        a.seq - chunk_of(i) * CHUNK, a.value_dim);
     };
     auto load_writes = [&](int i) {
-        tile *c = &all->chunks[i % buffers];
         if (i >= a.chunks)
             return;
         copy_tile<values, threads>(c->write, tile::value_pitch, write + chunk_of(i) * CHUNK * pitch, pitch,
@@ -204,61 +203,41 @@ static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const g
     load_writes(0);
     copy_commit();
     for (int i = 0; i < a.chunks; i++) {
-        const tile *c = &all->chunks[i % buffers];
         const int64_t stored = record(reverse ? i - 1 : i) * gridDim.x + blockIdx.x; /* S, or reversed S' */
         uint4 *states = i > 0 ? a.states + stored * (width / 16 * threads) + threadIdx.x : NULL;
         uint4 after[width / 16];
 #pragma unroll
         for (int k = 0; k < width / 16 && reverse; k++)
             after[k] = states ? states[k * threads] : make_uint4(0, 0, 0, 0);
-        copy_wait<buffers == 1>();
+        copy_wait<1>();
         __syncthreads();
-        if (buffers == 2) {
-            load_reads(i + 1);
-            load_writes(i + 1);
-            copy_commit();
-        }
-        read_rows<width, splits, groups, reverse>(&all->left, c, state, states, after);
+        read_rows<width, splits, groups, reverse>(&room->left, c, state, states, after);
         __syncthreads();
-        if (buffers == 1) {
-            load_reads(i + 1);
-            copy_commit();
-        }
-        store_rows(&all->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
+        load_reads(i + 1);
+        copy_commit();
+        store_rows(&room->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
                    reverse ? a.crossing + record(i) * a.key_pad + first : NULL);
-        if (buffers == 1) {
-            copy_wait<1>();
-            __syncthreads();
-        }
+        copy_wait<1>();
+        __syncthreads();
         write_rows(state, c);
-        if (buffers == 1) {
-            __syncthreads();
-            load_writes(i + 1);
-            copy_commit();
-        }
+        __syncthreads();
+        load_writes(i + 1);
+        copy_commit();
     }
 }
 
-template <int width, int splits, int groups, int buffers>
+template <int width, int splits, int groups>
 static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
     const int threads = 32 * groups * splits;
-    const size_t bytes = sizeof(key_tiles<width, splits, groups, buffers>);
-    cudaError_t error = launch(scan_keys<width, splits, groups, buffers, false>, grid, threads, bytes, stream, a);
-    return error ? error : launch(scan_keys<width, splits, groups, buffers, true>, grid, threads, bytes, stream, a);
+    const size_t bytes = sizeof(key_room<width, splits, groups>);
+    cudaError_t error = launch(scan_keys<width, splits, groups, false>, grid, threads, bytes, stream, a);
+    return error ? error : launch(scan_keys<width, splits, groups, true>, grid, threads, bytes, stream, a);
 }
 
 template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    const size_t limit = gla_shared_limit();
-    if (a.key_pad > 16) {
-        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) <= MOST_SHARED)
-            if (sizeof(key_tiles<width, splits, 2, 2>) <= limit)
-                return scan_both<width, splits, 2, 2>(g, a, stream);
-        if constexpr (sizeof(key_tiles<width, splits, 2, 2>) > LEAST_SHARED)
-            if (sizeof(key_tiles<width, splits, 2, 1>) <= limit)
-                return scan_both<width, splits, 2, 1>(g, a, stream);
-    }
-    return scan_both<width, splits, 1, 1>(g, a, stream);
+    const bool two = a.key_pad > 16 && sizeof(key_room<width, splits, 2>) <= gla_shared_limit();
+    return two ? scan_both<width, splits, 2>(g, a, stream) : scan_both<width, splits, 1>(g, a, stream);
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {

@@ -15,11 +15,9 @@ enum {
     CHUNK = 64,
     SUB = 16, /* positions of a sub-block */
     SUBS = CHUNK / SUB,
-    CHANNELS = 64,            /* key channels that the kernels of pairs take at a time */
-    PITCH = CHANNELS + 8,     /* of their rows in shared memory: no bank conflicts */
-    PAIR_THREADS = 256,       /* one for each channel and sub-block */
-    LEAST_SHARED = 99 * 1024, /* bytes that a block may have of shared memory: on the smallest GPU from 8.0 on, */
-    MOST_SHARED = 227 * 1024, /* and on the largest */
+    CHANNELS = 64,        /* key channels that the kernels of pairs take at a time */
+    PITCH = CHANNELS + 8, /* of their rows in shared memory: no bank conflicts */
+    PAIR_THREADS = 256,   /* one for each channel and sub-block */
 };
 
 /* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */

@@ -170,19 +170,14 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
 
 /* ---- scan over chunks, by value columns ---- */
 
-/* A chunk of a scan. */
 template <int key, int warps> struct value_tile {
     enum { values = 16 * warps, key_pitch = key + 8, value_pitch = values + 8, pair_pitch = CHUNK + 8, out_pitch = 24 };
     bf16 read[CHUNK * key_pitch];  /* what reads the state: queries, or reversed keys */
     bf16 write[CHUNK * key_pitch]; /* what changes it, with `values` */
     bf16 pairs[CHUNK * pair_pitch];
     bf16 value[CHUNK * value_pitch];
+    bf16 out[warps][CHUNK * out_pitch];
     float decay[key];
-};
-
-template <int key, int warps, int buffers> struct value_tiles {
-    value_tile<key, warps> chunks[buffers];
-    bf16 out[warps][CHUNK * value_tile<key, warps>::out_pitch];
 };
 
 /* S^T of a warp: columns 16 warp + g, + 8; keys 8 n + pair, + 1 of lane 4 g + pair / 2. */
@@ -305,25 +300,23 @@ static __device__ __forceinline__ uint32_t larger_turned(uint32_t largest, const
     return ni_may_exceed(most, largest) ? max(largest, turn_columns(turned, turned_pitch)) : largest;
 }
 
-/* With two buffers a chunk is loaded while the one before is worked on, and warps come together once a chunk. With one,
- * what the state is read with is loaded while it is written, and the other way round. */
-template <int key, int warps, int buffers, bool reverse>
+/* What the state is read with is loaded while it is written, and the other way round. */
+template <int key, int warps, bool reverse>
 static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args a) {
     typedef value_tile<key, warps> tile;
     enum { threads = 32 * warps, values = tile::values };
-    value_tiles<key, warps, buffers> *all = (value_tiles<key, warps, buffers> *)shared_memory();
+    tile *c = (tile *)shared_memory();
     const int column = threadIdx.x / 32 * 16, first = blockIdx.x * values;
     const int batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim + first;
     const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
     const bf16 *write = reverse ? a.queries : a.keys;
-    bf16 *out = (reverse ? a.dv : a.o) + head_row + column, *turned = all->out[threadIdx.x / 32];
+    bf16 *out = (reverse ? a.dv : a.o) + head_row + column, *turned = c->out[threadIdx.x / 32];
 
     auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
     auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
     auto load_reads = [&](int i) {
-        tile *c = &all->chunks[i % buffers];
         if (i >= a.chunks)
             return;
         copy_tile<key, threads>(c->read, tile::key_pitch, read + record(i) * CHUNK * key, key, CHUNK, key);
@@ -332,7 +325,6 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
                                    a.seq - chunk_of(i) * CHUNK, a.value_dim - first);
     };
     auto load_writes = [&](int i) {
-        tile *c = &all->chunks[i % buffers];
         if (i >= a.chunks)
             return;
         copy_tile<key, threads>(c->write, tile::key_pitch, write + record(i) * CHUNK * key, key, CHUNK, key);
@@ -348,23 +340,15 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
     copy_commit();
     for (int i = 0; i < a.chunks; i++) {
         const int chunk = chunk_of(i);
-        const tile *c = &all->chunks[i % buffers];
         value_sums sum = {};
         uint32_t v[CHUNK / 16][4];
-        copy_wait<buffers == 1>();
+        copy_wait<1>();
         __syncthreads();
-        if (buffers == 2) {
-            load_reads(i + 1);
-            load_writes(i + 1);
-            copy_commit();
-        }
         read_state(sum, state, c);
         read_pairs<key, warps, reverse>(sum, v, c);
-        if (buffers == 1) {
-            __syncthreads();
-            load_reads(i + 1);
-            copy_commit();
-        }
+        __syncthreads();
+        load_reads(i + 1);
+        copy_commit();
         const uint32_t stored = store_turned(out + chunk * CHUNK * pitch, pitch, sum, turned, tile::out_pitch,
                                              a.seq - chunk * CHUNK, a.value_dim - first - column);
         if (reverse) {
@@ -372,17 +356,12 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
             if (a.turned[2])
                 largest_turned = larger_turned(largest_turned, turned, tile::out_pitch);
         }
-        __syncwarp();
-        if (buffers == 1) {
-            copy_wait<1>();
-            __syncthreads();
-        }
+        copy_wait<1>();
+        __syncthreads();
         write_state(state, v, c);
-        if (buffers == 1) {
-            __syncthreads();
-            load_writes(i + 1);
-            copy_commit();
-        }
+        __syncthreads();
+        load_writes(i + 1);
+        copy_commit();
     }
     if (reverse && a.amax[2])
         ni_join_amax(a.amax[2], ni_larger_half(pairs));
@@ -390,25 +369,17 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
         ni_join_amax(a.turned[2], largest_turned);
 }
 
-template <int key, int warps, int buffers>
+template <int key, int warps>
 static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
     const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
-    const size_t bytes = sizeof(value_tiles<key, warps, buffers>);
-    return reverse ? launch(scan_values<key, warps, buffers, true>, grid, 32 * warps, bytes, stream, a)
-                   : launch(scan_values<key, warps, buffers, false>, grid, 32 * warps, bytes, stream, a);
-}
-
-template <int key, int warps>
-static cudaError_t launch_buffers(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    if constexpr (sizeof(value_tiles<key, warps, 2>) > LEAST_SHARED)
-        if (sizeof(value_tiles<key, warps, 2>) > gla_shared_limit())
-            return launch_values<key, warps, 1>(g, a, reverse, stream);
-    return launch_values<key, warps, 2>(g, a, reverse, stream);
+    const size_t bytes = sizeof(value_tile<key, warps>);
+    return reverse ? launch(scan_values<key, warps, true>, grid, 32 * warps, bytes, stream, a)
+                   : launch(scan_values<key, warps, false>, grid, 32 * warps, bytes, stream, a);
 }
 
 template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    return g->value_dim <= 32 ? launch_buffers<key, 2>(g, a, reverse, stream)
-                              : launch_buffers<key, 4>(g, a, reverse, stream);
+    return g->value_dim <= 32 ? launch_values<key, 2>(g, a, reverse, stream)
+                              : launch_values<key, 4>(g, a, reverse, stream);
 }
 
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
