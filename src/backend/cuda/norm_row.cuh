@@ -86,6 +86,15 @@ static __device__ __forceinline__ uint4 ni_packed(const ni_eight &e) {
                       ni_pack_two(e.x[6], e.x[7]));
 }
 
+/* Numbers that lie at any address, plus eight. */
+static __device__ __forceinline__ uint4 ni_added_to(const uint16_t *from, uint4 word) {
+    ni_eight e = ni_unpacked(word);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        e.x[j] += ni_bf16_value(from[j]);
+    return ni_packed(e);
+}
+
 /* row + change, where there is one, rounded and left in `sum`. */
 template <int CHUNKS>
 static __device__ __forceinline__ void ni_add_change(uint4 (&row)[CHUNKS], const uint4 (&change)[CHUNKS],
@@ -133,8 +142,10 @@ static __device__ __forceinline__ void ni_norm_terms(uint4 (&row)[CHUNKS], const
         ni_load_factors(w, norm.w + c);
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            e.x[j] = ni_norm_finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
+            e.x[j] = e.x[j] * rs * w[j];
         row[k] = ni_packed(e);
+        if (norm.add)
+            row[k] = ni_added_to(norm.add + r * dim + c, row[k]);
         if (ALWAYS || norm.y)
             *(uint4 *)(norm.y + r * dim + c) = row[k];
     }
