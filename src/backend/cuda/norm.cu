@@ -370,9 +370,13 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
         for (int j = 0; j < 8; j++) {
             const float normed = in.x[j] * rs;
             dw[k][j] += out.x[j] * normed;
-            slope.x[j] = ni_bf16_round(rs * (w[j] * out.x[j] - normed * mean));
-            if (d.into)
-                slope.x[j] = ni_bf16_round(old.x[j] + slope.x[j]);
+            slope.x[j] = rs * (w[j] * out.x[j] - normed * mean);
+        }
+        if (d.into) {
+            slope = ni_unpacked(ni_packed(slope)); /* rounded, as it would be written */
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                slope.x[j] = old.x[j] + slope.x[j];
         }
         row[k] = ni_packed(slope);
         *(uint4 *)(d.dx + r * dim + c) = row[k];

@@ -90,6 +90,15 @@ static __device__ __forceinline__ float ni_kept_rstd(const uint4 (&row)[CHUNKS],
     return 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + eps);
 }
 
+/* Numbers that lie at any address, plus eight. */
+static __device__ __forceinline__ uint4 ni_added_to(const uint16_t *from, uint4 word) {
+    ni_eight e = ni_unpacked(word);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        e.x[j] += ni_bf16_value(from[j]);
+    return ni_packed(e);
+}
+
 /* row + change, where there is one, rounded and left in `sum`. */
 template <int CHUNKS>
 static __device__ __forceinline__ void ni_add_change(uint4 (&row)[CHUNKS], const uint4 (&change)[CHUNKS],
@@ -129,8 +138,10 @@ static __device__ __forceinline__ void ni_norm_terms(uint4 (&row)[CHUNKS], const
         ni_load_factors(w, norm.w + c);
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            e.x[j] = ni_norm_finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
+            e.x[j] = e.x[j] * rs * w[j];
         row[k] = ni_packed(e);
+        if (norm.add)
+            row[k] = ni_added_to(norm.add + r * dim + c, row[k]);
         if (ALWAYS || norm.y)
             *(uint4 *)(norm.y + r * dim + c) = row[k];
     }
