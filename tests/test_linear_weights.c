@@ -60,7 +60,7 @@ static void reset_by_ratio(void **state) {
             c.group->layers[0].maximum_found = true;
             step(&c, at);
             assert_false(c.group->layers[0].maximum_found); /* what the optimizer left is not of these masters */
-            if (at < 31) { /* before the start, and inside the window: nothing moves */
+            if (at < 31) {                                  /* before the start, and inside the window: nothing moves */
                 assert_true(c.w[0][OSCILLATES] == before);
                 continue;
             }

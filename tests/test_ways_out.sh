@@ -44,8 +44,8 @@ ends_alike() {
 }
 
 # ---- signals: a checkpoint, and one line with a hint that is true --------------------------------------------------------
-for signal in HUP PIPE; do
-    "$nibble" train run.yaml --set out=$signal --set steps=1000000 -q 2> err &
+for signal in HUP PIPE; do # which nohup, say, has a shell and all below it ignore
+    env --default-signal=$signal "$nibble" train run.yaml --set out=$signal --set steps=1000000 -q 2> err &
     child=$!
     while [ ! -s $signal/metrics.jsonl ]; do sleep 0.05; done
     kill -$signal $child

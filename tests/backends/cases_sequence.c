@@ -317,9 +317,9 @@ static void run_gla(trial *t) {
     const linear p = linear_of(t->shape);
     nb_backend *be = t->be;
     ni_gla g = p.g;
+    g.doc_start = upload(t, p.g.doc_start, (size_t)(g.batch * g.seq) * sizeof(int32_t));
     const size_t left = be->ops->gla_left_bytes(be, &g);
     g.left = left && t->shape % 2 ? scratch(t, left) : NULL;
-    g.doc_start = upload(t, p.g.doc_start, (size_t)(g.batch * g.seq) * sizeof(int32_t));
     void *q = input(t, be->act, p.q, p.nk), *k = input(t, be->act, p.k, p.nk), *v = input(t, be->act, p.v, p.nv);
     void *gate = input(t, be->real, p.gate, p.nk), *d_o = input(t, be->act, p.d_o, p.nv);
     void *o = output(t, "o", be->act, p.nv), *dq = output(t, "dq", be->act, p.nk), *dk = output(t, "dk", be->act, p.nk);

@@ -162,6 +162,11 @@ static void held_attention(nb_backend *be, const char *operation, const char *ar
 
 static void held_gla(nb_backend *be, const char *operation, const char *argument, const ni_gla *g) {
     held(be, operation, argument, g->doc_start);
+    held(be, operation, argument, g->left);
+    for (int i = 0; i < 3; i++) {
+        held(be, operation, argument, g->amax[i]);
+        held(be, operation, argument, g->turned_amax[i]);
+    }
 }
 
 static void held_scaled(nb_backend *be, const char *operation, const char *argument, const ni_scaled *s) {

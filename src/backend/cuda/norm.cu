@@ -38,8 +38,8 @@ template <int CHUNKS> static __global__ void rmsnorm_forward_kept(const __grid_c
 
 /* ---- rows on their way ----
  *
- * What the next row of a warp is made of comes into shared memory while this one is worked on. Each lane copies what it
- * reads itself, so nobody waits for anybody. */
+ * What the next row of a warp is made of comes into shared memory while this one is worked on, where there is room for it
+ * (`stage` not NULL). Each lane copies what it reads itself, so nobody waits for anybody. */
 
 /* Of 16 bytes, a warp: so many matrices. */
 template <int CHUNKS, int MATRICES> static __host__ __device__ constexpr int staged_words(void) {
@@ -125,7 +125,7 @@ static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, bool u
 /* Row r, if there is one. */
 template <int CHUNKS>
 static __device__ __forceinline__ void stage_terms(uint4 *stage, const ni_cuda_norm &norm, int64_t r, int dim) {
-    if (r >= norm.n)
+    if (!stage || r >= norm.n)
         return;
     stage_part<CHUNKS>(stage, norm.x + r * dim, dim);
     if (norm.change)
@@ -133,11 +133,17 @@ static __device__ __forceinline__ void stage_terms(uint4 *stage, const ni_cuda_n
     copy_commit();
 }
 
-/* What lies beyond the end of a row is zero. */
+/* Row r; what lies beyond its end is zero. */
 template <int CHUNKS>
 static __device__ __forceinline__ void load_terms(uint4 (&row)[CHUNKS], uint4 (&change)[CHUNKS], const uint4 *stage,
-                                                  const ni_cuda_norm &norm, int dim) {
+                                                  const ni_cuda_norm &norm, int64_t r, int dim) {
     const int lane = threadIdx.x % 32;
+    if (!stage) {
+        ni_load_row(row, norm.x + r * dim, dim);
+        if (norm.change)
+            ni_load_row(change, norm.change + r * dim, dim);
+        return;
+    }
     copy_wait<0>();
     load_staged(row, stage);
     if (norm.change)
@@ -151,16 +157,20 @@ static __device__ __forceinline__ void load_terms(uint4 (&row)[CHUNKS], uint4 (&
 /* A block takes a band after another. */
 template <int CHUNKS>
 static __global__ void __launch_bounds__(NI_THREADS, CHUNKS <= 3   ? 4
-                                                     : CHUNKS <= 6 ? 3
+                                                     : CHUNKS <= 5 ? 3
                                                                    : 2)
-    rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
+    rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm, bool staged) {
     extern __shared__ __align__(16) uint32_t band[]; /* and staged rows */
     __shared__ ni_known_amaxes known;
     __shared__ uint32_t most_here;
     const int warp = threadIdx.x / 32, dim = (int)norm.dim;
     const int64_t step = gridDim.x * (int64_t)BAND;
-    uint4 *const stage =
-        (uint4 *)band + BAND * band_pitch(dim) / 4 + warp * staged_words<CHUNKS, 2>() + threadIdx.x % 32;
+    uint4 *const behind = (uint4 *)band + BAND * band_pitch(dim) / 4, *const stage =
+                                                                          staged
+                                                                              ? behind +
+                                                                                    warp * staged_words<CHUNKS, 2>() +
+                                                                                    threadIdx.x % 32
+                                                                              : NULL;
     uint32_t pairs = 0, turned = 0, word = ni_ask_amaxes<0>(NULL, norm.turned_amax);
     if (threadIdx.x == 0)
         most_here = 0;
@@ -169,7 +179,7 @@ static __global__ void __launch_bounds__(NI_THREADS, CHUNKS <= 3   ? 4
 #pragma unroll 1
         for (int i = warp; i < BAND; i += NI_WARPS) {
             uint4 row[CHUNKS], change[CHUNKS];
-            load_terms(row, change, stage, norm, dim);
+            load_terms(row, change, stage, norm, first + i, dim);
             stage_terms<CHUNKS>(stage, norm, i + NI_WARPS < BAND ? first + i + NI_WARPS : first + step + warp, dim);
             ni_norm_terms<CHUNKS, true>(row, change, norm, first + i, dim);
             pairs = larger_of_row(pairs, row);
@@ -222,7 +232,9 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
 
 /* As many blocks as the GPU holds at once. */
 template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_cuda_norm *norm) {
-    const size_t bytes = band_bytes(norm->dim) + staged_bytes<CHUNKS, 2>();
+    const size_t band = band_bytes(norm->dim), all = band + staged_bytes<CHUNKS, 2>();
+    const bool staged = (int64_t)(all + 2 * sizeof(ni_known_amaxes)) <= ni_shared_bytes();
+    const size_t bytes = staged ? all : band;
     int device = 0, multiprocessors = 0, blocks = 0;
     int code =
         cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
@@ -235,7 +247,7 @@ template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_
     if (code != cudaSuccess)
         return code;
     const int64_t bands = norm->n / BAND, held = (int64_t)multiprocessors * (blocks ? blocks : 1);
-    rmsnorm_forward_bands<CHUNKS><<<(unsigned)(bands < held ? bands : held), NI_THREADS, bytes, on>>>(*norm);
+    rmsnorm_forward_bands<CHUNKS><<<(unsigned)(bands < held ? bands : held), NI_THREADS, bytes, on>>>(*norm, staged);
     return code;
 }
 
@@ -295,7 +307,7 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
 /* Row r, if there is one; returns its rstd. */
 template <int CHUNKS>
 static __device__ __forceinline__ float stage_row(uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int dim) {
-    if (r >= d.n)
+    if (!stage || r >= d.n)
         return 0.0f;
     stage_part<CHUNKS>(stage, d.x + r * dim, dim);
     stage_part<CHUNKS>(stage + 32 * CHUNKS, d.dy + r * dim, dim);
@@ -305,20 +317,27 @@ static __device__ __forceinline__ float stage_row(uint4 *stage, const ni_cuda_no
     return d.rstd[r];
 }
 
-/* Row r of the same, staged, with its columns' sums in registers; row `next` is staged in its place. The slopes stay in
- * `row`, and *rstd becomes the next row's. */
+/* Row r of the same, with its columns' sums in registers; row `next` is staged in its place. The slopes stay in `row`, and
+ * *rstd becomes the next row's. */
 template <int CHUNKS>
 static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8], float *rstd,
                                                  uint4 *stage, const ni_cuda_norm_slopes &d, int64_t r, int64_t next,
                                                  int dim) {
     const int lane = threadIdx.x % 32;
     uint4 x[CHUNKS], dy[CHUNKS];
-    copy_wait<0>();
-    load_staged(x, stage);
-    load_staged(dy, stage + 32 * CHUNKS);
-    if (d.into)
-        load_staged(row, stage + 64 * CHUNKS);
-    const float rs = *rstd;
+    if (stage) {
+        copy_wait<0>();
+        load_staged(x, stage);
+        load_staged(dy, stage + 32 * CHUNKS);
+        if (d.into)
+            load_staged(row, stage + 64 * CHUNKS);
+    } else {
+        ni_load_row(x, d.x + r * dim, dim);
+        ni_load_row(dy, d.dy + r * dim, dim);
+        if (d.into)
+            ni_load_row(row, d.dx + r * dim, dim);
+    }
+    const float rs = stage ? *rstd : d.rstd[r];
     *rstd = stage_row<CHUNKS>(stage, d, next, dim);
     float mean = 0;
 #pragma unroll
@@ -364,13 +383,13 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
  * that have looked at one go on to the next while others look still. */
 template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS)
-    rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two) {
+    rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two, bool staged) {
     extern __shared__ __align__(16) float sums[]; /* bands and staged rows, until the sums are left there */
     __shared__ ni_known_amaxes known[2];
     __shared__ uint32_t most_here;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = (int)d.dim;
-    uint4 *const stage =
-        (uint4 *)sums + (TURNED ? (1 + two) * BAND * band_pitch(dim) / 4 : 0) + warp * staged_words<CHUNKS, 3>() + lane;
+    uint4 *const behind = (uint4 *)sums + (TURNED ? (1 + two) * BAND * band_pitch(dim) / 4 : 0),
+                 *const stage = staged ? behind + warp * staged_words<CHUNKS, 3>() + lane : NULL;
     float dw[CHUNKS][8] = {}, rstd = stage_row<CHUNKS>(stage, d, blockIdx.x * (int64_t)BAND + warp, dim);
     uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
     int which = 0;
@@ -419,14 +438,16 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0,
-                 staged = staged_bytes<CHUNKS, 3>();
-    const bool two = TURNED && (int64_t)(2 * (band + sizeof(ni_known_amaxes)) + staged) <= ni_shared_bytes();
-    const size_t room = (two ? 2 * band : band) + staged, bytes = sums > room ? sums : room;
+    const int64_t most = ni_shared_bytes() - 2 * (int64_t)sizeof(ni_known_amaxes) - 16;
+    const int64_t sums = (int64_t)ni_sums_bytes(d->dim), band = TURNED ? (int64_t)band_bytes(d->dim) : 0,
+                  rows = (int64_t)staged_bytes<CHUNKS, 3>();
+    const bool staged = band + rows <= most, two = TURNED && 2 * band + staged * rows <= most;
+    const int64_t room = (1 + two) * band + staged * rows, bytes = sums > room ? sums : room;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
-        rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d, two);
+        rmsnorm_backward_kept<CHUNKS, TURNED>
+            <<<(unsigned)band_blocks(d->n), NI_THREADS, (size_t)bytes, on>>>(*d, two, staged);
     return code;
 }
 

@@ -1,8 +1,8 @@
 /* open.c: finds the GPU, makes the backend over it, and says in one line why it cannot. */
 #include "backend/cuda/alphas.h"
-#include "backend/cuda/maxima.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/maxima.h"
 
 #include "backend/backend.h"
 #include "backend/cuda/cudnn_attention.h"
