@@ -26,15 +26,10 @@
 
 /* ---- scan over chunks, by key rows ---- */
 
-/* A block of groups * splits warps carries 16 * groups rows and all columns: each warp 16 rows and `width` columns. */
+/* A block carries 16 * groups rows and all columns, each warp 16 * sixteens rows and `width` columns of them. What a warp
+ * loads of do and v it multiplies with all of its rows: two sixteens ask shared memory for less, but leave more sums. */
 template <int width, int splits, int groups> struct key_tile {
-    enum {
-        keys = 16 * groups,
-        values = width * splits,
-        key_pitch = keys + 8,
-        value_pitch = values + 8,
-        threads = 32 * groups * splits
-    };
+    enum { keys = 16 * groups, values = width * splits, key_pitch = keys + 8, value_pitch = values + 8 };
     bf16 read[CHUNK * value_pitch];  /* what the state is multiplied with: do, or reversed v */
     bf16 write[CHUNK * value_pitch]; /* what changes it, with `keys`: v, or reversed do */
     bf16 key[CHUNK * key_pitch];     /* decayed keys, or reversed queries */
@@ -43,9 +38,13 @@ template <int width, int splits, int groups> struct key_tile {
 
 /* What its warps leave for each other. */
 template <int splits, int groups> struct key_sums {
-    enum { keys = 16 * groups, pitch = keys + 4 };
-    float sums[splits][CHUNK * pitch];
+    enum { keys = 16 * groups };
+    float sums[splits][CHUNK * keys];
     float crossing[splits][keys];
+    /* Where a sum is, in such an order that four neighbouring positions of eight keys lie in different banks. */
+    static __device__ __forceinline__ int at(int t, int key) {
+        return t * keys + (key ^ (groups == 1 ? t / 2 % 2 : t % 4) * 8);
+    }
 };
 
 template <int width, int splits, int groups> struct key_room {
@@ -53,7 +52,7 @@ template <int width, int splits, int groups> struct key_room {
     key_sums<splits, groups> left;
 };
 
-/* S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
+/* Sixteen rows of S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
 template <int width> struct key_state { float s[width / 8][4]; };
 
 /* Column tiles 2 k and 2 k + 1 of a state, rounded: the second operand of `read`, both rows of eight. */
@@ -76,58 +75,69 @@ static __device__ __forceinline__ void add_crossing(float (&crossing)[2], const 
 
 /* Leaves read S^T of this warp's columns. `states` is this thread's place in a chunk's states, where S goes forward (NULL:
  * it is zero); reversed S' is in `after`. */
-template <int width, int splits, int groups, bool reverse>
+template <int width, int splits, int groups, int sixteens, bool reverse>
 static __device__ __forceinline__ void
-read_rows(key_sums<splits, groups> *left, const key_tile<width, splits, groups> *c, const key_state<width> &state,
-          uint4 *states, const uint4 (&after)[width / 16]) {
-    typedef key_tile<width, splits, groups> tile;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % groups, split = warp / groups;
-    float sum[CHUNK / 16][2][4] = {}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
-    float crossing[2] = {};
+read_rows(key_sums<splits, groups> *left, const key_tile<width, splits, groups> *c,
+          const key_state<width> (&state)[sixteens], uint4 *states, const uint4 (&after)[sixteens][width / 16]) {
+    enum { across = groups / sixteens, threads = 32 * across * splits };
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp % across * sixteens * 16;
+    const int split = warp / across;
+    float sum[CHUNK / 16][sixteens][2][4] = {}; /* positions 16 m + g, + 8; keys first + 16 r + 8 n + pair, + 1 */
+    float crossing[sixteens][2] = {};
 #pragma unroll
     for (int k = 0; k < width / 16; k++) {
-        const uint4 s = round_state(state, k);
-        if (!reverse && states)
-            states[k * tile::threads] = s;
-        if (reverse)
-            add_crossing(crossing, state, k, after[k]);
+        uint4 s[sixteens];
+#pragma unroll
+        for (int r = 0; r < sixteens; r++) {
+            s[r] = round_state(state[r], k);
+            if (!reverse && states)
+                states[(r * (width / 16) + k) * threads] = s[r];
+            if (reverse)
+                add_crossing(crossing[r], state[r], k, after[r][k]);
+        }
 #pragma unroll
         for (int m = 0; m < CHUNK / 16; m++) {
             uint32_t x[4];
-            load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
-            mma(sum[m][0], x, s.x, s.z);
-            mma(sum[m][1], x, s.y, s.w);
+            load_a(x, c->read, c->value_pitch, 16 * m, split * width + 16 * k);
+#pragma unroll
+            for (int r = 0; r < sixteens; r++) {
+                mma(sum[m][r][0], x, s[r].x, s[r].z);
+                mma(sum[m][r][1], x, s[r].y, s[r].w);
+            }
         }
     }
 #pragma unroll
     for (int m = 0; m < CHUNK / 16; m++)
 #pragma unroll
-        for (int part = 0; part < 4; part++) {
-            const int t = 16 * m + lane / 4 + part / 2 * 8, key = 16 * group + part % 2 * 8 + lane % 4 * 2;
-            const float *two = &sum[m][part % 2][part / 2 * 2];
-            *(float2 *)(left->sums[split] + t * left->pitch + key) = make_float2(two[0], two[1]);
-        }
+        for (int r = 0; r < sixteens; r++)
 #pragma unroll
-    for (int half = 0; half < 2 && reverse; half++) {
-        crossing[half] += shuffle_xor(crossing[half], 1);
-        crossing[half] += shuffle_xor(crossing[half], 2);
+            for (int part = 0; part < 4; part++) {
+                const int t = 16 * m + lane / 4 + part / 2 * 8, key = first + 16 * r + part % 2 * 8 + lane % 4 * 2;
+                const float *two = &sum[m][r][part % 2][part / 2 * 2];
+                *(float2 *)(left->sums[split] + left->at(t, key)) = make_float2(two[0], two[1]);
+            }
+#pragma unroll
+    for (int i = 0; i < 2 * sixteens && reverse; i++) {
+        float &all = crossing[i / 2][i % 2];
+        all += shuffle_xor(all, 1);
+        all += shuffle_xor(all, 2);
         if (lane % 4 == 0)
-            left->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
+            left->crossing[split][first + lane / 4 + 8 * i] = all;
     }
 }
 
 /* Adds up what the warps left, in their order: to inter [CHUNK, keys], and reversed to crossing [keys]. */
-template <int splits, int groups>
+template <int splits, int groups, int threads>
 static __device__ __forceinline__ void store_rows(const key_sums<splits, groups> *left, float *inter, int pitch,
                                                   float *crossing) {
-    enum { keys = 16 * groups, threads = 32 * groups * splits };
+    enum { keys = 16 * groups };
 #pragma unroll
     for (int u = threadIdx.x; u < CHUNK * keys / 4; u += threads) {
         const int t = u / (keys / 4), column = u % (keys / 4) * 4;
-        float4 all = *(const float4 *)(left->sums[0] + t * left->pitch + column);
+        float4 all = *(const float4 *)(left->sums[0] + left->at(t, column));
 #pragma unroll
         for (int part = 1; part < splits; part++) {
-            const float4 more = *(const float4 *)(left->sums[part] + t * left->pitch + column);
+            const float4 more = *(const float4 *)(left->sums[part] + left->at(t, column));
             all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
         }
         *(float4 *)(inter + t * pitch + column) = all;
@@ -141,36 +151,45 @@ static __device__ __forceinline__ void store_rows(const key_sums<splits, groups>
 }
 
 /* S = diag(decay) S + key^T write, of this warp's rows and columns */
-template <int width, int splits, int groups>
-static __device__ __forceinline__ void write_rows(key_state<width> &state, const key_tile<width, splits, groups> *c) {
-    typedef key_tile<width, splits, groups> tile;
-    const int warp = threadIdx.x / 32, row = warp % groups * 16, column = warp / groups * width;
+template <int width, int splits, int groups, int sixteens>
+static __device__ __forceinline__ void write_rows(key_state<width> (&state)[sixteens],
+                                                  const key_tile<width, splits, groups> *c) {
+    enum { across = groups / sixteens };
+    const int warp = threadIdx.x / 32, row = warp % across * sixteens * 16, column = warp / across * width;
     const int g = threadIdx.x % 32 / 4;
-    const float decay[2] = {c->decay[row + g], c->decay[row + g + 8]};
 #pragma unroll
-    for (int n = 0; n < width / 8; n++)
+    for (int r = 0; r < sixteens; r++) {
+        const float decay[2] = {c->decay[row + 16 * r + g], c->decay[row + 16 * r + g + 8]};
 #pragma unroll
-        for (int part = 0; part < 4; part++)
-            state.s[n][part] *= decay[part / 2];
+        for (int n = 0; n < width / 8; n++)
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+                state[r].s[n][part] *= decay[part / 2];
+    }
 #pragma unroll
     for (int k = 0; k < CHUNK / 16; k++) {
-        uint32_t x[4];
-        load_a_columns(x, c->key, tile::key_pitch, row, 16 * k);
+        uint32_t x[sixteens][4];
+#pragma unroll
+        for (int r = 0; r < sixteens; r++)
+            load_a_columns(x[r], c->key, c->key_pitch, row + 16 * r, 16 * k);
 #pragma unroll
         for (int n = 0; n < width / 16; n++) {
             uint32_t b[4];
-            load_b(b, c->write, tile::value_pitch, 16 * k, column + 16 * n);
-            mma(state.s[2 * n], x, b[0], b[1]);
-            mma(state.s[2 * n + 1], x, b[2], b[3]);
+            load_b(b, c->write, c->value_pitch, 16 * k, column + 16 * n);
+#pragma unroll
+            for (int r = 0; r < sixteens; r++) {
+                mma(state[r].s[2 * n], x[r], b[0], b[1]);
+                mma(state[r].s[2 * n + 1], x[r], b[2], b[3]);
+            }
         }
     }
 }
 
-template <int width, int splits, int groups, bool reverse>
-static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
+template <int width, int splits, int groups, int sixteens, bool reverse>
+static __global__ void __launch_bounds__(32 * groups / sixteens * splits, groups / sixteens * splits <= 4 ? 2 : 1)
     scan_keys(const gla_args a) {
     typedef key_tile<width, splits, groups> tile;
-    enum { threads = tile::threads, keys = tile::keys, values = tile::values };
+    enum { threads = 32 * groups / sixteens * splits, keys = tile::keys, values = tile::values };
     key_room<width, splits, groups> *room = (key_room<width, splits, groups> *)shared_memory();
     tile *c = &room->tile;
     const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
@@ -197,26 +216,26 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
             copy_async16(c->decay + 4 * u, a.decay + record(i) * a.key_pad + first + 4 * u, true);
     };
 
-    key_state<width> state = {};
+    key_state<width> state[sixteens] = {};
     load_reads(0);
     copy_commit();
     load_writes(0);
     copy_commit();
     for (int i = 0; i < a.chunks; i++) {
         const int64_t stored = record(reverse ? i - 1 : i) * gridDim.x + blockIdx.x; /* S, or reversed S' */
-        uint4 *states = i > 0 ? a.states + stored * (width / 16 * threads) + threadIdx.x : NULL;
-        uint4 after[width / 16];
+        uint4 *states = i > 0 ? a.states + stored * (sixteens * width / 16 * threads) + threadIdx.x : NULL;
+        uint4 after[sixteens][width / 16];
 #pragma unroll
-        for (int k = 0; k < width / 16 && reverse; k++)
-            after[k] = states ? states[k * threads] : make_uint4(0, 0, 0, 0);
+        for (int k = 0; k < sixteens * width / 16 && reverse; k++)
+            after[k / (width / 16)][k % (width / 16)] = states ? states[k * threads] : make_uint4(0, 0, 0, 0);
         copy_wait<1>();
         __syncthreads();
-        read_rows<width, splits, groups, reverse>(&room->left, c, state, states, after);
+        read_rows<width, splits, groups, sixteens, reverse>(&room->left, c, state, states, after);
         __syncthreads();
         load_reads(i + 1);
         copy_commit();
-        store_rows(&room->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
-                   reverse ? a.crossing + record(i) * a.key_pad + first : NULL);
+        store_rows<splits, groups, threads>(&room->left, inter + record(i) * CHUNK * a.key_pad, a.key_pad,
+                                            reverse ? a.crossing + record(i) * a.key_pad + first : NULL);
         copy_wait<1>();
         __syncthreads();
         write_rows(state, c);
@@ -226,18 +245,18 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
     }
 }
 
-template <int width, int splits, int groups>
+template <int width, int splits, int groups, int sixteens>
 static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
-    const int threads = 32 * groups * splits;
+    const int threads = 32 * groups / sixteens * splits;
     const size_t bytes = sizeof(key_room<width, splits, groups>);
-    cudaError_t error = launch(scan_keys<width, splits, groups, false>, grid, threads, bytes, stream, a);
-    return error ? error : launch(scan_keys<width, splits, groups, true>, grid, threads, bytes, stream, a);
+    cudaError_t error = launch(scan_keys<width, splits, groups, sixteens, false>, grid, threads, bytes, stream, a);
+    return error ? error : launch(scan_keys<width, splits, groups, sixteens, true>, grid, threads, bytes, stream, a);
 }
 
 template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const bool two = a.key_pad > 16 && sizeof(key_room<width, splits, 2>) <= gla_shared_limit();
-    return two ? scan_both<width, splits, 2>(g, a, stream) : scan_both<width, splits, 1>(g, a, stream);
+    return two ? scan_both<width, splits, 2, 1>(g, a, stream) : scan_both<width, splits, 1, 1>(g, a, stream);
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
@@ -248,7 +267,8 @@ static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, voi
     if (g->value_dim <= 128)
         return scan_rows<128, 1>(g, a, stream);
     if (g->value_dim <= 256)
-        return scan_rows<128, 2>(g, a, stream);
+        return a.key_pad > 16 && sizeof(key_room<64, 4, 2>) <= gla_shared_limit() ? scan_both<64, 4, 2, 2>(g, a, stream)
+                                                                                  : scan_rows<128, 2>(g, a, stream);
     return scan_rows<128, 4>(g, a, stream);
 }
 
