@@ -105,6 +105,38 @@ static void run_turned_product(trial *t) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
 }
 
+/* Numbers of double blocks for a product alone, down columns: of numbers, and of codes. */
+static void run_double_ways(trial *t) {
+    static const int64_t sizes[2][2] = {{256, 256}, {128, 640}};
+    static const int bits[] = {0, 8, 16};
+    const int64_t rows = sizes[t->shape][0], cols = sizes[t->shape][1];
+    const nb_noise noise = noise_at(t);
+    nb_backend *be = t->be;
+    for (int i = 0; i < 12; i++) {
+        nb_quantizer row = ni_format_family_find("nvfp4")->defaults, column;
+        row.outer = NB_OUTER_ROW128;
+        column = row;
+        column.rule = i & 1 ? NB_RULE_HEADROOM : NB_RULE_ABSMAX;
+        column.hadamard_size = i & 1 ? 16 : 0;
+        column.hadamard_signs = i & 1 ? NB_SIGNS_FRESH : NB_SIGNS_NONE;
+        column.round = bits[i / 2 % 3] ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
+        column.sr_bits = bits[i / 2 % 3] == 16 ? 16 : 8;
+        const nb_mat x = uploaded(t, i % 5 ? DATA_NORMAL : DATA_WIDE, i / 6 ? NB_F32 : NB_BF16, rows, cols, cols + 8);
+        nb_operand down = placed(t, &column, cols, rows, NI_RIGHT, &row), anew = down,
+                   codes = placed(t, &row, rows, cols, NI_LEFT, &row);
+        down.reread = anew.reread = false;
+        anew.memory = scratch(t, be->ops->operand_bytes(be, &anew));
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &down, .transpose = true, .noise = &noise}, 1);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &codes, .noise = &noise}, 1);
+        make(t, &(ni_source){.operand = &codes}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
+        const nb_operand left = picker(t, &row, 16, rows, NI_LEFT, &column);
+        const nb_mat of_down = nb_mat_of(output(t, "columns", NB_F32, 16 * cols), NB_F32, 16, cols),
+                     of_anew = nb_mat_of(output(t, "columns of codes", NB_F32, 16 * cols), NB_F32, 16, cols);
+        EXPECT_OK(t, be->ops->multiply(be, &of_down, &(ni_term){.a = &left, .b = &down}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_anew, &(ni_term){.a = &left, .b = &anew}, 1, false, &err));
+    }
+}
+
 static nb_mat ones_of(trial *t, nb_dtype type, int64_t rows, int64_t cols, bool down) {
     const int64_t apart = down ? rows / cols : cols / rows;
     float *wide = poisoned(sizeof *wide * (size_t)(rows * cols));
@@ -189,6 +221,7 @@ static const test_case OPERAND_WAYS[] = {
     {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
     {"make_operands multiply", "MXFP8, numbers alone", BITS, WAYS, run_eight_bits, NULL, NULL},
     {"turn multiply", "numbers of rows, for a product", BITS, 1, run_turned_product, NULL, NULL},
+    {"make_operands multiply", "double blocks, numbers alone", BITS, 2, run_double_ways, NULL, NULL},
     {"turn multiply", "one scale, times codes and times numbers", BITS, 1, run_by_numbers, NULL, NULL},
 };
 const case_list way_cases = {OPERAND_WAYS, sizeof OPERAND_WAYS / sizeof *OPERAND_WAYS};

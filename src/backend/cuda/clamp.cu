@@ -28,7 +28,7 @@ static __device__ uint16_t bits_of(uint16_t key) {
 
 enum { CLAMP_ROWS = 4 };
 
-/* Lane l's vector i are the eight numbers from column 256 i + 8 l on, two keys a word. */
+/* Lane l's vector i are the eight numbers from column 256 i + 8 l on. */
 static __device__ bool is_live(int i, int lane, int64_t cols) {
     return 256 * i + 8 * lane < cols;
 }
@@ -36,10 +36,6 @@ static __device__ bool is_live(int i, int lane, int64_t cols) {
 /* Both halves of a word: negative numbers are turned over, the sign bit of others is set; and back. */
 static __device__ uint32_t keys_of(uint32_t pair) {
     return pair ^ (pair >> 15 & 0x00010001u) * 0x7fffu ^ 0x80008000u;
-}
-
-static __device__ uint32_t pair_of(uint32_t keys) {
-    return keys ^ (~keys >> 15 & 0x00010001u) * 0x7fffu ^ 0x80008000u;
 }
 
 static __device__ uint32_t twice(uint32_t key) {
@@ -77,20 +73,22 @@ static __device__ uint16_t clamped_half(uint16_t bits, float low, float high, ui
  * way, which begins with the row as it lies, NaN among it. */
 typedef struct clamped_numbers {
     const nb_mat &out;
+    uint16_t *lane;
 
-    __device__ bool begin(int64_t, uint32_t) {
+    __device__ bool begin(int64_t r, uint32_t) {
+        lane = (uint16_t *)out.data + r * out.stride + 8 * (threadIdx.x % 32);
         return true;
     }
 
     __device__ void begin_wild(int64_t, const uint16_t *, int, float, float) {
     }
 
-    __device__ void put(int64_t r, int c, const uint4 &eight) const {
-        *(uint4 *)((uint16_t *)out.data + r * out.stride + c) = eight;
+    __device__ void put(int i, const uint4 &eight) const {
+        *(uint4 *)(lane + 256 * i) = eight;
     }
 
     __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
-        put(r, c, eight);
+        *(uint4 *)((uint16_t *)out.data + r * out.stride + c) = eight;
     }
 } clamped_numbers;
 
@@ -98,8 +96,10 @@ typedef struct clamped_codes {
     const ni_cuda_vector &v;
     int64_t cols;
     ni_scaling scaling;
+    ni_vector_lane lane;
 
     __device__ bool begin(int64_t r, uint32_t amax) {
+        lane = ni_vector_lane_of(v, r * cols);
         scaling = ni_vector_scaling_of<NB_ELEMENT_E2M1>(v, amax << 16);
         if (threadIdx.x % 32 == 0)
             v.row_scales[r] = scaling.decode;
@@ -117,8 +117,8 @@ typedef struct clamped_codes {
         begin(r, ni_warp_max(amax));
     }
 
-    __device__ void put(int64_t r, int c, const uint4 &eight) const {
-        ni_put_eight_up(v, r * cols + c, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), 1.0f);
+    __device__ void put(int i, const uint4 &eight) const {
+        ni_put_eight_up(lane, i, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), 1.0f);
     }
 
     __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
@@ -127,11 +127,11 @@ typedef struct clamped_codes {
 } clamped_codes;
 
 static __device__ clamped_numbers clamped_into(const nb_mat &out, int64_t) {
-    return (clamped_numbers){out};
+    return (clamped_numbers){out, NULL};
 }
 
 static __device__ clamped_codes clamped_into(const ni_cuda_vector &v, int64_t cols) {
-    return (clamped_codes){v, cols, {1.0f, 1.0f}};
+    return (clamped_codes){v, cols, {1.0f, 1.0f}, {NULL, NULL, NULL}};
 }
 
 /* Whatever the row holds; it is read again for each bit. */
@@ -186,24 +186,65 @@ static __device__ __noinline__ void clamp_by_bits(const T &to, const ni_sparse &
 
 /* ---- by those who are beyond a threshold ---- */
 
-/* Smallest keys of `GROUPS` parts of a lane's numbers, or with `turned` of the keys turned over: 1, 2 or 4 parts. */
+/* Pairs are compared as the numbers that they are; NaN wins. */
+static __device__ uint32_t smaller_pair(uint32_t a, uint32_t b) {
+    uint32_t smaller;
+    asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(smaller) : "r"(a), "r"(b));
+    return smaller;
+}
+
+static __device__ uint32_t larger_pair(uint32_t a, uint32_t b) {
+    uint32_t larger;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+
+/* All bits of a half that is `least` or below, or `most` or above. */
+static __device__ uint32_t not_between(uint32_t pair, uint32_t least, uint32_t most) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t below, above;
+    asm("set.le.u32.bf16x2 %0, %1, %2;" : "=r"(below) : "r"(pair), "r"(least));
+    asm("set.ge.u32.bf16x2 %0, %1, %2;" : "=r"(above) : "r"(pair), "r"(most));
+    return below | above;
+#else
+    return __vcmpleu2(keys_of(pair), keys_of(least)) | __vcmpgeu2(keys_of(pair), keys_of(most));
+#endif
+}
+
+static __device__ bool is_nan_in(uint32_t pair) {
+    return (pair & 0x7fffu) > 0x7f80u || (pair & 0x7fff0000u) > 0x7f800000u;
+}
+
+/* Keys of GROUPS parts of a pair of extremes each: 1, 2 or 4 parts; `turned`: of the keys turned over. */
+template <int GROUPS> static __device__ void keys_of_parts(uint32_t *keys, const uint32_t *pairs, uint32_t turned) {
+    const uint32_t low = keys_of(pairs[0]) ^ turned;
+    keys[0] = GROUPS == 1 ? min(low & 0xffffu, low >> 16) : low & 0xffffu;
+    if (GROUPS > 1)
+        keys[1] = low >> 16;
+    if (GROUPS == 4) {
+        const uint32_t high = keys_of(pairs[1]) ^ turned;
+        keys[2] = high & 0xffffu;
+        keys[3] = high >> 16;
+    }
+}
+
+/* Smallest keys of parts of a lane's numbers, and smallest ones of the keys turned over; false: a NaN. */
 template <int VECTORS, int GROUPS>
-static __device__ void least_of(uint32_t *least, const uint32_t *keys, int64_t cols, uint32_t turned) {
-    uint32_t pairs[2] = {~0u, ~0u};
+static __device__ bool extremes_of(uint32_t *least, uint32_t *most, const uint32_t *words, int64_t cols) {
+    uint32_t low[2] = {0x7f807f80u, 0x7f807f80u}, high[2] = {0xff80ff80u, 0xff80ff80u};
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (is_live(i, threadIdx.x % 32, cols)) {
-            uint32_t *const to = &pairs[GROUPS == 4 ? i % 2 : 0];
+            const int part = GROUPS == 4 ? i % 2 : 0;
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                *to = __vminu2(*to, keys[4 * i + k] ^ turned);
+            for (int k = 0; k < 4; k++) {
+                low[part] = smaller_pair(low[part], words[4 * i + k]);
+                high[part] = larger_pair(high[part], words[4 * i + k]);
+            }
         }
-    least[0] = pairs[0] & 0xffffu;
-    if (GROUPS == 1)
-        least[0] = min(least[0], pairs[0] >> 16);
-#pragma unroll
-    for (int g = 1; g < GROUPS; g++)
-        least[g] = g % 2 ? pairs[g / 2] >> 16 : pairs[g / 2] & 0xffffu;
+    keys_of_parts<GROUPS>(least, low, 0);
+    keys_of_parts<GROUPS>(most, high, ~0u);
+    return !(is_nan_in(low[0]) || (GROUPS == 4 && is_nan_in(low[1])));
 }
 
 /* The key at that rank of all lanes' least: the smallest is taken away that often, of equal ones the first lane's. */
@@ -234,22 +275,20 @@ template <int GROUPS> static __device__ uint32_t threshold_of(const uint32_t *le
     return GROUPS == 1 ? threshold_of_lanes(least[0], rank) : threshold_of_groups<GROUPS>(least, rank);
 }
 
-/* Which of a vector's eight keys are not between, a bit each. */
-static __device__ uint32_t outside(const uint32_t *keys, uint32_t least, uint32_t most) {
+/* Which of a vector's eight numbers are not between, a bit each. */
+static __device__ uint32_t outside(const uint32_t *words, uint32_t least, uint32_t most) {
     uint32_t bits = 0;
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const uint32_t moved = keys[k] ^ __vminu2(__vmaxu2(keys[k], least), most);
-        bits |= (moved & 0xffffu ? 1u << 2 * k : 0) | (moved >> 16 ? 2u << 2 * k : 0);
-    }
-    return bits;
+    for (int k = 0; k < 4; k++)
+        bits |= not_between(words[k], least, most) & (0x00020001u << 2 * k);
+    return (bits | bits >> 16) & 0xffu;
 }
 
-/* Lists those who are not between, key above and column below, columns ascending; their number, of which `room` at most
+/* Lists those who are not between, and zeros of either sign with those at 0, key above and column below, columns ascending; their number, of which `room` at most
  * are listed. */
 template <int VECTORS>
-static __device__ int list_outside(uint32_t *list, int room, const uint16_t *from, const uint32_t *keys, int64_t cols,
-                                   uint32_t least, uint32_t most) {
+static __device__ int list_outside(uint32_t *list, uint16_t *numbers, int room, const uint16_t *from,
+                                   const uint32_t *words, int64_t cols, uint32_t least, uint32_t most) {
     const int lane = threadIdx.x % 32;
     int found = 0;
 #pragma unroll
@@ -257,7 +296,7 @@ static __device__ int list_outside(uint32_t *list, int room, const uint16_t *fro
         uint32_t bits[3] = {0, 0, 0}, mine = 0;
 #pragma unroll
         for (int j = 0; j < 3 && i + j < VECTORS; j++) {
-            bits[j] = is_live(i + j, lane, cols) ? outside(keys + 4 * (i + j), least, most) : 0;
+            bits[j] = is_live(i + j, lane, cols) ? outside(words + 4 * (i + j), least, most) : 0;
             mine |= (uint32_t)__popc(bits[j]) << 10 * j;
         }
         uint32_t upto = mine;
@@ -273,6 +312,7 @@ static __device__ int list_outside(uint32_t *list, int room, const uint16_t *fro
             int at = found + (int)(upto >> 10 * j & 1023u);
             for (uint32_t left = bits[j]; left && at < room; left &= left - 1) { /* seldom one; they lie in the cache */
                 const int c = 256 * (i + j) + 8 * lane + __ffs((int)left) - 1;
+                numbers[at] = from[c];
                 list[at++] = (uint32_t)key_of(from[c]) << 16 | (uint32_t)c;
             }
             found += (int)(all >> 10 * j & 1023u);
@@ -281,22 +321,49 @@ static __device__ int list_outside(uint32_t *list, int room, const uint16_t *fro
     return found;
 }
 
-/* Keys at two ranks of a list, whose entries differ all. */
-static __device__ void keys_at(const uint32_t *list, int count, uint32_t low, uint32_t high, uint32_t *lo,
+/* How many of two numbers a word are smaller than this one is, both halves of `mine`; more with each call. */
+static __device__ uint32_t count_smaller(uint32_t so_far, uint32_t pair, uint32_t mine) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    uint32_t smaller, sum; /* ones and zeros in BF16, which counts to 256 */
+    asm("set.lt.bf16x2.bf16x2 %0, %1, %2;" : "=r"(smaller) : "r"(pair), "r"(mine));
+    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(so_far), "r"(smaller));
+    return sum;
+#else
+    return so_far + __vsetltu2(keys_of(pair), keys_of(mine));
+#endif
+}
+
+static __device__ uint32_t counted(uint32_t pair) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    return (uint32_t)(ni_low_of(pair) + ni_high_of(pair));
+#else
+    return (pair & 0xffffu) + (pair >> 16);
+#endif
+}
+
+/* Keys at two ranks of `count` numbers, behind which lie seven NaN: the largest that no more than so many are smaller
+ * than. Zeros of either sign count as one. */
+static __device__ void keys_at(const uint16_t *numbers, int count, uint32_t low, uint32_t high, uint32_t *lo,
                                uint32_t *hi) {
     const int lane = threadIdx.x % 32;
+    uint32_t at_low = 0, at_high = 0;
     for (int first = 0; first < count; first += 32) {
-        const uint32_t mine = first + lane < count ? list[first + lane] : ~0u;
-        uint32_t rank = 0;
-#pragma unroll 4
-        for (int i = 0; i < count; i++)
-            rank += list[i] < mine;
-        const uint32_t is_low = __ballot_sync(~0u, rank == low), is_high = __ballot_sync(~0u, rank == high);
-        if (is_low)
-            *lo = __shfl_sync(~0u, mine, __ffs(is_low) - 1) >> 16;
-        if (is_high)
-            *hi = __shfl_sync(~0u, mine, __ffs(is_high) - 1) >> 16;
+        const bool live = first + lane < count;
+        const uint32_t mine = live ? numbers[first + lane] : 0x7fffu;
+        uint32_t smaller = 0;
+        for (int i = 0; i < count; i += 8) {
+            const uint4 v = *(const uint4 *)(numbers + i);
+            smaller = count_smaller(smaller, v.x, twice(mine));
+            smaller = count_smaller(smaller, v.y, twice(mine));
+            smaller = count_smaller(smaller, v.z, twice(mine));
+            smaller = count_smaller(smaller, v.w, twice(mine));
+        }
+        const uint32_t rank = counted(smaller), key = live ? key_of((uint16_t)mine) : 0;
+        at_low = rank <= low ? max(at_low, key) : at_low;
+        at_high = rank <= high ? max(at_high, key) : at_high;
     }
+    *lo = __reduce_max_sync(~0u, at_low);
+    *hi = __reduce_max_sync(~0u, at_high);
 }
 
 /* What lies beyond the bounds, less the bound. */
@@ -328,32 +395,31 @@ static __device__ bool is_zero_key(uint32_t key) {
 /* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
  * beyond the thresholds. */
 template <int VECTORS, int GROUPS, typename T>
-static __device__ bool clamp_by_threshold(uint32_t *list, int room, T out, const ni_sparse &rest, const uint16_t *from,
-                                          const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
+static __device__ bool clamp_by_threshold(uint32_t *list, uint16_t *numbers, int room, T out, const ni_sparse &rest,
+                                          const uint16_t *from, const uint32_t *words, int64_t r, int64_t cols,
+                                          uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
     const uint32_t from_top = (uint32_t)cols - 1 - high;
     uint32_t least[GROUPS], most[GROUPS]; /* `most` turned over */
     if (low >= 32 * GROUPS || from_top >= 32 * GROUPS)
         return false;
-    least_of<VECTORS, GROUPS>(least, keys, cols, 0);
-    least_of<VECTORS, GROUPS>(most, keys, cols, ~0u);
-    bool is_nan = false; /* below -Inf, above +Inf */
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++)
-        is_nan |= least[g] < 0x7fu || most[g] < 0x7fu;
-    if (__any_sync(~0u, is_nan))
+    if (__any_sync(~0u, !extremes_of<VECTORS, GROUPS>(least, most, words, cols)))
         return false;
     const uint32_t bottom = threshold_of<GROUPS>(least, low), top = 0xffffu - threshold_of<GROUPS>(most, from_top);
     if (bottom + 2 > top)
         return false;
-    const int count = list_outside<VECTORS>(list, room, from, keys, cols, twice(bottom + 1), twice(top - 1));
+    const int count = list_outside<VECTORS>(list, numbers, room, from, words, cols, twice(bits_of((uint16_t)bottom)),
+                                            twice(bits_of((uint16_t)top)));
     if (count > room)
         return false;
+    if (lane < 7)
+        numbers[count + lane] = 0x7fffu;
     __syncwarp();
     uint32_t lo = 0, hi = 0;
-    keys_at(list, count, low, (uint32_t)count - 1 - from_top, &lo, &hi);
+    keys_at(numbers, count, low, (uint32_t)count - 1 - from_top, &lo, &hi);
     if (is_zero_key(lo) || is_zero_key(hi))
         return false;
+    const uint32_t lows = twice(bits_of((uint16_t)lo)), highs = twice(bits_of((uint16_t)hi));
     if (!out.begin(r, max(bits_of((uint16_t)lo) & 0x7fffu, bits_of((uint16_t)hi) & 0x7fffu)))
         return false;
 #pragma unroll
@@ -361,9 +427,9 @@ static __device__ bool clamp_by_threshold(uint32_t *list, int room, T out, const
         uint32_t w[4];
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            w[k] = pair_of(__vminu2(__vmaxu2(keys[4 * i + k], twice(lo)), twice(hi)));
+            w[k] = smaller_pair(larger_pair(words[4 * i + k], lows), highs);
         if (is_live(i, lane, cols))
-            out.put(r, 256 * i + 8 * lane, make_uint4(w[0], w[1], w[2], w[3]));
+            out.put(i, make_uint4(w[0], w[1], w[2], w[3]));
     }
     if (rest.count)
         store_rest(rest, r, list, count, lo, hi);
@@ -375,23 +441,24 @@ static __global__ void __launch_bounds__(32 * CLAMP_ROWS)
     clamp_in_warps(const __grid_constant__ T to, const __grid_constant__ ni_sparse rest,
                    const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
     __shared__ uint32_t lists[CLAMP_ROWS][ROOM];
+    __shared__ __align__(16) uint16_t numbers[CLAMP_ROWS][ROOM + 8];
     const int lane = threadIdx.x % 32;
-    const int64_t r = blockIdx.x * (int64_t)CLAMP_ROWS + threadIdx.x / 32;
+    /* the last rows first: they were written last, and lie in the cache still */
+    const int64_t r = (gridDim.x - 1 - blockIdx.x) * (int64_t)CLAMP_ROWS + threadIdx.x / 32;
     if (r >= x.rows)
         return;
     const uint16_t *from = (const uint16_t *)x.data + r * x.stride;
-    uint32_t keys[4 * VECTORS];
+    uint32_t words[4 * VECTORS];
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const bool live = is_live(i, lane, x.cols);
-        const uint4 v = live ? *(const uint4 *)(from + 256 * i + 8 * lane) : make_uint4(0, 0, 0, 0);
-        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            keys[4 * i + k] = live ? keys_of(w[k]) : ~0u;
+        const uint4 v = is_live(i, lane, x.cols) ? *(const uint4 *)(from + 256 * i + 8 * lane) : make_uint4(0, 0, 0, 0);
+        words[4 * i] = v.x;
+        words[4 * i + 1] = v.y;
+        words[4 * i + 2] = v.z;
+        words[4 * i + 3] = v.w;
     }
-    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, clamped_into(to, x.cols), rest, from, keys,
-                                             r, x.cols, low, high))
+    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], numbers[threadIdx.x / 32], ROOM,
+                                             clamped_into(to, x.cols), rest, from, words, r, x.cols, low, high))
         clamp_by_bits(to, rest, from, r, (int)x.cols, low, high);
 }
 

@@ -4,8 +4,7 @@
  *     out[r, n] = bf16(sum[r, n] (row[r] col[n]) + S[r, 0] w[k0, n] + S[r, 1] w[k1, n] + ...)     entries in order
  *
  * A block keeps a slice of the weights, decoded and turned, in shared memory, and takes many rows through it: a few lanes
- * a row, eight or sixteen columns a lane. All slices' rows, one slice behind the other, are cut into equal parts, one a
- * multiprocessor, so a block may go on with the next slice. The entries of the next row are on their way meanwhile. Instructions bind it: an
+ * a row, eight or sixteen columns a lane. The entries of the next row are on their way meanwhile. Instructions bind it: an
  * entry costs a lane one word from a neighbour, 16 bytes of the slice for eight columns, and an unpacking and an addition
  * a column, so sixteen where a slice of 128 columns fits.
  *
@@ -77,9 +76,9 @@ template <typename S> struct arriving {
     ni_entry entries[2];
 };
 
-/* 32 bits count all numbers of a matrix (ni_cuda_can_finish). Rows from `end` on are nobody's. */
-static __device__ int count_at(const ni_cuda_finish &f, int r, int end) {
-    return r < end ? __ldg(f.sparse.count + r) : 0;
+/* 32 bits count all numbers of a matrix (ni_cuda_can_finish). */
+static __device__ int count_at(const ni_cuda_finish &f, int r) {
+    return r < (int)f.rows_count ? __ldg(f.sparse.count + r) : 0;
 }
 
 static __device__ ni_entry entry_at(const ni_cuda_finish &f, int r, int e, int count) {
@@ -92,12 +91,12 @@ static __device__ ni_entry entry_at(const ni_cuda_finish &f, int r, int e, int c
     return entry;
 }
 
-template <typename S> static __device__ arriving<S> row_at(const ni_cuda_finish &f, int r, int end, int n, int count) {
+template <typename S> static __device__ arriving<S> row_at(const ni_cuda_finish &f, int r, int n, int count) {
     const int lane = threadIdx.x % S::LANES;
     arriving<S> a = {};
     a.entries[0] = entry_at(f, r, lane, count);
     a.entries[1] = entry_at(f, r, S::LANES + lane, count);
-    if (r < end)
+    if (r < (int)f.rows_count)
 #pragma unroll
         for (int w = 0; w < S::WORDS; w++) {
             const float4 *from = (const float4 *)(f.sum + (uint32_t)(r * (int)f.cols + n + 8 * S::LANES * w));
@@ -154,18 +153,19 @@ template <typename S> static __device__ void put_scales(const ni_cuda_finish &f,
         sum[i] = ni_f32_mul(sum[i], ni_f32_mul(scale, at_or_one(f.columns, n + i / 8 * 8 * S::LANES + i % 8)));
 }
 
-/* Rows from `begin` to before `end` through the slice whose first column is `first`. */
 template <typename S>
-static __device__ void finish_rows(const ni_cuda_finish &f, const uint16_t *slice, int first, int begin, int end,
-                                   bool tame) {
-    const int lane = threadIdx.x % S::LANES, n = first + 8 * lane;
-    const bool scaled = f.rows.at || f.columns.at;
-    int r = begin + (int)threadIdx.x / S::LANES;
-    int count = count_at(f, r, end), next_count = count_at(f, r + S::ROWS, end);
-    arriving<S> row = row_at<S>(f, r, end, n, count);
-    for (int of_warp = r - (int)threadIdx.x % 32 / S::LANES; of_warp < end; of_warp += S::ROWS, r += S::ROWS) {
-        const arriving<S> next = row_at<S>(f, r + S::ROWS, end, n, next_count);
-        const int after = count_at(f, r + 2 * S::ROWS, end);
+static __global__ void __launch_bounds__(S::THREADS, 1) finish_sparse(const __grid_constant__ ni_cuda_finish f) {
+    extern __shared__ __align__(16) uint16_t slice[];
+    const int rows = (int)f.rows_count, stride = (int)gridDim.y * S::ROWS, lane = threadIdx.x % S::LANES,
+              first = (int)blockIdx.x * S::COLS, n = first + 8 * lane;
+    const bool scaled = f.rows.at || f.columns.at,
+               tame = !__syncthreads_or(load_slice<S>(slice, f.weights, f.weight_scales, first, f.depth));
+    int r = (int)blockIdx.y * S::ROWS + (int)threadIdx.x / S::LANES;
+    int count = count_at(f, r), next_count = count_at(f, r + stride);
+    arriving<S> row = row_at<S>(f, r, n, count);
+    for (int of_warp = r - (int)threadIdx.x % 32 / S::LANES; of_warp < rows; of_warp += stride, r += stride) {
+        const arriving<S> next = row_at<S>(f, r + stride, n, next_count);
+        const int after = count_at(f, r + 2 * stride);
         float sum[S::LANE_COLS];
 #pragma unroll
         for (int i = 0; i < S::LANE_COLS / 4; i++) {
@@ -174,10 +174,10 @@ static __device__ void finish_rows(const ni_cuda_finish &f, const uint16_t *slic
             sum[4 * i + 2] = row.sum[i].z;
             sum[4 * i + 3] = row.sum[i].w;
         }
-        if (scaled && r < end)
+        if (scaled && r < rows)
             put_scales<S>(f, sum, r, n);
         add_row<S>(f, sum, row.entries, slice + 8 * lane, r, count, tame);
-        if (r < end)
+        if (r < rows)
 #pragma unroll
             for (int w = 0; w < S::WORDS; w++) {
                 const float *x = sum + 8 * w;
@@ -187,20 +187,6 @@ static __device__ void finish_rows(const ni_cuda_finish &f, const uint16_t *slic
         row = next;
         count = next_count;
         next_count = after;
-    }
-}
-
-template <typename S>
-static __global__ void __launch_bounds__(S::THREADS, 1) finish_sparse(const __grid_constant__ ni_cuda_finish f) {
-    extern __shared__ __align__(16) uint16_t slice[];
-    const int64_t rows = f.rows_count, all = f.cols / S::COLS * rows, end = (blockIdx.x + 1) * all / gridDim.x;
-    for (int64_t at = blockIdx.x * all / gridDim.x; at < end;) {
-        const int64_t which = at / rows, begin = at - which * rows, left = end - at,
-                      here = left < rows - begin ? left : rows - begin;
-        const bool tame = !__syncthreads_or(load_slice<S>(slice, f.weights, f.weight_scales, which * S::COLS, f.depth));
-        finish_rows<S>(f, slice, (int)(which * S::COLS), (int)begin, (int)(begin + here), tame);
-        at += here;
-        __syncthreads(); /* the slice is written over */
     }
 }
 
@@ -242,15 +228,19 @@ bool ni_cuda_can_finish(const ni_cuda_finish *f) {
            ni_aligned(f->weights) && slice_of(f) > 0;
 }
 
-/* A block a multiprocessor. */
+/* A block a multiprocessor, each with its slice and its band of rows. */
 template <typename S> static int launch_sparse(cudaStream_t on, const ni_cuda_finish *f, int multiprocessors) {
     const size_t bytes = (size_t)slice_bytes(f, S::COLS);
-    const int64_t most = f->cols / S::COLS * ni_divide_up(f->rows_count, S::ROWS);
+    const int64_t slices = f->cols / S::COLS, bands = multiprocessors / slices;
+    const int64_t most = ni_divide_up(f->rows_count, S::ROWS);
     const cudaError_t code =
         cudaFuncSetAttribute(finish_sparse<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code != cudaSuccess)
         return code;
-    finish_sparse<S><<<(unsigned)(most < multiprocessors ? most : multiprocessors), S::THREADS, bytes, on>>>(*f);
+    finish_sparse<S><<<dim3((unsigned)slices, (unsigned)(bands < 1      ? 1
+                                                         : bands < most ? bands
+                                                                        : most)),
+                       S::THREADS, bytes, on>>>(*f);
     return cudaGetLastError();
 }
 

@@ -34,33 +34,21 @@ static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k,
     }
 }
 
-/* One scale a row: four neighbours a thread, DGE_FOURS times. */
-enum { DGE_FOURS = 2 };
-
+/* One scale a row: four neighbours a thread. A weight's few powers are waited for more than they are work, so threads are
+ * many and short. */
 static __global__ void __launch_bounds__(NI_THREADS)
     dge_of_rows(float4 *dw, const float4 *w, const float *scales, uint32_t across, uint32_t fours, float k, float cap) {
-    const uint32_t first = blockIdx.x * (DGE_FOURS * NI_THREADS) + threadIdx.x;
-    float4 x[DGE_FOURS], d[DGE_FOURS];
-#pragma unroll
-    for (uint32_t i = 0; i < DGE_FOURS; i++) {
-        const uint32_t at = first + i * NI_THREADS;
-        if (at >= fours)
-            break;
-        x[i] = w[at];
-        d[i] = dw[at];
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < DGE_FOURS; i++) {
-        const uint32_t at = first + i * NI_THREADS;
-        if (at >= fours)
-            break;
-        const float scale = scales[at / across];
-        d[i].x *= dge_factor(x[i].x, scale, k, cap);
-        d[i].y *= dge_factor(x[i].y, scale, k, cap);
-        d[i].z *= dge_factor(x[i].z, scale, k, cap);
-        d[i].w *= dge_factor(x[i].w, scale, k, cap);
-        dw[at] = d[i];
-    }
+    const uint32_t at = blockIdx.x * NI_THREADS + threadIdx.x;
+    if (at >= fours)
+        return;
+    const float4 x = w[at];
+    float4 d = dw[at];
+    const float scale = scales[at / across];
+    d.x *= dge_factor(x.x, scale, k, cap);
+    d.y *= dge_factor(x.y, scale, k, cap);
+    d.z *= dge_factor(x.z, scale, k, cap);
+    d.w *= dge_factor(x.w, scale, k, cap);
+    dw[at] = d;
 }
 
 int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
@@ -70,7 +58,7 @@ int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor
         return cudaSuccess;
     if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL && codes->cols % 4 == 0 &&
         n <= INT32_MAX && ni_aligned(dw) && ni_aligned(w))
-        dge_of_rows<<<(unsigned)ni_divide_up(n / 4, DGE_FOURS * NI_THREADS), NI_THREADS, 0, (cudaStream_t)stream>>>(
+        dge_of_rows<<<(unsigned)ni_divide_up(n / 4, NI_THREADS), NI_THREADS, 0, (cudaStream_t)stream>>>(
             (float4 *)dw, (const float4 *)w, codes->outer_scales, (uint32_t)(codes->cols / 4), (uint32_t)(n / 4), k,
             cap);
     else

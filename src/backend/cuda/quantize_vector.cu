@@ -38,7 +38,8 @@ template <nb_element ELEMENT, nb_rounding ROUND>
 static __global__ void __launch_bounds__(NI_THREADS)
     quantize_flat(const uint16_t *from, int64_t stride, uint32_t across, int64_t eights,
                   const __grid_constant__ ni_cuda_vector v) {
-    const int64_t first = blockIdx.x * (int64_t)(FLAT_EIGHTS * NI_THREADS) + threadIdx.x;
+    /* the end first: what was written last lies in the cache still, and products begin where this ends */
+    const int64_t first = (gridDim.x - 1 - blockIdx.x) * (int64_t)(FLAT_EIGHTS * NI_THREADS) + threadIdx.x;
     uint4 in[FLAT_EIGHTS];
 #pragma unroll
     for (int i = 0; i < FLAT_EIGHTS; i++) {
@@ -95,12 +96,11 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS)
         v.row_scales[r] = s.decode;
     if (ELEMENT == NB_ELEMENT_E2M1 && ROUND == NB_ROUND_UP && ni_is_tame_row(amax)) {
         const float multiplier = ni_f32_mul(s.multiplier, NI_UP_FACTOR), inner = v.whole ? s.decode : 1.0f;
+        const ni_vector_lane to = ni_vector_lane_of(v, r * cols);
 #pragma unroll
-        for (int i = 0; i < VECTORS; i++) {
-            const int c = 256 * i + 8 * lane;
-            if (c < cols)
-                ni_put_eight_up(v, r * cols + c, in[i], multiplier, inner);
-        }
+        for (int i = 0; i < VECTORS; i++)
+            if (256 * i + 8 * lane < cols)
+                ni_put_eight_up(to, i, in[i], multiplier, inner);
         return;
     }
 #pragma unroll
@@ -364,10 +364,50 @@ int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from,
     return code ? code : launch_decode_list((cudaStream_t)stream, &list);
 }
 
-/* ---- with what was clamped off: a warp a row ---- */
+/* ---- with what was clamped off: a warp a row ----
+ *
+ * Under one scale a code is one of eight magnitudes, in BF16: their lower and their upper bytes are a table of two words
+ * each, of which PRMT picks four at a time. */
 
-static __device__ float decoded_code(const uint8_t *codes, uint32_t at, float scale) {
-    return ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, codes[at / 2] >> (4 * (at % 2)) & 15u), scale);
+typedef struct row_table {
+    uint32_t low[2], high[2];
+} row_table;
+
+static __device__ uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selector));
+    return bytes;
+}
+
+static __device__ row_table table_of(float scale) {
+    const uint32_t pairs[4] = {ni_pack_two(ni_f32_mul(0.0f, scale), ni_f32_mul(0.5f, scale)),
+                               ni_pack_two(scale, ni_f32_mul(1.5f, scale)),
+                               ni_pack_two(ni_f32_mul(2.0f, scale), ni_f32_mul(3.0f, scale)),
+                               ni_pack_two(ni_f32_mul(4.0f, scale), ni_f32_mul(6.0f, scale))};
+    row_table t;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        t.low[i] = pick_bytes(pairs[2 * i], pairs[2 * i + 1], 0x6420);
+        t.high[i] = pick_bytes(pairs[2 * i], pairs[2 * i + 1], 0x7531);
+    }
+    return t;
+}
+
+/* Numbers 2 i and 2 i + 1 of four: their bytes, and the signs of codes 2 j and 2 j + 1 of a word, whose bits are the
+ * uppermost of byte j of the word shifted by a code and of the word. */
+template <int I, int J> static __device__ uint32_t pair_of_codes(uint32_t low, uint32_t high, uint32_t word) {
+    constexpr uint32_t SIGNS = 0xc080u + 0x1010u * J;
+    return pick_bytes(low, high, I ? 0x7362u : 0x5140u) ^ (pick_bytes(word << 4, word, SIGNS) & NI_PAIR_SIGNS);
+}
+
+static __device__ uint4 eight_of_codes(const row_table &t, uint32_t word) {
+    const uint32_t first = word & 0x7777u, second = word >> 16 & 0x7777u;
+    const uint32_t low = pick_bytes(t.low[0], t.low[1], first), high = pick_bytes(t.high[0], t.high[1], first),
+                   later_low = pick_bytes(t.low[0], t.low[1], second),
+                   later_high = pick_bytes(t.high[0], t.high[1], second);
+    return make_uint4(pair_of_codes<0, 0>(low, high, word), pair_of_codes<1, 1>(low, high, word),
+                      pair_of_codes<0, 2>(later_low, later_high, word),
+                      pair_of_codes<1, 3>(later_low, later_high, word));
 }
 
 static __global__ void __launch_bounds__(NI_THREADS)
@@ -380,21 +420,24 @@ static __global__ void __launch_bounds__(NI_THREADS)
     const uint8_t *codes = t.codes + r * (t.cols / 2);
     const float scale = t.outer_scales[r];
     const int count = s.count[r], eights = (int)(t.cols / 8);
+    const row_table table = table_of(scale);
     uint16_t *to = (uint16_t *)out.data + r * out.stride;
-#pragma unroll 4
-    for (int i = lane; i < eights; i += 32) {
-        const uint32_t word = ((const uint32_t *)codes)[i];
-        ni_eight e;
+    for (int first = lane; first < eights; first += 32 * DECODED_EIGHTS) {
+        uint32_t words[DECODED_EIGHTS];
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            e.x[k] = ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, word >> (4 * k) & 15u), scale);
-        ni_store_eight(to + 8 * i, e);
+        for (int i = 0; i < DECODED_EIGHTS; i++)
+            words[i] = first + 32 * i < eights ? ((const uint32_t *)codes)[first + 32 * i] : 0;
+#pragma unroll
+        for (int i = 0; i < DECODED_EIGHTS; i++)
+            if (first + 32 * i < eights)
+                ni_store_words(ni_global(to + 8 * (first + 32 * i)), eight_of_codes(table, words[i]));
     }
     __syncwarp(); /* an entry is written over what another lane wrote */
     for (int i = lane; i < count; i += 32) {
         const int64_t at = r * s.room + i;
-        const uint32_t c = (uint32_t)s.column[at];
-        to[c] = ni_bf16_even(ni_f32_add(ni_bf16_round(decoded_code(codes, c, scale)), ni_bf16_value(s.value[at])));
+        const uint32_t c = (uint32_t)s.column[at], code = codes[c / 2] >> (4 * (c % 2)) & 15u;
+        const float decoded = ni_bf16_round(ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, code), scale));
+        to[c] = ni_bf16_even(ni_f32_add(decoded, ni_bf16_value(s.value[at])));
     }
 }
 

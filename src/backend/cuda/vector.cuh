@@ -179,19 +179,32 @@ static __device__ inline uint32_t ni_vector_scaled_pair(uint32_t pair, float inn
     return ni_pack_two(ni_f32_mul(low, inner), ni_f32_mul(high, inner));
 }
 
-/* As ni_put_eight. */
-static __device__ inline void ni_put_eight_up(const ni_cuda_vector &v, int64_t at, const uint4 &in, float multiplier,
+/* Where a lane's eights of a row lie, 256 columns apart, which begins at `at`. */
+typedef struct ni_vector_lane {
+    uint8_t *codes, *bytes;
+    uint16_t *values;
+} ni_vector_lane;
+
+static __device__ inline ni_vector_lane ni_vector_lane_of(const ni_cuda_vector &v, int64_t at) {
+    const uint64_t first = (uint64_t)at + 8 * (threadIdx.x % 32);
+    const ni_vector_lane to = {v.codes ? v.codes + first / 2 : NULL, v.bytes ? v.bytes + first : NULL,
+                               v.values + first};
+    return to;
+}
+
+/* Its eight of number i; as ni_put_eight. */
+static __device__ inline void ni_put_eight_up(const ni_vector_lane &to, int i, const uint4 &in, float multiplier,
                                               float inner) {
     const uint32_t q[4] = {ni_vector_up_pair(in.x, multiplier), ni_vector_up_pair(in.y, multiplier),
                            ni_vector_up_pair(in.z, multiplier), ni_vector_up_pair(in.w, multiplier)};
-    if (v.codes)
-        *(uint32_t *)(v.codes + at / 2) =
+    if (to.codes)
+        *(uint32_t *)(to.codes + 128 * i) =
             __byte_perm(ni_vector_codes_of_four_halves(q[0], q[1]), ni_vector_codes_of_four_halves(q[2], q[3]), 0x6420);
-    if (v.bytes)
-        *(uint2 *)(v.bytes + at) =
+    if (to.bytes)
+        *(uint2 *)(to.bytes + 256 * i) =
             make_uint2(ni_vector_bytes_of_four_halves(q[0], q[1]), ni_vector_bytes_of_four_halves(q[2], q[3]));
     else
-        ni_store_words(ni_global(v.values + at),
+        ni_store_words(ni_global(to.values + 256 * i),
                        make_uint4(ni_vector_scaled_pair(q[0], inner), ni_vector_scaled_pair(q[1], inner),
                                   ni_vector_scaled_pair(q[2], inner), ni_vector_scaled_pair(q[3], inner)));
 }
