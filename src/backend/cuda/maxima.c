@@ -49,7 +49,7 @@ void ni_cuda_clear_maxima(nb_backend *be, void *words, size_t bytes) {
     if (!m || !ni_cuda_good(be, cudaMemsetAsync(words, 0, bytes, cuda->stream), "clear_maxima"))
         return;
     m->count = 0;
-    if (!has_room(m, count))
+    if (!count || !has_room(m, count))
         return;
     memset(m->filled, 0, count * sizeof *m->filled);
     m->first = (uintptr_t)words;
