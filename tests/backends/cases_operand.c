@@ -360,23 +360,6 @@ static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side s
     return made(t, &format, &numbers, side, q);
 }
 
-/* What a product reads of copies down columns that are made alone, of FP32 numbers and of the codes of a row copy. */
-static void multiply_turned_copies(trial *t, const nb_quantizer *q, const nb_mat *x, const nb_operand *left,
-                                   const nb_noise *noise) {
-    const nb_mat wide = uploaded(t, DATA_NORMAL, NB_F32, x->rows, x->cols, x->stride);
-    const nb_quantizer straight = unrotated(q);
-    const nb_operand codes = made(t, &straight, x, NI_LEFT, q);
-    const ni_source sources[2] = {{.numbers = &wide}, {.operand = &codes}};
-    for (int i = 0; i < 2; i++) {
-        nb_operand b = placed(t, q, x->cols, x->rows, NI_RIGHT, &left->quantizer);
-        b.reread = false;
-        make(t, &sources[i], &(ni_making){.out = &b, .transpose = true, .noise = noise}, 1);
-        const nb_mat turned = nb_mat_of(
-            output(t, i ? "columns of codes" : "columns of FP32", NB_F32, x->rows * x->cols), NB_F32, x->rows, x->cols);
-        EXPECT_OK(t, t->be->ops->multiply(t->be, &turned, &(ni_term){.a = left, .b = &b}, 1, false, &err));
-    }
-}
-
 /* What products read of them, without codes: through identities. */
 static void run_tile_values(trial *t) {
     const quantizer_list *list = quantizers_of(t);
@@ -401,8 +384,6 @@ static void run_tile_values(trial *t) {
         const nb_mat turned = nb_mat_of(output(t, what, NB_F32, rows * cols), NB_F32, rows, cols);
         EXPECT_OK(t, t->be->ops->multiply(t->be, &straight, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
         EXPECT_OK(t, t->be->ops->multiply(t->be, &turned, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
-        if (q->outer > NB_OUTER_UNIT)
-            multiply_turned_copies(t, q, &x, &left, &noise);
     }
 }
 
