@@ -81,8 +81,8 @@ static inline NI_HD float ni_f32_sqrt(float a) {
 #endif
 }
 
-/* Inf becomes the largest finite float; NaN stays. By its bits: where `x > FLT_MAX`, gcc 13.3 believes that a quotient x
- * had a divisor of zero, and so scales of tensors whose amax is far below 1e-30 became those of zeros. */
+/* Inf becomes the largest finite float; NaN stays. By its bits: where `x > FLT_MAX`, gcc 13.3 believes that a quotient
+ * x had a divisor of zero, and so scales of tensors whose amax is far below 1e-30 became those of zeros. */
 static inline NI_HD float ni_f32_finite(float x) {
     return ni_f32_bits(x) == NI_F32_INF_BITS ? ni_f32_from(NI_F32_MAX_BITS) : x;
 }

@@ -1,5 +1,6 @@
 /* handed.h: parameters as another rank reads them: those that linear layers alone read (linear/handed.c), and an
- * embedding whose rows are looked up: all ranks have a place for its master, in which others have what is read of it. */
+ * embedding whose rows are looked up: all ranks have a place for its master, in which others have what is read of it.
+ */
 #ifndef NI_MODEL_HANDED_H
 #define NI_MODEL_HANDED_H
 
