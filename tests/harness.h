@@ -33,15 +33,16 @@ typedef struct buffer {
     _Alignas(64) unsigned char data[];
 } buffer;
 
-static buffer *buffers;
+/* One list of a test program of several files, too. */
+__attribute__((weak)) buffer *test_buffers;
 
 /* 0xFF bytes are a NaN in BF16, F32 and F64. */
 static UNUSED void *poisoned(size_t bytes) {
     buffer *b = aligned_alloc(64, (sizeof *b + bytes + GUARD_BYTES + 63) / 64 * 64);
     assert_non_null(b);
-    b->next = buffers;
+    b->next = test_buffers;
     b->bytes = bytes;
-    buffers = b;
+    test_buffers = b;
     memset(b->data, 0xFF, bytes);
     memset(b->data + bytes, GUARD, GUARD_BYTES);
     return b->data;
@@ -50,9 +51,9 @@ static UNUSED void *poisoned(size_t bytes) {
 /* Checks and frees what was taken since `until` was the newest buffer. */
 static UNUSED int release_buffers_until(const buffer *until) {
     int overrun = 0;
-    while (buffers != until) {
-        buffer *b = buffers;
-        buffers = b->next;
+    while (test_buffers != until) {
+        buffer *b = test_buffers;
+        test_buffers = b->next;
         for (int i = 0; i < GUARD_BYTES; i++)
             overrun |= b->data[b->bytes + (size_t)i] != GUARD;
         free(b);

@@ -132,7 +132,7 @@ enum { TOY_M = 256, TOY_N = 256, TOY_K = 1024, TOY_HOT = 24 };
 
 /* ||Y - XW|| / ||XW|| of a layer with 24 hot channels, `by` times as loud as the others. */
 static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
-    const buffer *before = buffers;
+    const buffer *before = test_buffers;
     nb_plan plan = plan_nvfp4();
     nb_error err = {0};
     if (how)

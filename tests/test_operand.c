@@ -103,7 +103,7 @@ static void of_numbers_and_of_codes(void **state) {
     const quantizer_list *list = all_quantizers();
     const nb_quantizer source_format = rows_of("e2m1");
     for (int32_t i = 0; i < list->count; i += 3) {
-        const buffer *before = buffers;
+        const buffer *before = test_buffers;
         const nb_quantizer *q = &list->q[i], *second = &list->q[(i + 7) % list->count];
         nb_mat x = data_matrix(DATA_CORNERS, i % 2 ? NB_F32 : NB_BF16, 128, 128, 131);
         nb_qtensor codes = by_reference(&source_format, &x, false);

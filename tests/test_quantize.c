@@ -211,7 +211,7 @@ static void transposed_sources(void **state) {
         for (int c = 0; c < COLS; c++)
             ((float *)b.data)[c * ROWS + r] = ni_bf16_value(((uint16_t *)a.data)[r * a.stride + c]);
     for (int32_t k = 0; k < list->count; k++) {
-        buffer *before = buffers;
+        buffer *before = test_buffers;
         nb_qtensor s = new_operand(&list->q[k], ROWS, COLS), t = new_operand(&list->q[k], ROWS, COLS);
         assert_int_equal(ni_ref_quantize(NULL, &s, &a, false, &noise, NULL, NULL), NB_OK);
         assert_int_equal(ni_ref_quantize(NULL, &t, &b, true, &noise, NULL, NULL), NB_OK);

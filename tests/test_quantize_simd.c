@@ -63,7 +63,7 @@ static void compare_quantize(nb_backend *only, const nb_quantizer *q, const nb_m
     int64_t rows = transpose ? src->cols : src->rows, cols = transpose ? src->rows : src->cols;
     if (nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK)
         return;
-    buffer *before = buffers;
+    buffer *before = test_buffers;
     nb_qtensor want = new_operand(q, rows, cols);
     nb_quantize_stats a, b;
     assert_int_equal(ni_ref_quantize(NULL, &want, src, transpose, &noise, &a, NULL), NB_OK);

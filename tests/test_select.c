@@ -67,7 +67,7 @@ static void the_k_largest(void **state) {
     (void)state;
     for (int s = 0; s < SIZES; s++)
         for (int kind = 0; kind < 4; kind++) {
-            const buffer *before = buffers;
+            const buffer *before = test_buffers;
             int64_t n = sizes[s];
             float *x = floats((uint32_t)s, n);
             for (int64_t i = 0; i < n; i++) {
