@@ -255,7 +255,7 @@ typedef struct ni_projection {
 nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projection *projections, int32_t count,
                          int64_t max_rows, ni_linear_group **out, nb_error *err);
 
-/* Words for what somebody wants, side by side in `arena`. */
+/* Words for what somebody wants, side by side among the model's. */
 ni_amaxes ni_amax_words(const ni_builder *builder, ni_wanted_amaxes wants);
 
 /* Bytes of [rows of the model, cols] in act and in real. */
