@@ -192,17 +192,20 @@ static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch,
     entry *e = find(d, &s);
     if (!e) {
         entry made = {.shape = s};
-        bool good = true;
+        bool made_it = false, held = false;
         NB_TRY(look_for_room(err));
 /* oneDNN blocks for the threads that it sees when the primitive is made: one, whatever the program's setting. */
 #pragma omp parallel num_threads(1)
         {
             omp_set_num_threads(1);
-            good = make_primitive(d, &made) && make_memory(d, &made);
+            made_it = make_primitive(d, &made);
+            held = made_it && make_memory(d, &made);
         }
-        if (!good)
+        if (!held)
             free_entry(d, &made);
-        if (!good)
+        if (made_it && !held)
+            return nb_fail(err, NB_NO_MEMORY, "gemm: no memory for a BF16 product of oneDNN");
+        if (!made_it)
             return nb_fail(err, NB_INTERNAL, "gemm: oneDNN makes no BF16 product of [%lld, %lld] and [%lld, %lld]",
                            (long long)s.m, (long long)s.k, (long long)s.k, (long long)s.n);
         e = make_room(d);
