@@ -12,6 +12,7 @@ case ${1:-} in
 esac
 
 scripts/setup
+scripts/install-packages python3 # what test_attack and test_python are written in
 grep -qsx ID=ubuntu /etc/os-release || scripts/install-packages chromium # the report is opened in a real browser
 [ $# -gt 0 ] || set -- -LE long
 cd build

@@ -17,7 +17,16 @@ struct ni_sp {
     sentencepiece::SentencePieceProcessor processor;
 };
 
+/* Version 0.1.96 writes to stderr when it loads a model; of this function no header speaks, and others may lack it. */
+namespace sentencepiece {
+namespace logging {
+__attribute__((weak)) void SetMinLogLevel(int level);
+}
+} // namespace sentencepiece
+
 namespace {
+
+enum { SILENT = 4 }; /* above FATAL */
 
 bool say(char *why, const std::string &text) {
     std::snprintf(why, NI_SP_WHY, "%s", text.c_str());
@@ -82,6 +91,8 @@ ni_sp *ni_sp_load(const char *model, size_t size, char *why) {
     ni_sp *sp = nullptr;
     const bool good = guarded(why, [&] {
         sp = new ni_sp;
+        if (sentencepiece::logging::SetMinLogLevel)
+            sentencepiece::logging::SetMinLogLevel(SILENT);
         return sp->processor.LoadFromSerializedProto(absl::string_view(model, size));
     });
     if (good)
@@ -161,7 +172,7 @@ bool ni_sp_train(ni_sp_next_line *next, void *context, int32_t vocab, char **mod
             {"split_digits", "true"},
             {"allow_whitespace_only_pieces", "true"},
             {"num_threads", "1"},
-            {"minloglevel", "4"}, /* above FATAL: silent */
+            {"minloglevel", std::to_string(SILENT)},
         };
         Lines lines(next, context);
         std::string trained;

@@ -314,6 +314,17 @@ WRAPPED(int, poll, struct pollfd *fds, nfds_t count, int wait) {
     return found;
 }
 
+/* What a compiler that fortifies makes of these two, as Ubuntu's does by default. */
+WRAPPED(ssize_t, __recv_chk, int fd, void *to, size_t size, size_t room, int flags) {
+    FUZZ_CHECK(size <= room);
+    return __wrap_recv(fd, to, size, flags);
+}
+
+WRAPPED(int, __poll_chk, struct pollfd *fds, nfds_t count, int wait, size_t room) {
+    FUZZ_CHECK(count * sizeof *fds <= room);
+    return __wrap_poll(fds, count, wait);
+}
+
 WRAPPED(int, clock_gettime, clockid_t which, struct timespec *out) {
     if (!net.playing)
         return __real_clock_gettime(which, out);
