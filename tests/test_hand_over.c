@@ -32,7 +32,7 @@ static void make_part(nb_ranks *r, nb_backend *be, const nb_model_config *config
     CHECK(ni_share_create(r, out->model, NB_SHARE_MOMENTS, &out->share, NULL) == NB_OK);
     CHECK(ni_model_part_masters(out->model, out->share.begin, out->share.end, looks && nb_ranks_rank(r) == 0, NULL) ==
           NB_OK);
-    CHECK(ni_reducer_create(r, ni_model_gradients(out->model), false, NULL, &out->reducer, NULL) == NB_OK);
+    CHECK(ni_reducer_create(r, ni_model_gradients(out->model), NULL, NULL, &out->reducer, NULL) == NB_OK);
     CHECK(ni_hand_over_create(&out->share, out->model, &out->reducer, most, &out->handed, NULL) == NB_OK);
     out->handed.looks = looks;
     nb_model_init(out->model, 1234);

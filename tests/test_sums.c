@@ -173,7 +173,7 @@ static void sum(nb_ranks *r) {
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
-            CHECK(ni_reducer_create(r, &mine, false, NULL, &reducer, &err) == NB_OK);
+            CHECK(ni_reducer_create(r, &mine, NULL, NULL, &reducer, &err) == NB_OK);
             if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
             if (chunk >= 2)
@@ -207,9 +207,12 @@ static void sum_to_owners(nb_ranks *r) {
     CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
     ni_param_array mine = gradients(be, NB_F32), whole = gradients(be, NB_F32);
     ni_reducer reducer;
+    int64_t begin[MOST + 1];
     r->near = near;
     add_up(&whole, 0, world);
-    CHECK(ni_reducer_create(r, &mine, true, NULL, &reducer, &err) == NB_OK);
+    for (int32_t i = 0; i <= world; i++)
+        begin[i] = whole.elements * i / world;
+    CHECK(ni_reducer_create(r, &mine, begin, NULL, &reducer, &err) == NB_OK);
     for (int32_t to = 0; to < world; to++) {
         for (int64_t from = 0; from < whole.elements; from += 256) {
             const int64_t n = whole.elements - from < 256 ? whole.elements - from : 256;
@@ -219,6 +222,10 @@ static void sum_to_owners(nb_ranks *r) {
             CHECK(rank != to || memcmp((float *)mine.data + from, (float *)whole.data + from, (size_t)n * 4) == 0);
         }
     }
+    fill(&mine, rank);
+    CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
+    CHECK(memcmp((float *)mine.data + begin[rank], (float *)whole.data + begin[rank],
+                 (size_t)(begin[rank + 1] - begin[rank]) * 4) == 0);
     ni_reducer_free(&reducer);
     ni_param_array_free(&mine);
     ni_param_array_free(&whole);
@@ -299,7 +306,7 @@ static void sum_as_published(nb_ranks *r) {
     CHECK(ni_safetensors_open(NI_TEST_GOLDEN "/auto_scale.safetensors", &file, &err) == NB_OK);
     CHECK(ni_param_array_create(be, shared, SHARED, how.format, how.scale, "gradients", &grads, &err) == NB_OK);
     r->near = near;
-    CHECK(ni_reducer_create(r, &grads, false, NULL, &reducer, &err) == NB_OK);
+    CHECK(ni_reducer_create(r, &grads, NULL, NULL, &reducer, &err) == NB_OK);
     CHECK(ni_auto_scale_create(r, &grads, &how, &x, &err) == NB_OK);
     reducer.joined = true;
     const size_t elements = (size_t)grads.elements;

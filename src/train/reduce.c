@@ -55,6 +55,12 @@ static void cut(const ni_reducer *x, int64_t elements) {
     }
 }
 
+/* All of it is one member's. */
+static void cut_for(const ni_circle *c, int32_t member, size_t bytes) {
+    for (int32_t i = 0; i <= c->count; i++)
+        c->begin[i] = i <= member ? 0 : bytes;
+}
+
 /* The same of the tensors from .. to - 1 of narrow gradients. */
 static void cut_narrow(const ni_reducer *x, const ni_param_array *grads, int32_t from, int32_t to) {
     for (int32_t i = 0; i < x->circles; i++) {
@@ -67,9 +73,9 @@ static void cut_narrow(const ni_reducer *x, const ni_param_array *grads, int32_t
 
 /* ---- making ---- */
 
-static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
+static nb_status make_circles(ni_reducer *x, nb_error *err) {
     const nb_ranks *r = x->ranks;
-    const int32_t near = !owned && r->near > 1 && r->near < r->world ? r->near : r->world;
+    const int32_t near = !x->owned && r->near > 1 && r->near < r->world ? r->near : r->world;
     x->circle[0] = (ni_circle){.count = near, .self = r->rank % near, .first = r->rank - r->rank % near, .stride = 1};
     x->circle[1] =
         (ni_circle){.count = r->world / near, .self = r->rank / near, .first = r->rank % near, .stride = near};
@@ -86,6 +92,14 @@ static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
 
 static bool is_pair(const ni_reducer *x) {
     return x->circles == 1 && x->circle[0].count == 2;
+}
+
+/* Two ranks cut nothing of what one of them owns: the other's goes to it whole, half of what goes to and fro else. */
+static void cut_most(const ni_reducer *x, int64_t elements) {
+    if (x->owned && is_pair(x))
+        cut_for(&x->circle[0], x->circle[0].self, (size_t)elements * sizeof(float));
+    else
+        cut(x, elements);
 }
 
 /* Bytes that the pieces of a circle's other members take; each may be one unit longer in another chunk. */
@@ -125,19 +139,18 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, ni_touched *touched,
-                             nb_error *err) {
+static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, ni_touched *touched, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
     if (grads->dtype == x->be->real)
         NB_TRY(ni_packed_rows_create(touched, x->be, is_elsewhere(x->be), x->chunk, &x->rows, err));
-    const int64_t most = owned ? x->chunk : ni_chunk_most(x, grads); /* sums for owners have no longer chunks */
+    const int64_t most = x->owned ? x->chunk : ni_chunk_most(x, grads); /* sums for owners have no longer chunks */
     const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;
-    NB_TRY(make_circles(x, owned, err));
+    NB_TRY(make_circles(x, err));
     NB_TRY(ni_chunk_sections(x, grads, err));
     if (grads->dtype == x->be->real) {
-        cut(x, most);
+        cut_most(x, most);
         ask_room(x);
     }
     for (int32_t i = -1; grads->dtype != x->be->real && i < x->narrow_chunks; i++) { /* whole, or a chunk */
@@ -163,16 +176,16 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool ow
     return take_host(x, most_bytes, err);
 }
 
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, const int64_t *owned, ni_touched *touched,
                             ni_reducer *out, nb_error *err) {
-    *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
+    *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype, .owned = owned};
     if (!ranks)
         return NB_OK;
     const bool narrow = grads->dtype != grads->be->real, host = grads->be->host_memory;
     const int64_t part = (grads->elements / NI_CHUNK_PARTS / ALIGNED + 1) * ALIGNED,
                   most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
-    nb_status status = take_memory(out, grads, owned, touched, err);
+    nb_status status = take_memory(out, grads, touched, err);
     if (status == NB_OK)
         status = open_worker(out, narrow, err);
     if (status != NB_OK)
@@ -298,7 +311,7 @@ static const char *theirs(const ni_reducer *x, const ni_circle *c, int32_t membe
 static nb_status read_pieces(const ni_reducer *x, const ni_circle *c, const char *data, nb_error *err) {
     nb_backend *be = hand(x);
     NB_TRY(meet(x, c, err));
-    for (int32_t i = 0; i < c->count; i++)
+    for (int32_t i = 0; piece(c, c->self) > 0 && i < c->count; i++)
         if (i != c->self)
             be->ops->copy(be, x->room + place(c, i), theirs(x, c, i, data) + c->begin[c->self], piece(c, c->self));
     return NB_OK;
@@ -331,7 +344,7 @@ static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *dat
     nb_backend *be = hand(x);
     const size_t mine = piece(c, c->self), first = c->begin[0], all = c->begin[c->count] - first;
     char *out = staged(x) ? x->host[0] : data, *in = staged(x) ? x->host[1] : x->room;
-    if (staged(x) && all > 0)
+    if (staged(x) && all > mine)
         be->ops->download(be, out + first, data + first, all);
     else if (!staged(x))
         NB_TRY(be->ops->synchronize(be, err));
@@ -540,23 +553,55 @@ static nb_status read_all(const ni_reducer *x, int64_t n, nb_error *err) {
     return NB_OK;
 }
 
-/* Rows of a table, of those that were touched and the others after them. */
-static nb_status reduce_rows(const ni_reducer *x, float *table, int64_t begin, int64_t end, nb_error *err) {
+enum { TO_ALL = -1 };
+
+/* Rows of a table, of those that were touched and the others after them: their sums to all, or to rank `to`. */
+static nb_status reduce_rows(const ni_reducer *x, float *table, int64_t begin, int64_t end, int32_t to, nb_error *err) {
     const ni_packed_rows *p = &x->rows;
-    const bool both = is_pair(x) && reads(x, &x->circle[0]);
+    const bool both = to == TO_ALL && is_pair(x) && reads(x, &x->circle[0]);
     for (int64_t from = begin; from < end; from += p->most) {
-        const int64_t left = end - from, n = left < p->most ? left : p->most;
+        const int64_t left = end - from, n = left < p->most ? left : p->most, numbers = n * p->touched->width;
         if (from > 0 || p->touched->head)
             NB_TRY(rest(x, err)); /* the others have read those before */
         ni_pack_rows(p, hand(x), table, from, n);
-        NB_TRY(both ? read_all(x, n * p->touched->width, err) : reduce_run(x, p->data, n * p->touched->width, err));
-        ni_unpack_rows(p, hand(x), table, both ? (const void *)x->room : p->data, from, n);
+        if (both)
+            NB_TRY(read_all(x, numbers, err));
+        else if (to == TO_ALL)
+            NB_TRY(reduce_run(x, p->data, numbers, err));
+        else
+            NB_TRY(ni_reduce_to(x, p->data, numbers, to, err));
+        if (to == TO_ALL || to == x->ranks->rank)
+            ni_unpack_rows(p, hand(x), table, both ? (const void *)x->room : p->data, from, n);
     }
     return NB_OK;
 }
 
+/* Whose the element at `at` is. */
+static int32_t owner_of(const ni_reducer *x, int64_t at) {
+    int32_t r = x->owned ? 0 : TO_ALL;
+    while (x->owned && at >= x->owned[r + 1])
+        r++;
+    return r;
+}
+
 nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    return reduce_rows(x, grads->data, x->rows.touched->count, x->rows.touched->rows, err);
+    const ni_touched *touched = x->rows.touched;
+    return reduce_rows(x, grads->data, touched->count, touched->rows, owner_of(x, 0), err);
+}
+
+nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err) {
+    return reduce_rows(x, table, 0, x->rows.touched->count, to, err);
+}
+
+/* Elements at .. end - 1, each to the rank that owns it. */
+static nb_status reduce_owned(const ni_reducer *x, float *data, int64_t at, int64_t end, nb_error *err) {
+    while (at < end) {
+        const int32_t owner = owner_of(x, at);
+        const int64_t until = x->owned[owner + 1] < end ? x->owned[owner + 1] : end;
+        NB_TRY(ni_reduce_to(x, data + at, until - at, owner, err));
+        at = until;
+    }
+    return NB_OK;
 }
 
 nb_status ni_reducer_meet_rows(const ni_reducer *x, nb_error *err) {
@@ -568,10 +613,12 @@ nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int6
         cut_narrow(x, grads, x->narrow[index], x->narrow[index + 1]);
         return reduce_cut_tensors(x, grads, err);
     }
-    const int64_t at = ni_reducer_chunk_at(x, grads, index);
+    const int64_t at = ni_reducer_chunk_at(x, grads, index), end = ni_reducer_chunk_at(x, grads, index + 1);
     if (index == 0 && x->rows.touched)
-        return reduce_rows(x, grads->data, 0, x->rows.touched->count, err);
-    return reduce_run(x, (float *)grads->data + at, ni_reducer_chunk_at(x, grads, index + 1) - at, err);
+        return reduce_rows(x, grads->data, 0, x->rows.touched->count, owner_of(x, 0), err);
+    if (x->owned)
+        return reduce_owned(x, grads->data, at, end, err);
+    return reduce_run(x, (float *)grads->data + at, end - at, err);
 }
 
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err) {
@@ -579,21 +626,14 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
     for (int64_t at = 0; at < n; at += x->chunk) {
         const int64_t length = n - at < x->chunk ? n - at : x->chunk;
         char *part = (char *)(data + at);
-        cut_numbers(c, 0, (size_t)length * sizeof *data);
+        if (is_pair(x))
+            cut_for(c, to, (size_t)length * sizeof *data);
+        else
+            cut_numbers(c, 0, (size_t)length * sizeof *data);
         NB_TRY(fetch_pieces(x, c, part, err));
         add_numbers_in_order(x, c, part);
-        NB_TRY(give_to(x, c, part, to, err));
-    }
-    return NB_OK;
-}
-
-nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err) {
-    const ni_packed_rows *p = &x->rows;
-    for (int64_t from = 0; from < p->touched->count; from += p->most) {
-        const int64_t left = p->touched->count - from, n = left < p->most ? left : p->most;
-        ni_pack_rows(p, hand(x), table, from, n);
-        NB_TRY(ni_reduce_to(x, p->data, n * p->touched->width, to, err));
-        ni_unpack_rows(p, hand(x), table, p->data, from, n);
+        if (!is_pair(x))
+            NB_TRY(give_to(x, c, part, to, err));
     }
     return NB_OK;
 }

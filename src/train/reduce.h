@@ -39,6 +39,7 @@ typedef struct ni_reducer {
         chunk; /* elements that are summed at a time: all where the type is narrow; on the host less, to begin early */
     ni_circle circle[2];
     int32_t circles;
+    const int64_t *owned; /* [world + 1]: elements at which what ranks own begins; NULL: sums are for all */
     char *room;         /* backend: pieces of the other members */
     float *room_scales; /* backend: [members * tensors], narrow */
     float *scales;      /* host: the same, and [tensors] */
@@ -57,10 +58,10 @@ typedef struct ni_reducer {
     ni_packed_rows rows; /* of the first section, which is a table: those alone are summed that a step touches */
 } ni_reducer;
 
-/* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
- * are. `touched`: the rows of the first section that a pass leaves last, where the gradients are real and that
+/* For arrays as `grads` are, of real numbers where each rank gets the sums of what it owns and those alone (`owned`,
+ * which stays the caller's; NULL: all get all). `ranks` NULL: nothing is taken, and sums are what they are. `touched`: the rows of the first section that a pass leaves last, where the gradients are real and that
  * section is one table; NULL: it is summed whole. */
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, const int64_t *owned, ni_touched *touched,
                             ni_reducer *out, nb_error *err);
 void ni_reducer_free(ni_reducer *x);
 
@@ -68,10 +69,10 @@ void ni_reducer_free(ni_reducer *x);
  * Every rank calls it. */
 nb_status ni_reducer_meet_neighbours(ni_reducer *x, const ni_param_array *grads, bool *met, nb_error *err);
 
-/* grads = the sum over all ranks, on all of them. */
+/* grads = the sum over all ranks, on all of them, or where it is owned. */
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
 
-/* The sum over all ranks of `n` real numbers at `data`, in the backend's memory, on rank `to`; elsewhere they are
+/* The sum over all ranks of `n` real numbers at `data`, in the backend's memory, on rank `to`; elsewhere they may be
  * written over. For reducers whose sums go to owners (`owned`). */
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 
