@@ -224,11 +224,17 @@ static nb_status await(nb_backend *worker, void *at, nb_error *err) {
     return set ? NB_OK : broken(err);
 }
 
+static void follow(nb_backend *be, void *at) {
+    (void)be;
+    free(at);
+}
+
 static const ni_companion companion = {.open = open_worker,
                                        .enter = enter,
                                        .mark = mark,
                                        .await = await,
                                        .forget = free,
+                                       .follow = follow,
                                        .lend = lend,
                                        .borrow = borrow,
                                        .peek = peek,
