@@ -65,12 +65,6 @@ static void sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) 
     ni_accumulator_free(&acc);
 }
 
-/* Others may read what is here until all have heard of one another. */
-static void hear(nb_ranks *r) {
-    bool any;
-    CHECK(ni_ranks_any(r, false, &any, NULL) == NB_OK);
-}
-
 static bool same(const ni_param_array *a, const ni_param_array *b, int64_t n) {
     return memcmp(a->data, b->data, (size_t)n * sizeof(float)) == 0;
 }
