@@ -1,5 +1,6 @@
 /* rank_card.h: a card of a test: a CPU backend whose memory is not the host's as far as ranks know, with a companion.
- * Ranks read each other's memory there, as GPUs of one machine do. What is asked for is done at once, so a mark says nothing.
+ * Ranks read each other's memory there, as GPUs of one machine do. What is asked for is done at once, so a mark says
+ * nothing.
  */
 #ifndef NI_TEST_RANK_CARD_H
 #define NI_TEST_RANK_CARD_H
@@ -29,8 +30,8 @@ static struct {
 
 /* Before ranks begin. */
 static UNUSED void make_cards(void) {
-    cards.memory = mmap(NULL, (size_t)MOST * CARD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
-                        -1, 0);
+    cards.memory = mmap(NULL, (size_t)MOST * CARD_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert_true(cards.memory != MAP_FAILED);
 }
 

@@ -119,7 +119,8 @@ static nb_status meet(const ni_hand_over *x, nb_error *err) {
 }
 
 nb_status ni_arrivals_settle(ni_hand_over *x, nb_error *err) {
-    if (x->come == sections_of(x)) /* a pass has read all of them, on all ranks, which have told each other its losses */
+    if (x->come ==
+        sections_of(x)) /* a pass has read all of them, on all ranks, which have told each other its losses */
         return NB_OK;
     NB_TRY(before_section(x, sections_of(x), err));
     return meet(x, err);
