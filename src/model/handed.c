@@ -59,13 +59,13 @@ nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *
     return NB_OK;
 }
 
-void *ni_model_expect(nb_model *model, int32_t param) {
+bool ni_model_lay(nb_model *model, int32_t param, void *place) {
     const ni_weight_reader *r = &model->readers[param];
     const char *why;
     if (!r->group || ni_model_handed(model, param, &why) != NI_HANDED_NUMBERS)
-        return NULL;
-    layer_of(r)->weight_fresh = true;
-    return layer_of(r)->weight;
+        return false;
+    ni_weight_lay(r->group, layer_of(r), place);
+    return true;
 }
 
 void ni_model_watch_weights(nb_model *model, ni_weight_watch *watch, void *self) {

@@ -15,9 +15,9 @@ size_t ni_model_handed_bytes(const nb_model *model, int32_t param);
 nb_status ni_model_put(nb_model *model, int32_t param, const nb_pass *pass, void *parcel, nb_error *err);
 nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *err);
 
-/* Where numbers of a parameter belong that are to be read as they are, counted as there from here on; NULL where
- * ni_model_take is needed. */
-void *ni_model_expect(nb_model *model, int32_t param);
+/* Numbers of a parameter that layers read as they are lie at `place` from here on (ni_weight_lay); false: it has none.
+ */
+bool ni_model_lay(nb_model *model, int32_t param, void *place);
 
 /* Called before a forward pass reads a section of parameters (ni_model_gradients has which are in it); in the end with
  * INT32_MAX. NULL: nobody is. */

@@ -20,6 +20,8 @@ nb_status ni_arrivals_meet(ni_hand_over *x, nb_error *err) {
     if (!x->any || x->rounds > 1 || !x->reducer->neighbours.theirs) /* alike on all ranks */
         return NB_OK;
     NB_TRY(ni_neighbours_meet(r, x->reducer->be, 0, r->world, x->room, &x->seen, err));
+    for (int32_t i = 0; x->seen.theirs && i < nb_model_param_count(x->model); i++)
+        x->laid[i] = x->parcel[i] > 0 && ni_model_lay(x->model, i, x->room + x->at[i]);
     x->asked = x->come = sections_of(x);
     return NB_OK;
 }
@@ -34,7 +36,7 @@ void ni_arrivals_part(ni_hand_over *x) {
     ni_neighbours_free(&x->seen);
 }
 
-/* ---- one tensor ---- */
+/* ---- copies ---- */
 
 static bool is_others(const ni_hand_over *x, int32_t index) {
     return x->parcel[index] > 0 && (index < x->share->begin || index >= x->share->end);
@@ -42,44 +44,47 @@ static bool is_others(const ni_hand_over *x, int32_t index) {
 
 static bool is_coded(const ni_hand_over *x, int32_t index) {
     const char *why;
-    return ni_model_handed(x->model, index, &why) == NI_HANDED_CODES;
+    return is_others(x, index) && ni_model_handed(x->model, index, &why) == NI_HANDED_CODES;
 }
 
-static void ask_for(ni_hand_over *x, int32_t index) {
+static bool is_number(const ni_hand_over *x, int32_t index) {
+    return is_others(x, index) && !is_coded(x, index);
+}
+
+typedef bool kind(const ni_hand_over *x, int32_t index);
+
+/* Those of the tensors begin .. end - 1 that are `of`, from their owners' rooms to the own one; what lies in one piece
+ * is one copy. Returns a mark, or NULL where there are none. */
+static void *ask_for(const ni_hand_over *x, int32_t begin, int32_t end, kind *of) {
     nb_backend *worker = x->reducer->worker;
-    const char *theirs = x->seen.theirs[ni_share_owner(x->share, index)] + x->at[index];
-    const nb_param *p = nb_model_param(x->model, index);
-    void *place = ni_model_expect(x->model, index);
-    if (place)
-        worker->ops->copy(worker, place, theirs, (size_t)(p->rows * p->cols) * nb_dtype_size(x->reducer->be->act));
-    else
-        worker->ops->copy(worker, x->room + x->at[index], theirs, x->parcel[index]);
-}
-
-/* Out of the room, where it came there. */
-static nb_status take(ni_hand_over *x, int32_t index, nb_error *err) {
-    return ni_model_expect(x->model, index) ? NB_OK : ni_model_take(x->model, index, x->room + x->at[index], err);
+    bool any = false;
+    for (int32_t i = begin; i < end; i++) {
+        if (!of(x, i))
+            continue;
+        const int32_t owner = ni_share_owner(x->share, i), first = i;
+        while (i + 1 < end && of(x, i + 1) && ni_share_owner(x->share, i + 1) == owner)
+            i++;
+        worker->ops->copy(worker, x->room + x->at[first], x->seen.theirs[owner] + x->at[first],
+                          x->at[i] + x->parcel[i] - x->at[first]);
+        any = true;
+    }
+    return any ? x->reducer->be->companion->mark(worker) : NULL;
 }
 
 /* ---- sections ---- */
 
 static void ask_for_section(ni_hand_over *x, int32_t section) {
     const int32_t *first = ni_model_gradients(x->model)->section;
-    bool any = false;
-    for (int32_t i = first[section]; i < first[section + 1]; i++)
-        if (is_others(x, i) && !is_coded(x, i)) {
-            ask_for(x, i);
-            any = true;
-        }
-    x->mark[section] = any ? x->reducer->be->companion->mark(x->reducer->worker) : NULL;
+    x->mark[section] = ask_for(x, first[section], first[section + 1], is_number);
 }
 
+/* What no layer reads in the room is taken out of it. */
 static nb_status take_section(ni_hand_over *x, int32_t section, nb_error *err) {
     const int32_t *first = ni_model_gradients(x->model)->section;
     x->reducer->be->companion->follow(x->reducer->be, x->mark[section]);
     for (int32_t i = first[section]; i < first[section + 1]; i++)
-        if (is_others(x, i) && !is_coded(x, i))
-            NB_TRY(take(x, i, err));
+        if (is_number(x, i) && !x->laid[i])
+            NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
     return NB_OK;
 }
 
@@ -94,22 +99,7 @@ static nb_status before_section(void *self, int32_t section, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status take_codes(ni_hand_over *x, nb_error *err) {
-    const int32_t count = nb_model_param_count(x->model);
-    const ni_companion *companion = x->reducer->be->companion;
-    bool any = false;
-    for (int32_t i = 0; i < count; i++)
-        if (is_others(x, i) && is_coded(x, i)) {
-            ask_for(x, i);
-            any = true;
-        }
-    if (any)
-        companion->follow(x->reducer->be, companion->mark(x->reducer->worker));
-    for (int32_t i = 0; i < count; i++)
-        if (is_others(x, i) && is_coded(x, i))
-            NB_TRY(take(x, i, err));
-    return NB_OK;
-}
+/* ---- a hand-over ---- */
 
 /* What was asked for is done, on all ranks. */
 static nb_status meet(const ni_hand_over *x, nb_error *err) {
@@ -127,11 +117,12 @@ nb_status ni_arrivals_settle(ni_hand_over *x, nb_error *err) {
 }
 
 nb_status ni_arrivals_begin(ni_hand_over *x, nb_error *err) {
+    const int32_t count = nb_model_param_count(x->model);
     NB_TRY(meet(x, err));
-    for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
-        if (is_others(x, i))
-            ni_model_expect(x->model, i);
-    NB_TRY(take_codes(x, err));
+    x->reducer->be->companion->follow(x->reducer->be, ask_for(x, 0, count, is_coded));
+    for (int32_t i = 0; i < count; i++)
+        if (is_coded(x, i) || (is_others(x, i) && x->laid[i])) /* numbers are counted as there, and waited for */
+            NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
     x->asked = x->come = 0;
     ni_model_watch_weights(x->model, before_section, x);
     while (x->asked < sections_of(x) && x->asked < NI_ARRIVALS_AHEAD)

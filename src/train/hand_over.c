@@ -85,7 +85,8 @@ static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     x->round = calloc(count, sizeof *x->round);
     x->begin = calloc((size_t)nb_ranks_world(x->reducer->ranks) + 1, sizeof *x->begin);
     x->mark = calloc((size_t)ni_model_gradients(x->model)->sections + 1, sizeof *x->mark);
-    if (!x->parcel || !x->at || !x->round || !x->begin || !x->mark)
+    x->laid = calloc(count, sizeof *x->laid);
+    if (!x->parcel || !x->at || !x->round || !x->begin || !x->mark || !x->laid)
         return nb_fail(err, NB_NO_MEMORY, "weights for other ranks: out of memory");
     count_parcels(x);
     NB_TRY(lay_out(x, err));
@@ -116,6 +117,7 @@ void ni_hand_over_free(ni_hand_over *x) {
     free(x->round);
     free(x->begin);
     free(x->mark);
+    free(x->laid);
     memset(x, 0, sizeof *x);
 }
 

@@ -28,6 +28,7 @@ typedef struct ni_hand_over {
     size_t code_bytes;
     ni_neighbours seen;  /* rooms of others, read behind the forward pass (arrivals.h); theirs NULL: parcels are sent */
     void **mark;         /* [sections]: behind it a section's parcels are here; NULL: none come */
+    bool *laid;          /* [tensors]: layers read it in the room */
     int32_t asked, come; /* sections whose parcels were asked for, and those that the pass waited for */
     const char *why;     /* the first matrix that is no embedding travels as a master */
 } ni_hand_over;
