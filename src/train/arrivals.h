@@ -1,16 +1,14 @@
 /* arrivals.h: weights of other ranks, read where they put them, while the forward pass goes on.
  *
  * Ranks whose GPUs reach each other's memory tell each other once that their parcels are made (hand_over.h). Copy
- * engines then bring those of the others section by section, a few ahead of the forward pass, which waits on the GPU
- * for what it is about to read. BF16 numbers come to where layers read them, the rest to the room; codes before the
+ * engines then bring those of the others section by section, in one go, and the forward pass waits on the GPU for what
+ * it is about to read. BF16 numbers come to where layers read them, the rest to the room; codes before the
  * pass, which wants all of them at its beginning.
  */
 #ifndef NI_TRAIN_ARRIVALS_H
 #define NI_TRAIN_ARRIVALS_H
 
 #include "hand_over.h"
-
-enum { NI_ARRIVALS_AHEAD = 4 }; /* sections that are asked for before the pass comes to them */
 
 /* Whether rooms may be read, if ranks turn out to see each other's memory: then all parcels have a place there. */
 bool ni_arrivals_possible(const ni_share *share, const ni_reducer *reducer);
