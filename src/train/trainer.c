@@ -181,7 +181,8 @@ static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err
     t->suspects = calloc((size_t)nb_ranks_world(t->ranks), sizeof *t->suspects);
     if (!t->suspects)
         return nb_fail(err, NB_NO_MEMORY, "trainer: out of memory");
-    return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
+    return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, nb_ranks_world(t->ranks),
+                             t->share.sums, &t->results, err);
 }
 
 nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
