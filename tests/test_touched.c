@@ -95,6 +95,8 @@ static void sum(nb_ranks *r) {
               ni_reducer_meet_neighbours(&owned, &got, &met[1], NULL) == NB_OK);
     CHECK(met[0] == reached && met[1] == reached);
     rows.rows.most = owned.rows.most = at_once ? at_once : rows.rows.most;
+    if (reached) /* many, of which the first to go waits for others */
+        rows.chunk = owned.chunk = 112;
     fill(&want, rank, tokens, n);
     CHECK(ni_reduce(&whole, &want, NULL) == NB_OK);
     for (int32_t step = 0; step < 3; step++) { /* marks of a step are not those of the next */
