@@ -118,7 +118,7 @@ static void sum(nb_ranks *r) {
     nb_error err = {0};
     const nb_backend_options one = {.threads = 1};
     CHECK(nb_backend_open("cpu", &one, &cpu, &err) == NB_OK);
-    card a_card;
+    card a_card = {0};
     nb_backend *apart = take_card(&a_card, r, false);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 4 : 1); chunk++) {

@@ -74,7 +74,7 @@ static void sum(nb_ranks *r) {
     const nb_backend_options one = {.threads = 1};
     int32_t tokens[ROWS + 1];
     const int64_t n = tokens_of(rank, world, tokens);
-    card a_card;
+    card a_card = {0};
     nb_backend *be = reached ? take_card(&a_card, r, true) : NULL;
     ni_touched touched;
     ni_reducer whole, rows, owned;

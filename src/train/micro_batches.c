@@ -142,6 +142,12 @@ static nb_status shared_micro_batch(nb_trainer *t, int64_t index, const nb_lens 
     return NB_OK;
 }
 
+const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
+    const ni_param_array *all = ni_model_gradients(t->model);
+    t->own = ni_param_array_part(all, t->share.sums ? t->share.begin : 0, t->share.sums ? t->share.end : all->count);
+    return t->share.gradients ? &t->shared.own : &t->own;
+}
+
 /* The norm of all but the first section, whose gradients are the last to come, while ranks exchange those. */
 static void square_what_is_there(nb_trainer *t, const ni_param_array *grads) {
     if (grads->dtype == t->be->real && grads->sections > 1 &&

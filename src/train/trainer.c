@@ -132,12 +132,6 @@ nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
     return ni_hand_over_create(&t->share, t->model, &t->reducer, NI_HANDED_BYTES, &t->handed, err);
 }
 
-const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
-    const ni_param_array *all = ni_model_gradients(t->model);
-    t->own = ni_param_array_part(all, t->share.sums ? t->share.begin : 0, t->share.sums ? t->share.end : all->count);
-    return t->share.gradients ? &t->shared.own : &t->own;
-}
-
 /* An embedding lies first; what its rows get beside the step's tokens is nothing, or what the head gives them. */
 static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     const ni_param_array *grads = ni_model_gradients(t->model);
