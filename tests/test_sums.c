@@ -75,7 +75,7 @@ static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t 
         ni_accumulator_add(&acc, grads);
     }
     memset(grads->data, 0x7f, (size_t)grads->elements * sizeof(float)); /* what goes before it is final is wrong */
-    if (!ni_overlap_begin(&overlap, reducer, &acc, grads))
+    if (!ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0))
         abort();
     ni_param_array last = gradients(grads->be, NB_F32);
     fill(&last, first + count - 1);

@@ -59,7 +59,7 @@ static void sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) 
     ni_accumulator acc;
     ni_overlap overlap;
     CHECK(ni_accumulator_create(grads, 1, &acc, NULL) == NB_OK);
-    CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads));
+    CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0));
     ni_overlap_final(&overlap, tensors[1].offset);
     CHECK(ni_overlap_end(&overlap, true, NULL) == NB_OK);
     ni_accumulator_free(&acc);
@@ -113,6 +113,7 @@ static void sum(nb_ranks *r) {
         CHECK(touched.count > n && touched.count < ROWS - 4 && touched.list[touched.count - 1] == ROWS - 1);
     }
     const int64_t from = begin[rank], own = begin[rank + 1] - from;
+    touched.owned = true;
     for (int32_t behind = 0; behind < 2; behind++) {
         fill(&got, rank, tokens, n);
         if (behind)
@@ -122,6 +123,7 @@ static void sum(nb_ranks *r) {
         CHECK(memcmp((float *)got.data + from, (float *)want.data + from, (size_t)own * sizeof(float)) == 0);
         hear(r);
     }
+    touched.owned = false;
     for (int32_t to = 0; !head && to < world; to++) {
         fill(&got, rank, tokens, n);
         CHECK(ni_reducer_meet_rows(&owned, NULL) == NB_OK);

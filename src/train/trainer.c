@@ -141,6 +141,7 @@ static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     if (alone && table->embedding && !(head && t->share.gradients)) /* whose sums go to an owner whole */
         NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
     t->touched.head = head;
+    t->touched.owned = t->share.sums && ni_share_owner(&t->share, 0) == 0;
     return ni_reducer_create(t->ranks, grads, t->share.sums ? t->share.elements : NULL, &t->touched, &t->reducer, err);
 }
 
