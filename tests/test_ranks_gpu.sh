@@ -67,8 +67,13 @@ for recipe in nvfp4 fp4-dge-occ; do
     machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks by NCCL"
     same "$recipe: four ranks by NCCL end in other bits" four
     if [ $recipe = nvfp4 ]; then
-        over_tcp 2 "$nibble" train run.yaml --set out=shared --set share=gradients || fail "$recipe: two ranks share gradients"
-        same "$recipe: two ranks that share gradients out by NCCL end in other bits" shared
+        for share in moments gradients; do
+            rm -rf shared
+            over_tcp 2 "$nibble" train run.yaml --set out=shared --set share=$share || fail "$recipe: two ranks share $share"
+            same "$recipe: two ranks that share $share out by NCCL end in other bits" shared
+        done
+        over_tcp 2 "$nibble" train run.yaml --set out=apart --set share=moments --set backend=cpu || fail "$recipe: two ranks of a CPU share moments"
+        same "$recipe: two ranks of a CPU that share moments out end in other bits" apart
         # A run that begins from a folder of another maker has its model made anew, and ranks find each other's memory anew.
         "$nibble" export one --type f32 -o foreign > out.txt || fail "export: $(cat out.txt)"
         mv one kept

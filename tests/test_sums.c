@@ -10,7 +10,7 @@
 
 #include "backend/backend.h"
 #include "files/safetensors.h"
-#include "rank_case.h"
+#include "rank_card.h"
 #include "train/accumulate.h"
 #include "train/auto_scale.h"
 #include "train/overlap.h"
@@ -61,48 +61,6 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
     }
     ni_accumulator_free(&acc);
 }
-
-/* ---- a card: memory that sums reach through its companion ---- */
-
-static int marks_set, marks_met;
-
-static void *card_alloc(nb_backend *be, size_t bytes, const char *what) {
-    return ni_host_alloc(be, bytes, what);
-}
-
-static nb_status card_open(nb_backend *be, nb_backend **worker, nb_error *err) {
-    const nb_backend_options one = {.threads = 1};
-    (void)be;
-    return nb_backend_open("cpu", &one, worker, err);
-}
-
-static nb_status card_enter(nb_backend *worker, nb_error *err) {
-    (void)worker;
-    (void)err;
-    return NB_OK;
-}
-
-static void *card_mark(nb_backend *be) {
-    (void)be;
-    marks_set++;
-    return malloc(1);
-}
-
-static void card_forget(void *mark) {
-    free(mark);
-}
-
-static nb_status card_await(nb_backend *worker, void *mark, nb_error *err) {
-    (void)worker;
-    if (!mark)
-        return nb_fail(err, NB_INTERNAL, "no mark was set");
-    marks_met++;
-    free(mark);
-    return NB_OK;
-}
-
-static const ni_companion card_companion = {
-    .open = card_open, .enter = card_enter, .mark = card_mark, .await = card_await, .forget = card_forget};
 
 /* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
  * `whole`: the pass comes to its end. */
@@ -160,20 +118,17 @@ static void sum(nb_ranks *r) {
     nb_error err = {0};
     const nb_backend_options one = {.threads = 1};
     CHECK(nb_backend_open("cpu", &one, &cpu, &err) == NB_OK);
-    ni_backend_ops card_ops = *cpu->ops;
-    card_ops.alloc = card_alloc;
-    nb_backend card = *cpu;
-    card.ops = &card_ops;
-    card.companion = &card_companion;
+    card a_card;
+    nb_backend *apart = take_card(&a_card, r, false);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 4 : 1); chunk++) {
-            nb_backend *be = chunk == 3 ? &card : cpu;
+            nb_backend *be = chunk == 3 ? apart : cpu;
             r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
-            CHECK(ni_reducer_create(r, &mine, false, NULL, &reducer, &err) == NB_OK);
+            CHECK(ni_reducer_create(r, &mine, NULL, NULL, &reducer, &err) == NB_OK);
             if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
             if (chunk >= 2)
@@ -187,13 +142,14 @@ static void sum(nb_ranks *r) {
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
             if (chunk == 3)
-                CHECK(marks_set > 0 && marks_set == marks_met);
+                CHECK(cards.marks_set > 0 && cards.marks_set == cards.marks_met);
             if (chunk >= 2) /* a pass that fails, on all ranks here, ends the thread */
                 CHECK(sum_behind(&reducer, &mine, rank * share, share, false, &err) == NB_OK && !reducer.aside);
             ni_reducer_free(&reducer);
             ni_param_array_free(&mine);
             ni_param_array_free(&whole);
         }
+    free_card(&a_card);
     nb_backend_free(cpu);
     nb_ranks_close(r, NULL);
 }
@@ -207,9 +163,12 @@ static void sum_to_owners(nb_ranks *r) {
     CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
     ni_param_array mine = gradients(be, NB_F32), whole = gradients(be, NB_F32);
     ni_reducer reducer;
+    int64_t begin[MOST + 1];
     r->near = near;
     add_up(&whole, 0, world);
-    CHECK(ni_reducer_create(r, &mine, true, NULL, &reducer, &err) == NB_OK);
+    for (int32_t i = 0; i <= world; i++)
+        begin[i] = whole.elements * i / world;
+    CHECK(ni_reducer_create(r, &mine, begin, NULL, &reducer, &err) == NB_OK);
     for (int32_t to = 0; to < world; to++) {
         for (int64_t from = 0; from < whole.elements; from += 256) {
             const int64_t n = whole.elements - from < 256 ? whole.elements - from : 256;
@@ -219,6 +178,10 @@ static void sum_to_owners(nb_ranks *r) {
             CHECK(rank != to || memcmp((float *)mine.data + from, (float *)whole.data + from, (size_t)n * 4) == 0);
         }
     }
+    fill(&mine, rank);
+    CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
+    CHECK(memcmp((float *)mine.data + begin[rank], (float *)whole.data + begin[rank],
+                 (size_t)(begin[rank + 1] - begin[rank]) * 4) == 0);
     ni_reducer_free(&reducer);
     ni_param_array_free(&mine);
     ni_param_array_free(&whole);
@@ -255,6 +218,7 @@ static void parts_add_up_as_wholes(void **state) {
 
 static void sums_are_those_of_one(void **state) {
     (void)state;
+    make_cards();
     for (int32_t world = 2; world <= MOST; world++)
         for (near = 1; near <= world; near *= 2)
             if (world % near == 0)
@@ -299,7 +263,7 @@ static void sum_as_published(nb_ranks *r) {
     CHECK(ni_safetensors_open(NI_TEST_GOLDEN "/auto_scale.safetensors", &file, &err) == NB_OK);
     CHECK(ni_param_array_create(be, shared, SHARED, how.format, how.scale, "gradients", &grads, &err) == NB_OK);
     r->near = near;
-    CHECK(ni_reducer_create(r, &grads, false, NULL, &reducer, &err) == NB_OK);
+    CHECK(ni_reducer_create(r, &grads, NULL, NULL, &reducer, &err) == NB_OK);
     CHECK(ni_auto_scale_create(r, &grads, &how, &x, &err) == NB_OK);
     reducer.joined = true;
     const size_t elements = (size_t)grads.elements;

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "backend/backend.h"
-#include "rank_case.h"
+#include "rank_card.h"
 #include "train/accumulate.h"
 #include "train/overlap.h"
 #include "train/reduce.h"
@@ -20,6 +20,7 @@ static const nb_param tensors[TENSORS] = {{.rows = ROWS, .cols = WIDTH, .offset 
                                           {.rows = REST, .cols = 1, .offset = 544}};
 static int32_t near;    /* ranks of a machine */
 static bool head;       /* all rows have gradients, and those that nobody touches first */
+static bool reached;    /* ranks read each other's rows */
 static int64_t at_once; /* rows that are together; 0: as many as there is room for */
 
 /* Tokens of a rank: some rows are those of many, one is that of the last rank alone, and some are nobody's. */
@@ -73,17 +74,26 @@ static void sum(nb_ranks *r) {
     const nb_backend_options one = {.threads = 1};
     int32_t tokens[ROWS + 1];
     const int64_t n = tokens_of(rank, world, tokens);
-    nb_backend *be;
+    card a_card;
+    nb_backend *be = reached ? take_card(&a_card, r, true) : NULL;
     ni_touched touched;
     ni_reducer whole, rows, owned;
-    CHECK(nb_backend_open("cpu", &one, &be, NULL) == NB_OK);
+    int64_t begin[6];
+    CHECK(reached || nb_backend_open("cpu", &one, &be, NULL) == NB_OK);
     r->near = near;
     ni_param_array want = gradients(be), got = gradients(be);
+    for (int32_t i = 0; i <= world; i++) /* the table is rank 0's */
+        begin[i] = i == 0 ? 0 : tensors[1].offset + REST * i / world;
     CHECK(ni_touched_create(r, ROWS, WIDTH, &touched, NULL) == NB_OK);
-    CHECK(ni_reducer_create(r, &want, false, NULL, &whole, NULL) == NB_OK);
-    CHECK(ni_reducer_create(r, &got, false, &touched, &rows, NULL) == NB_OK);
-    CHECK(ni_reducer_create(r, &got, true, &touched, &owned, NULL) == NB_OK);
+    CHECK(ni_reducer_create(r, &want, NULL, NULL, &whole, NULL) == NB_OK);
+    CHECK(ni_reducer_create(r, &got, NULL, &touched, &rows, NULL) == NB_OK);
+    CHECK(ni_reducer_create(r, &got, begin, &touched, &owned, NULL) == NB_OK);
     touched.head = head;
+    bool met[2] = {reached, reached};
+    if (reached)
+        CHECK(ni_reducer_meet_neighbours(&rows, &got, &met[0], NULL) == NB_OK &&
+              ni_reducer_meet_neighbours(&owned, &got, &met[1], NULL) == NB_OK);
+    CHECK(met[0] == reached && met[1] == reached);
     rows.rows.most = owned.rows.most = at_once ? at_once : rows.rows.most;
     fill(&want, rank, tokens, n);
     CHECK(ni_reduce(&whole, &want, NULL) == NB_OK);
@@ -97,13 +107,25 @@ static void sum(nb_ranks *r) {
         else
             CHECK(ni_reduce(&rows, &got, NULL) == NB_OK);
         CHECK(same(&got, &want, want.elements));
+        hear(r);
         CHECK(touched.count > n && touched.count < ROWS - 4 && touched.list[touched.count - 1] == ROWS - 1);
+    }
+    const int64_t from = begin[rank], own = begin[rank + 1] - from;
+    for (int32_t behind = 0; behind < 2; behind++) {
+        fill(&got, rank, tokens, n);
+        if (behind)
+            sum_behind(r, &owned, &got);
+        else
+            CHECK(ni_reduce(&owned, &got, NULL) == NB_OK);
+        CHECK(memcmp((float *)got.data + from, (float *)want.data + from, (size_t)own * sizeof(float)) == 0);
+        hear(r);
     }
     for (int32_t to = 0; !head && to < world; to++) {
         fill(&got, rank, tokens, n);
         CHECK(ni_reducer_meet_rows(&owned, NULL) == NB_OK);
         CHECK(ni_reduce_rows_to(&owned, got.data, to, NULL) == NB_OK);
         CHECK(rank != to || same(&got, &want, TABLE));
+        hear(r);
     }
     ni_reducer_free(&whole);
     ni_reducer_free(&rows);
@@ -111,7 +133,10 @@ static void sum(nb_ranks *r) {
     ni_touched_free(&touched);
     ni_param_array_free(&want);
     ni_param_array_free(&got);
-    nb_backend_free(be);
+    if (reached)
+        free_card(&a_card);
+    else
+        nb_backend_free(be);
     nb_ranks_close(r, NULL);
 }
 
@@ -124,6 +149,22 @@ static void rows_are_summed_as_a_whole_table(void **state) {
                 for (at_once = 0; at_once <= 4 && world % near == 0; at_once += 4)
                     run_ranks(world, 60, -1, sum);
     }
+}
+
+/* Two, who read all rows of each other, and four; in one round, in two and in many. */
+static void rows_are_read_where_they_are(void **state) {
+    (void)state;
+    make_cards();
+    reached = true;
+    for (int32_t i = 0; i < 2; i++) {
+        head = i;
+        for (int32_t world = 2; world <= 4; world += 2)
+            for (at_once = 0; at_once <= 20; at_once = at_once ? 5 * at_once : 4) {
+                near = world;
+                run_ranks(world, 60, -1, sum);
+            }
+    }
+    reached = false;
 }
 
 static void nothing_is_noted_where_nobody_shares(void **state) {
@@ -139,6 +180,7 @@ static void nothing_is_noted_where_nobody_shares(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_summed_as_a_whole_table),
+                                       cmocka_unit_test(rows_are_read_where_they_are),
                                        cmocka_unit_test(nothing_is_noted_where_nobody_shares)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

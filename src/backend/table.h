@@ -57,6 +57,8 @@ typedef struct ni_companion {
     void *(*mark)(nb_backend *be);
     nb_status (*await)(nb_backend *worker, void *mark, nb_error *err); /* until that is done, or failed */
     void (*forget)(void *mark);                                        /* NULL: nothing */
+    /* What `be` is asked for from here on waits for `mark` of its worker, which is forgotten. NULL: for nothing. */
+    void (*follow)(nb_backend *be, void *mark);
     /* Memory that `be` allocated, for another process of this machine: false where it cannot be lent. Who borrows it
      * reads it as the source of `copy`; NULL where this GPU does not reach it. `peek` is such a copy, which waits:
      * false where it is refused, and that is no fault of `be`. lend NULL: none can be. */

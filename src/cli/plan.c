@@ -347,9 +347,10 @@ static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ran
 }
 
 /* Weights as they go to other ranks: codes and BF16 numbers, through a room, whose masters are their owners'; the
- * others as masters. */
-static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
-    double handed = 0, largest = 0, masters = 0;
+ * others as masters. Where GPUs read each other's memory all parcels are in the room, and numbers nowhere else. */
+static void add_weights(const nb_model *model, bool read, ni_ranks_plan *plan) {
+    double handed = 0, largest = 0, masters = 0, laid = 0;
+    const char *why;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *param = nb_model_param(model, i);
         const size_t bytes = ni_model_handed_bytes(model, i);
@@ -357,11 +358,13 @@ static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
             (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
         handed += (double)bytes;
         largest = fmax(largest, (double)bytes);
+        laid += ni_model_handed(model, i, &why) == NI_HANDED_NUMBERS && !param->embedding ? (double)bytes : 0;
         masters += bytes ? 0 : master;
         plan->masters += bytes && !param->embedding ? master : 0; /* an embedding has its place on all ranks */
     }
     plan->weights = handed + masters;
-    plan->parcels = fmax(fmin(handed, NI_HANDED_BYTES), largest); /* one at least goes at a time */
+    plan->parcels = read ? handed - laid : fmax(fmin(handed, NI_HANDED_BYTES), largest); /* one at least at a time */
+    plan->weights_behind = read;
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
@@ -378,13 +381,16 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
     p.share = shares[config->share];
     if (grads->dtype == NB_F32)
         p.kept = kept_gradients(grads, nb_model_get_config(trainer->model)->tied, ranks);
+    const bool read = paper->hopper && ranks <= machine->links.near_ranks && (ranks & (ranks - 1)) == 0;
+    p.owned = config->share == NB_SHARE_GRADIENTS ||
+              (config->share == NB_SHARE_MOMENTS && ranks == 2 && grads->dtype == NB_F32);
     if (config->share != NB_SHARE_NONE)
-        add_weights(trainer->model, &p);
+        add_weights(trainer->model, read && config->share == NB_SHARE_MOMENTS, &p);
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
     p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;
     const double room = grads->dtype == NB_F32 ? (double)NI_REDUCED_BYTES : p.gradients;
-    p.memory = (double)paper->peak + (room < p.gradients ? room : p.gradients) * share;
+    p.memory = (double)paper->peak + (room < p.gradients ? room : p.gradients) * (p.owned && ranks == 2 ? 1 : share);
     ni_print_ranks(machine, &p);
 }
 

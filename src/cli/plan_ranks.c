@@ -95,12 +95,13 @@ static void print_fit(const ni_machine *machine, const char *what, double bytes)
 
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     const int64_t near = near_of(&machine->links, plan->ranks);
-    /* to the ranks that add up, and their sums to owners alone: half of a ring's way and a rank's part of it */
-    const double way = strcmp(plan->share, "gradients") == 0 ? 0.5 + 0.5 / (double)plan->ranks : 1;
+    /* to the ranks that add up, and their sums to owners alone: half of a ring's way and a rank's part of it; of two
+     * each adds up what it owns */
+    const double back = plan->ranks == 2 ? 0 : 0.5 / (double)plan->ranks, way = plan->owned ? 0.5 + back : 1;
     const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients * way, plan->ranks);
     const ni_exchange_cost weights = ni_gather_of(&machine->links, plan->weights, plan->ranks);
-    const double hidden =
-        (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) + (plan->weights > 0 ? weights.seconds : 0);
+    const double hidden = (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) +
+                          (plan->weights > 0 && !plan->weights_behind ? weights.seconds : 0);
     const double exchange = cost.seconds + (plan->weights > 0 ? weights.seconds : 0);
     const double left = 1 - 1 / (double)plan->ranks;
     printf("\n%lld ranks: %lld x %lld, each with %lld of the %lld micro-batches\n", (long long)plan->ranks,

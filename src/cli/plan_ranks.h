@@ -29,6 +29,8 @@ typedef struct ni_ranks_plan {
     double backward;              /* of its last micro-batch */
     double gradients, weights;    /* bytes; weights: that go to all, 0 unless something is shared out */
     double parcels;               /* bytes of the room through which they go */
+    bool weights_behind;          /* the forward pass */
+    bool owned;                   /* sums go to owners alone */
     const char *share;            /* what is: "none", "moments", "gradients" */
     double flops, tokens;         /* of the model's formula, and of the whole step */
     double memory;                /* bytes of a rank that has everything */

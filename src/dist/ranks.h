@@ -24,9 +24,11 @@ struct nb_ranks {
     ni_wire_news gone;  /* the rank that is gone; an empty text: none is */
 };
 
-/* Room for a word of at most NI_RANKS_WORD bytes from each rank, zeros, until the next of these calls that is not a
- * trade or a gather. It is there from the beginning: a rank that had no memory for it would turn to its failure
- * (nb_ranks_agree) while the others wait for its word. */
+/* Room for a word from each rank, [world] of one size of at most NI_RANKS_WORD bytes: zeros, to gather into and to
+ * read. There is one such room. What lies in it is gone with the next ni_ranks_words, ni_ranks_any or nb_ranks_agree,
+ * which use it; the other calls below leave it alone. So read it before any of these three, or copy what is needed
+ * later. It is there from the beginning: a rank that had no memory for it would turn to its failure (nb_ranks_agree)
+ * while the others wait for its word. */
 enum { NI_RANKS_WORD = sizeof(nb_error) };
 void *ni_ranks_words(nb_ranks *ranks);
 

@@ -164,6 +164,7 @@ void ni_linear_group_free(ni_linear_group *group) {
             group->mechanisms[i].table->detach(group->mechanisms[i].state);
     ni_operands_free(group);
     for (int32_t i = 0; i < group->count && i < NI_GROUP_LAYERS; i++)
-        nb_backend_release(group->be, group->layers[i].weight);
+        if (!group->layers[i].weight_lies)
+            nb_backend_release(group->be, group->layers[i].weight);
     free(group);
 }

@@ -112,7 +112,8 @@ static nb_status move_all_codes(const ni_linear_call *call, ni_linear *layer, ch
 static nb_status put_numbers(const ni_linear_call *call, ni_linear *layer, void *parcel, nb_error *err) {
     nb_mat numbers;
     NB_TRY(ni_weight_numbers(call, layer, false, &numbers, err));
-    call->be->ops->copy(call->be, parcel, numbers.data, number_bytes(call->group, layer));
+    if (parcel != numbers.data)
+        call->be->ops->copy(call->be, parcel, numbers.data, number_bytes(call->group, layer));
     return NB_OK;
 }
 
@@ -138,7 +139,18 @@ nb_status ni_weight_take(ni_linear_group *group, ni_linear *layer, void *parcel,
     const char *why;
     if (ni_weight_handed(group, layer, &why) == NI_HANDED_CODES)
         return move_all_codes(&call, layer, parcel, false, err);
-    group->be->ops->copy(group->be, layer->weight, parcel, number_bytes(group, layer));
+    if (parcel != layer->weight)
+        group->be->ops->copy(group->be, layer->weight, parcel, number_bytes(group, layer));
     layer->weight_fresh = true;
     return NB_OK;
+}
+
+void ni_weight_lay(ni_linear_group *group, ni_linear *layer, void *place) {
+    if (!layer->weight_lies) {
+        group->be->ops->release(group->be, layer->weight);
+        group->bytes -= number_bytes(group, layer);
+    }
+    layer->weight = place;
+    layer->weight_lies = true;
+    layer->weight_fresh = false;
 }

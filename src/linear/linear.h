@@ -61,6 +61,7 @@ typedef struct ni_linear {
     nb_operand plain[NB_ROLE_COUNT];            /* of a product in BF16 */
     void *weight; /* W in act [N, K]; NULL if no GEMM of the plan reads it so, or if act is real */
     bool weight_fresh;
+    bool weight_lies; /* in somebody else's memory (ni_weight_lay) */
 } ni_linear;
 
 typedef struct ni_attached_mechanism {
@@ -205,6 +206,10 @@ size_t ni_weight_handed_bytes(const ni_linear_group *group, const ni_linear *lay
 nb_status ni_weight_put(ni_linear_group *group, ni_linear *layer, const nb_pass *pass, ni_scratch *scratch,
                         void *parcel, nb_error *err);
 nb_status ni_weight_take(ni_linear_group *group, ni_linear *layer, void *parcel, nb_error *err);
+
+/* From here on W in act, where it is handed as numbers, lies at `place`, which outlives all passes: a parcel that is
+ * put or taken there moves no byte. */
+void ni_weight_lay(ni_linear_group *group, ni_linear *layer, void *place);
 
 /* The layer's own operand of X or of W, made if it is stale. */
 nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err);

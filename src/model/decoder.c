@@ -187,6 +187,10 @@ static branch_pass *backward_of(const nb_model *model) {
                                       : pre_norm_backward;
 }
 
+static nb_status await_weights(const nb_model *model, int32_t section, nb_error *err) {
+    return model->weights.watch ? model->weights.watch(model->weights.self, section, err) : NB_OK;
+}
+
 nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) {
     const void *table = ni_params_value(&model->params, model->embedding);
     const bool post_norm = model->traits->post_norm, sphere = model->traits->sphere;
@@ -194,14 +198,17 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
     const int32_t branches = 2 * model->config.layers;
     if (run->be->clear_maxima && model->maxima.peak)
         run->be->clear_maxima(run->be, model->maxima.memory, model->maxima.peak);
+    NB_TRY(await_weights(model, 0, err)); /* the embedding; each branch is a section after it */
     NB_TRY(ni_linear_groups_ready(model->groups, model->group_count, run->pass, err));
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
     if (!post_norm && !sphere)
         NB_TRY(norm_stream(model, run, 0, NULL, err));
     for (int32_t i = 0; i < branches; i++) {
+        NB_TRY(await_weights(model, 1 + i, err));
         NB_TRY(forward_of(model)(model, run, i, err));
         show_stream(model, run, i);
     }
+    NB_TRY(await_weights(model, INT32_MAX, err));
     if (post_norm)
         ni_norm_forward(run->be, &head->norm, head->normed, head->rstd, model->stream[branches], run->rows);
     return NB_OK;

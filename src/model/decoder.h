@@ -14,6 +14,7 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 #include "model/arena.h"
+#include "model/handed.h"
 #include "model/loss.h"
 #include "model/params.h"
 #include "nibble/model.h"
@@ -227,6 +228,10 @@ struct nb_model {
     void *kept;                       /* what layers keep between nb_model_step; NULL until the first */
     int32_t *kept_start; /* backend [2, max_rows]; part of `kept`: where attention begins to look, and zeros */
     int64_t kept_rows;   /* tokens in there */
+    struct {
+        ni_weight_watch *watch; /* NULL: nobody is told what a pass reads next */
+        void *self;
+    } weights;
 };
 
 /* What the parts of a model need while it is made. */

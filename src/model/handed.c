@@ -58,3 +58,17 @@ nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *
     model->be->ops->cast(model->be, master->data, master->dtype, parcel, model->be->act, length_of(model, param));
     return NB_OK;
 }
+
+bool ni_model_lay(nb_model *model, int32_t param, void *place) {
+    const ni_weight_reader *r = &model->readers[param];
+    const char *why;
+    if (!r->group || ni_model_handed(model, param, &why) != NI_HANDED_NUMBERS)
+        return false;
+    ni_weight_lay(r->group, layer_of(r), place);
+    return true;
+}
+
+void ni_model_watch_weights(nb_model *model, ni_weight_watch *watch, void *self) {
+    model->weights.watch = watch;
+    model->weights.self = self;
+}

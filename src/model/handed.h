@@ -15,4 +15,13 @@ size_t ni_model_handed_bytes(const nb_model *model, int32_t param);
 nb_status ni_model_put(nb_model *model, int32_t param, const nb_pass *pass, void *parcel, nb_error *err);
 nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *err);
 
+/* Numbers of a parameter that layers read as they are lie at `place` from here on (ni_weight_lay); false: it has none.
+ */
+bool ni_model_lay(nb_model *model, int32_t param, void *place);
+
+/* Called before a forward pass reads a section of parameters (ni_model_gradients has which are in it); in the end with
+ * INT32_MAX. NULL: nobody is. */
+typedef nb_status ni_weight_watch(void *self, int32_t section, nb_error *err);
+void ni_model_watch_weights(nb_model *model, ni_weight_watch *watch, void *self);
+
 #endif

@@ -100,6 +100,14 @@ void ni_param_array_free(ni_param_array *array) {
     *array = (ni_param_array){0};
 }
 
+ni_param_array ni_param_array_part(const ni_param_array *array, int32_t begin, int32_t end) {
+    ni_param_array part = *array;
+    part.begin = begin;
+    part.end = end;
+    part.elements = end < array->count ? array->at[end].offset : array->elements;
+    return part;
+}
+
 ni_scaled ni_param_array_at(const ni_param_array *array, int32_t index) {
     size_t offset = (size_t)array->at[index].offset * nb_dtype_size(array->dtype);
     return (ni_scaled){.data = (char *)array->data + offset,

@@ -41,6 +41,9 @@ nb_status ni_param_array_place(nb_backend *be, const nb_param *params, int32_t c
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
 void ni_param_array_free(ni_param_array *array);
 
+/* The tensors begin .. end - 1 of an array that has all, where they lie; it owns nothing. */
+ni_param_array ni_param_array_part(const ni_param_array *array, int32_t begin, int32_t end);
+
 ni_scaled ni_param_array_at(const ni_param_array *array, int32_t index);
 size_t ni_param_array_bytes(const ni_param_array *array);
 void ni_param_array_zero(ni_param_array *array);

@@ -40,7 +40,7 @@ int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, in
     if (grads->dtype != x->be->real)
         return x->narrow[index] < grads->count ? grads->at[x->narrow[index]].offset : grads->elements;
     const int64_t first = last_left(grads), parts = last_parts(x, grads),
-                  unit = NI_CHUNK_ALIGNED / (int64_t)sizeof(float);
+                  unit = NI_PIECE_ALIGNED / (int64_t)sizeof(float);
     if (index < parts)
         return first / unit * index / parts * unit;
     const int64_t at = first + behind_at(x, grads, index - parts);

@@ -4,7 +4,6 @@
 
 #include "reduce.h"
 
-enum { NI_CHUNK_ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
 enum { NI_CHUNK_PARTS = 8 };    /* at least: the first goes when the backward pass has done an eighth */
 enum { NI_CHUNK_DOUBLED = 4 };  /* times that the length of chunks doubles, from those that a pass leaves last on */
 

@@ -1,5 +1,6 @@
 /* hand_over.c: parcels go in rounds, as many at once as there is room for; those of a rank lie together there. */
 #include "hand_over.h"
+#include "arrivals.h"
 #include "backend/table.h"
 #include "model/handed.h"
 
@@ -83,7 +84,9 @@ static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     x->at = calloc(count, sizeof *x->at);
     x->round = calloc(count, sizeof *x->round);
     x->begin = calloc((size_t)nb_ranks_world(x->reducer->ranks) + 1, sizeof *x->begin);
-    if (!x->parcel || !x->at || !x->round || !x->begin)
+    x->mark = calloc((size_t)ni_model_gradients(x->model)->sections + 1, sizeof *x->mark);
+    x->laid = calloc(count, sizeof *x->laid);
+    if (!x->parcel || !x->at || !x->round || !x->begin || !x->mark || !x->laid)
         return nb_fail(err, NB_NO_MEMORY, "weights for other ranks: out of memory");
     count_parcels(x);
     NB_TRY(lay_out(x, err));
@@ -97,6 +100,8 @@ static nb_status take_memory(ni_hand_over *x, nb_error *err) {
 nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_reducer *reducer, size_t most,
                               ni_hand_over *out, nb_error *err) {
     *out = (ni_hand_over){.model = model, .share = share, .reducer = reducer, .most = most};
+    if (ni_arrivals_possible(share, reducer))
+        out->most = SIZE_MAX;
     const nb_status status = share->out ? take_memory(out, err) : NB_OK;
     if (status != NB_OK)
         ni_hand_over_free(out);
@@ -104,12 +109,15 @@ nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_r
 }
 
 void ni_hand_over_free(ni_hand_over *x) {
+    ni_arrivals_part(x);
     if (x->room)
         x->reducer->be->ops->release(x->reducer->be, x->room);
     free(x->parcel);
     free(x->at);
     free(x->round);
     free(x->begin);
+    free(x->mark);
+    free(x->laid);
     memset(x, 0, sizeof *x);
 }
 
@@ -135,6 +143,13 @@ static bool goes_in(const ni_hand_over *x, int32_t index, int32_t round) {
     return is_handed(x, index) && x->round[index] == round;
 }
 
+static nb_status put(ni_hand_over *x, const nb_pass *pass, int32_t round, nb_error *err) {
+    for (int32_t i = x->share->begin; i < x->share->end; i++)
+        if (goes_in(x, i, round))
+            NB_TRY(ni_model_put(x->model, i, pass, x->room + x->at[i], err));
+    return NB_OK;
+}
+
 static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t round, nb_error *err) {
     size_t end = 0;
     for (int32_t r = 0; r < nb_ranks_world(x->reducer->ranks); r++) {
@@ -143,9 +158,7 @@ static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t r
             end += goes_in(x, i, round) ? x->parcel[i] : 0;
     }
     x->begin[nb_ranks_world(x->reducer->ranks)] = end;
-    for (int32_t i = x->share->begin; i < x->share->end; i++)
-        if (goes_in(x, i, round))
-            NB_TRY(ni_model_put(x->model, i, pass, x->room + x->at[i], err));
+    NB_TRY(put(x, pass, round, err));
     NB_TRY(ni_reducer_gather(x->reducer, x->room, x->begin, err));
     for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
         if (!is_own(x, i) && goes_in(x, i, round))
@@ -153,7 +166,17 @@ static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t r
     return NB_OK;
 }
 
+/* Others read the room. */
+static nb_status lay_open(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
+    NB_TRY(ni_arrivals_settle(x, err));
+    NB_TRY(put(x, pass, 0, err));
+    x->behind = true;
+    return ni_arrivals_begin(x, err);
+}
+
 nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
+    if (x->seen.theirs)
+        return lay_open(x, pass, err);
     for (int32_t k = 0; x->any && k < x->rounds; k++)
         NB_TRY(hand_over_round(x, pass, k, err));
     x->behind = x->any;

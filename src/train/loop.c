@@ -2,6 +2,7 @@
  * number goes bad. */
 #include "alike.h"
 #include "announce.h"
+#include "arrivals.h"
 #include "checkpoint.h"
 #include "checkpoint_state.h"
 #include "manifest.h"
@@ -351,6 +352,7 @@ static nb_status meet_devices(run *r, nb_error *err) {
         ni_note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
     t->reducer.look = ni_ranks_look(t->ranks, LOOK_SECONDS);
     NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
+    NB_TRY(ni_arrivals_meet(&t->handed, err));
     if (met)
         ni_note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");
     return NB_OK;
@@ -580,6 +582,7 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
         }
     }
     if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) { /* what all came to alike, one says */
+        ni_arrivals_part(&t->handed);
         ni_neighbours_free(&t->reducer.neighbours); /* before that word: memory that nobody reads may be freed */
         status = nb_ranks_agree(t->ranks, status, err);
     }

@@ -163,7 +163,7 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
             t->be->ops->synchronize(t->be, err); /* the last chunk waits for it too: what comes now is not hidden */
     const double begin = ni_seconds();
     if (status == NB_OK && behind)
-        square_what_is_there(t, grads);
+        square_what_is_there(t, ni_trainer_gradients(t));
     const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
     t->waited.exchange += behind ? ni_seconds() - begin : 0;
     status = status == NB_OK ? summed : status;

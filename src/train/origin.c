@@ -153,7 +153,7 @@ static void find_largest(nb_trainer *t, char *where, size_t size) {
             found.which = i;
         }
     }
-    if (t->share.gradients)
+    if (t->share.sums)
         found = find_among_all(t, found);
     if (found.which >= 0)
         snprintf(where, size, "the gradient of %s (%.0f %% of the squared norm)",

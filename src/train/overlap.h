@@ -29,6 +29,7 @@ typedef struct ni_overlap {
     int64_t final;  /* gradients from this element on are those of the micro-batch, or will be at their mark */
     void **marks;   /* [chunks] of a backend with a companion; NULL: it has none */
     int64_t marked; /* chunks from this one on have theirs */
+    int64_t met;    /* the pass has come to that of this one, and so to those behind it */
     nb_status status;
     nb_error error;
 } ni_overlap;

@@ -1,4 +1,5 @@
 /* rebuild.c: makes the model anew in the middle of a run: named modules go to BF16, or the run begins again. */
+#include "arrivals.h"
 #include "backend/table.h"
 #include "model/masters.h"
 #include "state_copy.h"
@@ -9,6 +10,7 @@
 static nb_status create_model(nb_trainer *t, nb_error *err) {
     const bool seen = t->reducer.neighbours.theirs; /* alike on all ranks */
     bool ignored;
+    ni_arrivals_part(&t->handed);
     ni_neighbours_free(&t->reducer.neighbours);
     ni_neighbours_free(&t->reducer.rows.seen);
     if (seen)
@@ -19,6 +21,8 @@ static nb_status create_model(nb_trainer *t, nb_error *err) {
     if (seen)
         NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &ignored, err));
     NB_TRY(ni_trainer_renew_handed(t, err));
+    if (seen)
+        NB_TRY(ni_arrivals_meet(&t->handed, err));
     return ni_trainer_renew_combiner(t, err);
 }
 

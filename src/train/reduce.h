@@ -6,7 +6,8 @@
  *
  * Each rank adds up one piece of the array for all: pieces of the others come to it, the sums go back to them. That
  * moves what a ring does, 2 (world - 1) / world of the array out of and into each rank, but adds in an order that does
- * not depend on where the ring begins.
+ * not depend on where the ring begins. Where sums are for owners alone (share.h), pieces go to the owner once they are
+ * added up; of two ranks one owns what it adds, so that the other's numbers come to it and nothing goes back.
  *
  * Narrow gradients travel as they are, one byte an element in FP8, each tensor with its scale. arXiv:2310.18313 brings
  * all ranks under one scale first, because a network can only add numbers of one scale; here a rank adds, in FP32 and
@@ -16,20 +17,13 @@
 #ifndef NI_TRAIN_REDUCE_H
 #define NI_TRAIN_REDUCE_H
 
+#include "circle.h"
 #include "dist/ranks.h"
 #include "model/param_array.h"
 #include "neighbours.h"
 #include "packed_rows.h"
 
 enum { NI_REDUCED_BYTES = 64 << 20 }; /* of FP32 that is summed at a time */
-
-/* Ranks that sum, and where in one array each's piece lies. */
-typedef struct ni_circle {
-    int32_t count, self;   /* members; which of them this rank is */
-    int32_t first, stride; /* member i is rank first + i stride */
-    size_t *begin;         /* [count + 1]: bytes of the chunk at which pieces begin */
-    int32_t *tensor;       /* [count + 1]: the same in tensors, where the type is narrow */
-} ni_circle;
 
 typedef struct ni_reducer {
     nb_ranks *ranks;
@@ -39,13 +33,14 @@ typedef struct ni_reducer {
         chunk; /* elements that are summed at a time: all where the type is narrow; on the host less, to begin early */
     ni_circle circle[2];
     int32_t circles;
-    char *room;         /* backend: pieces of the other members */
-    float *room_scales; /* backend: [members * tensors], narrow */
-    float *scales;      /* host: the same, and [tensors] */
-    char *host[2];      /* what goes out and comes in, where the backend's memory is not the host's */
-    ni_letter *letters; /* [2 world] */
-    size_t *ends;       /* [world + 1]: of a chunk that is gathered */
-    int32_t *narrow;    /* [narrow_chunks + 1]: first tensors of the chunks of narrow gradients; NULL: they go whole */
+    const int64_t *owned; /* [world + 1]: elements at which what ranks own begins; NULL: sums are for all */
+    char *room;           /* backend: pieces of the other members */
+    float *room_scales;   /* backend: [members * tensors], narrow */
+    float *scales;        /* host: the same, and [tensors] */
+    char *host[2];        /* what goes out and comes in, where the backend's memory is not the host's */
+    ni_letter *letters;   /* [2 world] */
+    size_t *ends;         /* [world + 1]: of a chunk that is gathered */
+    int32_t *narrow; /* [narrow_chunks + 1]: first tensors of the chunks of narrow gradients; NULL: they go whole */
     int32_t narrow_chunks;
     size_t bytes;       /* of backend memory */
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
@@ -57,21 +52,27 @@ typedef struct ni_reducer {
     ni_packed_rows rows; /* of the first section, which is a table: those alone are summed that a step touches */
 } ni_reducer;
 
-/* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
- * are. `touched`: the rows of the first section that a pass leaves last, where the gradients are real and that
- * section is one table; NULL: it is summed whole. */
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_touched *touched,
+/* For arrays as `grads` are, of real numbers where each rank gets the sums of what it owns and those alone (`owned`,
+ * which stays the caller's; NULL: all get all). `ranks` NULL: nothing is taken, and sums are what they are. `touched`:
+ * the rows of the first section that a pass leaves last, where the gradients are real and that section is one table;
+ * NULL: it is summed whole. */
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, const int64_t *owned, ni_touched *touched,
                             ni_reducer *out, nb_error *err);
 void ni_reducer_free(ni_reducer *x);
+
+/* Two ranks in one circle. */
+bool ni_reducer_is_pair(const ni_reducer *x);
+/* Cuts an array of real numbers for all circles: the own piece of one is what the next shares. */
+void ni_reducer_cut(const ni_reducer *x, int64_t elements);
 
 /* Ranks on one machine whose GPUs reach each other read each other's gradients, from here on; says whether they do.
  * Every rank calls it. */
 nb_status ni_reducer_meet_neighbours(ni_reducer *x, const ni_param_array *grads, bool *met, nb_error *err);
 
-/* grads = the sum over all ranks, on all of them. */
+/* grads = the sum over all ranks, on all of them, or where it is owned. */
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
 
-/* The sum over all ranks of `n` real numbers at `data`, in the backend's memory, on rank `to`; elsewhere they are
+/* The sum over all ranks of `n` real numbers at `data`, in the backend's memory, on rank `to`; elsewhere they may be
  * written over. For reducers whose sums go to owners (`owned`). */
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 

@@ -14,7 +14,8 @@ static int64_t middle_of(const nb_model *model, int32_t first, int32_t next) {
 }
 
 /* first[r], from what must not be torn: `count` runs of tensors, which begin at run[i], or one tensor each (NULL). */
-static void cut(const nb_model *model, int32_t world, const int32_t *run, int32_t count, ni_share *share) {
+static void cut(const nb_model *model, const ni_param_array *grads, int32_t world, const int32_t *run, int32_t count,
+                ni_share *share) {
     const int32_t tensors = nb_model_param_count(model);
     const nb_param *last = nb_model_param(model, tensors - 1);
     const int64_t elements = last->offset + last->rows * last->cols;
@@ -24,6 +25,7 @@ static void cut(const nb_model *model, int32_t world, const int32_t *run, int32_
         while (i < count && (r == world || middle_of(model, run ? run[i] : i, run ? run[i + 1] : i + 1) < until))
             i++;
         share->first[r] = i == count ? tensors : run ? run[i] : i;
+        share->elements[r] = share->first[r] < tensors ? grads->at[share->first[r]].offset : grads->elements;
         share->parts[r] = (size_t)i * sizeof(double);
     }
 }
@@ -33,16 +35,18 @@ nb_status ni_share_create(const nb_ranks *ranks, nb_model *model, nb_share what,
     *share = (ni_share){.end = count, .out = what != NB_SHARE_NONE && world > 1};
     if (!share->out)
         return NB_OK;
+    const ni_param_array *grads = ni_model_gradients(model);
     share->gradients = what == NB_SHARE_GRADIENTS;
+    share->sums = share->gradients || (world == 2 && grads->sections > 0 && grads->dtype == grads->be->real);
+    share->elements = calloc((size_t)world + 1, sizeof *share->elements);
     share->first = calloc((size_t)world + 1, sizeof *share->first);
     share->at = calloc((size_t)world + 1, sizeof *share->at);
     share->parts = calloc((size_t)world + 1, sizeof *share->parts);
-    if (!share->first || !share->at || !share->parts) {
+    if (!share->first || !share->elements || !share->at || !share->parts) {
         ni_share_free(share);
         return nb_fail(err, NB_NO_MEMORY, "what ranks share out: out of memory");
     }
-    const ni_param_array *grads = ni_model_gradients(model);
-    cut(model, world, share->gradients ? grads->section : NULL, share->gradients ? grads->sections : count, share);
+    cut(model, grads, world, share->sums ? grads->section : NULL, share->sums ? grads->sections : count, share);
     share->begin = share->first[rank];
     share->end = share->first[rank + 1];
     return NB_OK;
@@ -50,6 +54,7 @@ nb_status ni_share_create(const nb_ranks *ranks, nb_model *model, nb_share what,
 
 void ni_share_free(ni_share *share) {
     free(share->first);
+    free(share->elements);
     free(share->at);
     free(share->parts);
     memset(share, 0, sizeof *share);

@@ -6,7 +6,8 @@
  * over: AdamW looks at one number at a time, so who does it makes no difference to a bit.
  *
  * Gradients are handed on in sections (params.h), and squares for their norm are summed by section: a rank then has
- * whole sections. It keeps their sums over all ranks and nobody else does.
+ * whole sections. It keeps their sums over all ranks and nobody else does. Where two ranks share moments out, each
+ * needs the sums of its own sections alone too, which is half of the bytes of an exchange.
  */
 #ifndef NI_TRAIN_SHARE_H
 #define NI_TRAIN_SHARE_H
@@ -16,10 +17,12 @@
 
 typedef struct ni_share {
     int32_t *first;     /* [world + 1] */
+    int64_t *elements;  /* [world + 1]: the same in elements of an array of all tensors */
     int32_t begin, end; /* own tensors */
     bool out;           /* ranks have different ones; else begin .. end are all */
     bool gradients;     /* and their gradients */
-    size_t *parts;      /* [world + 1]: bytes at which the squares of ranks' sections begin, in doubles; `gradients` */
+    bool sums;          /* each has the sums of its own gradients alone, of whole sections */
+    size_t *parts;      /* [world + 1]: bytes at which the squares of ranks' sections begin, in doubles; `sums` */
     size_t *at;         /* [world + 1]: bytes of an array at which shares begin */
 } ni_share;
 

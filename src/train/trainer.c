@@ -133,7 +133,9 @@ nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
 }
 
 const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
-    return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
+    const ni_param_array *all = ni_model_gradients(t->model);
+    t->own = ni_param_array_part(all, t->share.sums ? t->share.begin : 0, t->share.sums ? t->share.end : all->count);
+    return t->share.gradients ? &t->shared.own : &t->own;
 }
 
 /* An embedding lies first; what its rows get beside the step's tokens is nothing, or what the head gives them. */
@@ -145,7 +147,7 @@ static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     if (alone && table->embedding && !(head && t->share.gradients)) /* whose sums go to an owner whole */
         NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
     t->touched.head = head;
-    return ni_reducer_create(t->ranks, grads, t->share.gradients, &t->touched, &t->reducer, err);
+    return ni_reducer_create(t->ranks, grads, t->share.sums ? t->share.elements : NULL, &t->touched, &t->reducer, err);
 }
 
 static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err) {
@@ -364,7 +366,7 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
 }
 
 static const size_t *shared_parts(const nb_trainer *t) {
-    return t->share.gradients ? t->share.parts : NULL;
+    return t->share.sums ? t->share.parts : NULL;
 }
 
 nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
@@ -396,7 +398,7 @@ static nb_status find_dead(nb_trainer *t, const ni_param_array *grads, nb_error 
     mine.dead = ni_results_dead(&t->results, grads, &mine.first);
     t->dead = mine.dead;
     t->first_dead = mine.first;
-    if (!t->share.gradients)
+    if (!t->share.sums)
         return NB_OK;
     all = ni_ranks_words(t->ranks);
     NB_TRY(ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err));

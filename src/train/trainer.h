@@ -74,6 +74,7 @@ struct nb_trainer {
     ni_batch_buffer batch;
     ni_share share;
     ni_shared_gradients shared;
+    ni_param_array own; /* of the model's gradients, those whose sums this rank has */
     ni_hand_over handed;
     ni_optimizer optimizer;
     nb_ranks *ranks;  /* NULL: one process */

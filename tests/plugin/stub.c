@@ -64,7 +64,7 @@ static nb_status broken(nb_error *err) {
     return nb_fail(err, NB_INTERNAL, "cuda: an operation of the GPU: GPU 0 (stub) is lost");
 }
 
-/* ---- memory that another process may read: gradients lie in a file that has no name ---- */
+/* ---- memory that another process may read lies in a file that has no name ---- */
 
 enum { LENDABLE = 4 };
 static struct {
@@ -150,7 +150,8 @@ static void give_back(nb_backend *be, void *borrowed) {
 static void *stub_alloc(nb_backend *be, size_t bytes, const char *what) {
     if (the_stub.alloc && ++the_stub.calls == the_stub.fails_at)
         return NULL;
-    const bool read_by_others = strcmp(what, "gradients") == 0 || strcmp(what, "rows of gradients") == 0;
+    const bool read_by_others = strcmp(what, "gradients") == 0 || strcmp(what, "rows of gradients") == 0 ||
+                                strcmp(what, "weights for other ranks") == 0;
     return read_by_others ? lendable_alloc(bytes) : the_stub.inside->ops->alloc(be, bytes, what);
 }
 
@@ -224,11 +225,17 @@ static nb_status await(nb_backend *worker, void *at, nb_error *err) {
     return set ? NB_OK : broken(err);
 }
 
+static void follow(nb_backend *be, void *at) {
+    (void)be;
+    free(at);
+}
+
 static const ni_companion companion = {.open = open_worker,
                                        .enter = enter,
                                        .mark = mark,
                                        .await = await,
                                        .forget = free,
+                                       .follow = follow,
                                        .lend = lend,
                                        .borrow = borrow,
                                        .peek = peek,

@@ -57,6 +57,12 @@ static nb_status await(nb_backend *worker, void *mark, nb_error *err) {
     return ni_cuda_status(worker, code, "what was asked before", err);
 }
 
+static void follow(nb_backend *be, void *mark) {
+    if (mark)
+        ni_cuda_good(be, cudaStreamWaitEvent(ni_cuda_of(be)->stream, (cudaEvent_t)mark, 0), "a mark");
+    forget(mark);
+}
+
 /* ---- memory of other processes ---- */
 
 /* What is refused here is no fault of an operation: the caller goes another way. */
@@ -101,6 +107,7 @@ const ni_companion ni_cuda_companion = {.open = companion_open,
                                         .mark = mark_here,
                                         .await = await,
                                         .forget = forget,
+                                        .follow = follow,
                                         .lend = lend,
                                         .borrow = borrow,
                                         .peek = peek,

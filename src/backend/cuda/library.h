@@ -25,8 +25,8 @@ typedef struct ni_cuda_library_fit {
 
 #define NI_CUDA_LIBRARY_FIT                                                                                            \
     {                                                                                                                  \
-        sizeof(ni_backend_ops) + sizeof(nb_backend), sizeof(nb_mat), sizeof(nb_qtensor), sizeof(nb_error),             \
-            sizeof(ni_cuda_facts)                                                                                      \
+        sizeof(ni_backend_ops) + sizeof(nb_backend) + sizeof(ni_companion), sizeof(nb_mat), sizeof(nb_qtensor),        \
+            sizeof(nb_error), sizeof(ni_cuda_facts)                                                                    \
     }
 
 typedef nb_status ni_cuda_library_open_function(int device, nb_backend **out, nb_error *err);

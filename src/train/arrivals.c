@@ -1,0 +1,123 @@
+/* arrivals.c: copies are asked for on the companion's stream, and the pass follows their marks. */
+#include "arrivals.h"
+#include "backend/table.h"
+#include "model/handed.h"
+
+#include <stdlib.h>
+
+bool ni_arrivals_possible(const ni_share *share, const ni_reducer *x) {
+    const nb_ranks *r = x->ranks;
+    return share->out && r->neighbours && r->near == r->world && x->worker && x->be->companion &&
+           x->be->companion->lend;
+}
+
+static int32_t sections_of(const ni_hand_over *x) {
+    return ni_model_gradients(x->model)->sections;
+}
+
+nb_status ni_arrivals_meet(ni_hand_over *x, nb_error *err) {
+    nb_ranks *r = x->reducer->ranks;
+    if (!x->any || x->rounds > 1 || !x->reducer->neighbours.theirs) /* alike on all ranks */
+        return NB_OK;
+    NB_TRY(ni_neighbours_meet(r, x->reducer->be, 0, r->world, x->room, &x->seen, err));
+    for (int32_t i = 0; x->seen.theirs && i < nb_model_param_count(x->model); i++)
+        x->laid[i] = x->parcel[i] > 0 && ni_model_lay(x->model, i, x->room + x->at[i]);
+    x->come = sections_of(x);
+    return NB_OK;
+}
+
+void ni_arrivals_part(ni_hand_over *x) {
+    if (!x->seen.theirs)
+        return;
+    ni_model_watch_weights(x->model, NULL, NULL);
+    for (int32_t s = x->come; s < sections_of(x); s++)
+        x->reducer->be->companion->forget(x->mark[s]);
+    x->come = sections_of(x);
+    ni_neighbours_free(&x->seen);
+}
+
+/* ---- copies ---- */
+
+static bool is_others(const ni_hand_over *x, int32_t index) {
+    return x->parcel[index] > 0 && (index < x->share->begin || index >= x->share->end);
+}
+
+static bool is_coded(const ni_hand_over *x, int32_t index) {
+    const char *why;
+    return is_others(x, index) && ni_model_handed(x->model, index, &why) == NI_HANDED_CODES;
+}
+
+static bool is_number(const ni_hand_over *x, int32_t index) {
+    return is_others(x, index) && !is_coded(x, index);
+}
+
+typedef bool kind(const ni_hand_over *x, int32_t index);
+
+/* Those of the tensors begin .. end - 1 that are `of`, from their owners' rooms to the own one; what lies in one piece
+ * is one copy. Returns a mark, or NULL where there are none. */
+static void *ask_for(const ni_hand_over *x, int32_t begin, int32_t end, kind *of) {
+    nb_backend *worker = x->reducer->worker;
+    bool any = false;
+    for (int32_t i = begin; i < end; i++) {
+        if (!of(x, i))
+            continue;
+        const int32_t owner = ni_share_owner(x->share, i), first = i;
+        while (i + 1 < end && of(x, i + 1) && ni_share_owner(x->share, i + 1) == owner)
+            i++;
+        worker->ops->copy(worker, x->room + x->at[first], x->seen.theirs[owner] + x->at[first],
+                          x->at[i] + x->parcel[i] - x->at[first]);
+        any = true;
+    }
+    return any ? x->reducer->be->companion->mark(worker) : NULL;
+}
+
+/* ---- sections ---- */
+
+/* What no layer reads in the room is taken out of it. */
+static nb_status take_section(ni_hand_over *x, int32_t section, nb_error *err) {
+    const int32_t *first = ni_model_gradients(x->model)->section;
+    x->reducer->be->companion->follow(x->reducer->be, x->mark[section]);
+    for (int32_t i = first[section]; i < first[section + 1]; i++)
+        if (is_number(x, i) && !x->laid[i])
+            NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
+    return NB_OK;
+}
+
+/* The pass is about to read `section`. */
+static nb_status before_section(void *self, int32_t section, nb_error *err) {
+    ni_hand_over *x = self;
+    while (x->come < sections_of(x) && x->come <= section)
+        NB_TRY(take_section(x, x->come++, err));
+    return NB_OK;
+}
+
+/* ---- a hand-over ---- */
+
+/* What was asked for is done, on all ranks. */
+static nb_status meet(const ni_hand_over *x, nb_error *err) {
+    bool ignored;
+    NB_TRY(x->reducer->be->ops->synchronize(x->reducer->be, err));
+    return ni_ranks_any(x->reducer->ranks, false, &ignored, err);
+}
+
+nb_status ni_arrivals_settle(ni_hand_over *x, nb_error *err) {
+    if (x->come ==
+        sections_of(x)) /* a pass has read all of them, on all ranks, which have told each other its losses */
+        return NB_OK;
+    NB_TRY(before_section(x, sections_of(x), err));
+    return meet(x, err);
+}
+
+nb_status ni_arrivals_begin(ni_hand_over *x, nb_error *err) {
+    const int32_t count = nb_model_param_count(x->model), *first = ni_model_gradients(x->model)->section;
+    NB_TRY(meet(x, err));
+    x->reducer->be->companion->follow(x->reducer->be, ask_for(x, 0, count, is_coded));
+    for (int32_t i = 0; i < count; i++)
+        if (is_coded(x, i) || (is_others(x, i) && x->laid[i])) /* numbers are counted as there, and waited for */
+            NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
+    for (int32_t s = 0; s < sections_of(x); s++)
+        x->mark[s] = ask_for(x, first[s], first[s + 1], is_number);
+    x->come = 0;
+    ni_model_watch_weights(x->model, before_section, x);
+    return NB_OK;
+}
