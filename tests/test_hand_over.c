@@ -76,7 +76,7 @@ static void expect_gradients(nb_ranks *r, nb_model *part, nb_model *whole) {
 }
 
 static void hand_over(nb_ranks *r, const nb_recipe *recipe, bool looks, size_t most) {
-    card a_card;
+    card a_card = {0};
     nb_backend *cpu = cpu_with(1, NB_ISA_AUTO), *be = cards.memory ? take_card(&a_card, r, true) : cpu;
     nb_model_config config = case_config(NB_LLAMA, false);
     nb_model *whole = case_model(cpu, &config, recipe, true);

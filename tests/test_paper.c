@@ -131,7 +131,8 @@ static double product_flops(const ni_paper *p) {
     double flops = 0;
     for (int32_t i = 0; i < p->entry_count; i++) {
         const ni_paper_kind kind = p->entries[i].kind;
-        if (kind == NI_PAPER_bf16 || kind == NI_PAPER_f32 || kind == NI_PAPER_blocks || kind == NI_PAPER_whole)
+        if (kind == NI_PAPER_bf16 || kind == NI_PAPER_decoded || kind == NI_PAPER_f32 || kind == NI_PAPER_blocks ||
+            kind == NI_PAPER_whole)
             flops += p->entries[i].flops;
     }
     return flops;

@@ -75,7 +75,7 @@ static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t 
         ni_accumulator_add(&acc, grads);
     }
     memset(grads->data, 0x7f, (size_t)grads->elements * sizeof(float)); /* what goes before it is final is wrong */
-    if (!ni_overlap_begin(&overlap, reducer, &acc, grads))
+    if (!ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0))
         abort();
     ni_param_array last = gradients(grads->be, NB_F32);
     fill(&last, first + count - 1);
@@ -118,7 +118,7 @@ static void sum(nb_ranks *r) {
     nb_error err = {0};
     const nb_backend_options one = {.threads = 1};
     CHECK(nb_backend_open("cpu", &one, &cpu, &err) == NB_OK);
-    card a_card;
+    card a_card = {0};
     nb_backend *apart = take_card(&a_card, r, false);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 4 : 1); chunk++) {

@@ -59,7 +59,7 @@ static void sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) 
     ni_accumulator acc;
     ni_overlap overlap;
     CHECK(ni_accumulator_create(grads, 1, &acc, NULL) == NB_OK);
-    CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads));
+    CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0));
     ni_overlap_final(&overlap, tensors[1].offset);
     CHECK(ni_overlap_end(&overlap, true, NULL) == NB_OK);
     ni_accumulator_free(&acc);
@@ -74,7 +74,7 @@ static void sum(nb_ranks *r) {
     const nb_backend_options one = {.threads = 1};
     int32_t tokens[ROWS + 1];
     const int64_t n = tokens_of(rank, world, tokens);
-    card a_card;
+    card a_card = {0};
     nb_backend *be = reached ? take_card(&a_card, r, true) : NULL;
     ni_touched touched;
     ni_reducer whole, rows, owned;
@@ -95,6 +95,8 @@ static void sum(nb_ranks *r) {
               ni_reducer_meet_neighbours(&owned, &got, &met[1], NULL) == NB_OK);
     CHECK(met[0] == reached && met[1] == reached);
     rows.rows.most = owned.rows.most = at_once ? at_once : rows.rows.most;
+    if (reached) /* many, of which the first to go waits for others */
+        rows.chunk = owned.chunk = 112;
     fill(&want, rank, tokens, n);
     CHECK(ni_reduce(&whole, &want, NULL) == NB_OK);
     for (int32_t step = 0; step < 3; step++) { /* marks of a step are not those of the next */
@@ -111,6 +113,7 @@ static void sum(nb_ranks *r) {
         CHECK(touched.count > n && touched.count < ROWS - 4 && touched.list[touched.count - 1] == ROWS - 1);
     }
     const int64_t from = begin[rank], own = begin[rank + 1] - from;
+    touched.owned = true;
     for (int32_t behind = 0; behind < 2; behind++) {
         fill(&got, rank, tokens, n);
         if (behind)
@@ -120,6 +123,7 @@ static void sum(nb_ranks *r) {
         CHECK(memcmp((float *)got.data + from, (float *)want.data + from, (size_t)own * sizeof(float)) == 0);
         hear(r);
     }
+    touched.owned = false;
     for (int32_t to = 0; !head && to < world; to++) {
         fill(&got, rank, tokens, n);
         CHECK(ni_reducer_meet_rows(&owned, NULL) == NB_OK);

@@ -420,7 +420,7 @@ static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_mach
         print_rows(paper, machine, config);
         if (machine)
             print_unknown(paper, machine);
-        if (ranks > 1)
+        if (machine && ranks > 1)
             print_ranks(paper, trainer, machine, ranks);
     }
     nb_trainer_free(trainer);

@@ -32,6 +32,8 @@ static const ni_word unknown_words[] = {{"unknown", 0, "such work is counted by 
 
 static const ni_word none_words[] = {{"unknown", 0, "there are none"}, {NULL, 0, NULL}};
 static const ni_word peak_words[] = {{"unknown", 0, "rates.bf16"}, {NULL, 0, NULL}};
+static const ni_word packing_words[] = {{"unknown", 0, "the longer of arithmetic and movement counts"},
+                                        {NULL, 0, NULL}};
 static const ni_word memory_words[] = {{"unknown", 0, "nothing is said of what does not fit"}, {NULL, 0, NULL}};
 static const ni_word link_words[] = {{"unknown", 0, "--ranks cannot be planned over it"}, {NULL, 0, NULL}};
 
@@ -76,9 +78,23 @@ static const ni_key rows[] = {
      .fallback = "0",
      .high = 1,
      .help = "seconds that one operation costs besides: starting threads, a kernel launch"},
+    {.path = "packing",
+     .type = NI_KEY_FLOAT,
+     FIELD(packing),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = packing_words,
+     .help = "bytes a second that products read and write beside their arithmetic: operands are packed, sums stored"},
     RATE(work, "FP32 arithmetic outside of products"),
     RATE(f32, "products of FP32 numbers"),
-    RATE(bf16, "products of BF16 numbers, and of codes that are decoded to them"),
+    RATE(bf16, "products of BF16 numbers"),
+    {.path = "rates.decoded",
+     .type = NI_KEY_FLOAT,
+     FIELD(rate[NI_PAPER_decoded]),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = peak_words,
+     .help = "FLOP/s of products of codes that are decoded to BF16 numbers"},
     RATE(blocks, "products of codes with a scale a block"),
     RATE(whole, "products of codes with a scale a row or a tensor"),
     RATE(attention, "softmax attention, forward and backward"),
@@ -132,6 +148,8 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
     NB_TRY(ni_yaml_load(path, &doc, err));
     nb_status status = ni_keys_read(&ni_machine_keys, out, doc.root, err);
     ni_yaml_free(&doc);
+    if (status == NB_OK && out->rate[NI_PAPER_decoded] == 0)
+        out->rate[NI_PAPER_decoded] = out->rate[NI_PAPER_bf16];
     return status;
 }
 
@@ -140,13 +158,20 @@ static bool is_nvfp4(const ni_paper_entry *entry) {
     return strncmp(entry->formats, "nvfp4 ", 6) == 0 && strstr(entry->formats, " x nvfp4 ");
 }
 
+static bool is_product(ni_paper_kind kind) {
+    return kind == NI_PAPER_f32 || kind == NI_PAPER_bf16 || kind == NI_PAPER_decoded || kind == NI_PAPER_blocks ||
+           kind == NI_PAPER_whole;
+}
+
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound) {
     const bool native = machine->nvfp4 > 0 && is_nvfp4(entry);
     const double rate = native ? machine->nvfp4 : machine->rate[entry->kind];
     const double read = native && machine->operands != NI_OPERANDS_CPU ? entry->read * (0.5625 / 2) : entry->read;
-    const double moving = (read + entry->written) / machine->bandwidth;
+    const bool packs = machine->packing > 0 && is_product(entry->kind);
+    const double moving = (read + entry->written) / (packs ? machine->packing : machine->bandwidth);
     const double computing = rate > 0 ? entry->flops / rate : 0;
     if (bound)
         *bound = computing > moving ? "arithmetic" : "bytes";
-    return (computing > moving ? computing : moving) + (double)entry->calls * machine->call;
+    const double both = packs ? computing + moving : computing > moving ? computing : moving;
+    return both + (double)entry->calls * machine->call;
 }

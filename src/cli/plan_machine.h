@@ -22,6 +22,8 @@ typedef struct ni_machine {
     int32_t threads;                  /* 0: as the run file says */
     double bandwidth;                 /* bytes a second, read and written together */
     double call;                      /* seconds that a call costs besides */
+    double packing;                   /* bytes a second of what products read and write, beside their arithmetic; 0: as
+                                         all others they take the longer of the two */
     double rate[NI_PAPER_KIND_COUNT]; /* FLOP/s; 0: not known, counted by bytes alone */
     double nvfp4;                     /* FLOP/s of units for four bits; 0: there are none, or the run does without */
     double peak;                      /* FLOP/s that MFU is a share of; 0: rate of BF16 products */

@@ -22,7 +22,7 @@ nb_status ni_arrivals_meet(ni_hand_over *x, nb_error *err) {
     NB_TRY(ni_neighbours_meet(r, x->reducer->be, 0, r->world, x->room, &x->seen, err));
     for (int32_t i = 0; x->seen.theirs && i < nb_model_param_count(x->model); i++)
         x->laid[i] = x->parcel[i] > 0 && ni_model_lay(x->model, i, x->room + x->at[i]);
-    x->come = sections_of(x);
+    x->asked = x->come = sections_of(x);
     return NB_OK;
 }
 
@@ -30,9 +30,9 @@ void ni_arrivals_part(ni_hand_over *x) {
     if (!x->seen.theirs)
         return;
     ni_model_watch_weights(x->model, NULL, NULL);
-    for (int32_t s = x->come; s < sections_of(x); s++)
+    for (int32_t s = x->come; s < x->asked; s++)
         x->reducer->be->companion->forget(x->mark[s]);
-    x->come = sections_of(x);
+    x->asked = x->come = sections_of(x);
     ni_neighbours_free(&x->seen);
 }
 
@@ -73,6 +73,11 @@ static void *ask_for(const ni_hand_over *x, int32_t begin, int32_t end, kind *of
 
 /* ---- sections ---- */
 
+static void ask_for_section(ni_hand_over *x, int32_t section) {
+    const int32_t *first = ni_model_gradients(x->model)->section;
+    x->mark[section] = ask_for(x, first[section], first[section + 1], is_number);
+}
+
 /* What no layer reads in the room is taken out of it. */
 static nb_status take_section(ni_hand_over *x, int32_t section, nb_error *err) {
     const int32_t *first = ni_model_gradients(x->model)->section;
@@ -86,6 +91,8 @@ static nb_status take_section(ni_hand_over *x, int32_t section, nb_error *err) {
 /* The pass is about to read `section`. */
 static nb_status before_section(void *self, int32_t section, nb_error *err) {
     ni_hand_over *x = self;
+    for (; x->asked < sections_of(x) && section > 0; x->asked++) /* while the GPU looks up the first one's rows */
+        ask_for_section(x, x->asked);
     while (x->come < sections_of(x) && x->come <= section)
         NB_TRY(take_section(x, x->come++, err));
     return NB_OK;
@@ -109,15 +116,14 @@ nb_status ni_arrivals_settle(ni_hand_over *x, nb_error *err) {
 }
 
 nb_status ni_arrivals_begin(ni_hand_over *x, nb_error *err) {
-    const int32_t count = nb_model_param_count(x->model), *first = ni_model_gradients(x->model)->section;
+    const int32_t count = nb_model_param_count(x->model);
     NB_TRY(meet(x, err));
     x->reducer->be->companion->follow(x->reducer->be, ask_for(x, 0, count, is_coded));
     for (int32_t i = 0; i < count; i++)
         if (is_coded(x, i) || (is_others(x, i) && x->laid[i])) /* numbers are counted as there, and waited for */
             NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
-    for (int32_t s = 0; s < sections_of(x); s++)
-        x->mark[s] = ask_for(x, first[s], first[s + 1], is_number);
-    x->come = 0;
+    x->asked = x->come = 0;
+    ask_for_section(x, x->asked++);
     ni_model_watch_weights(x->model, before_section, x);
     return NB_OK;
 }

@@ -1,9 +1,10 @@
 /* arrivals.h: weights of other ranks, read where they put them, while the forward pass goes on.
  *
  * Ranks whose GPUs reach each other's memory tell each other once that their parcels are made (hand_over.h). Copy
- * engines then bring those of the others section by section, in one go, and the forward pass waits on the GPU for what
- * it is about to read. BF16 numbers come to where layers read them, the rest to the room; codes before the
- * pass, which wants all of them at its beginning.
+ * engines then bring those of the others section by section, and the forward pass waits on the GPU for what it is about
+ * to read. All is asked for before the first branch of a pass, so that it goes in one piece (overlap.c). BF16 numbers
+ * come to where layers read them, the rest to the room; codes before the pass, which wants all of them at its
+ * beginning.
  */
 #ifndef NI_TRAIN_ARRIVALS_H
 #define NI_TRAIN_ARRIVALS_H

@@ -26,11 +26,11 @@ typedef struct ni_hand_over {
     bool behind;                        /* what rank 0 has of others' masters is older than what was handed over */
     int64_t coded, numbers, as_masters; /* weights that travel so */
     size_t code_bytes;
-    ni_neighbours seen; /* rooms of others, read behind the forward pass (arrivals.h); theirs NULL: parcels are sent */
-    void **mark;        /* [sections]: behind it a section's parcels are here; NULL: none come */
-    bool *laid;         /* [tensors]: layers read it in the room */
-    int32_t come;       /* sections that the pass waited for; the others' parcels are on their way */
-    const char *why;    /* the first matrix that is no embedding travels as a master */
+    ni_neighbours seen;  /* rooms of others, read behind the forward pass (arrivals.h); theirs NULL: parcels are sent */
+    void **mark;         /* [sections]: behind it a section's parcels are here; NULL: none come */
+    bool *laid;          /* [tensors]: layers read it in the room */
+    int32_t asked, come; /* sections whose parcels were asked for, and those that the pass waited for */
+    const char *why;     /* the first matrix that is no embedding travels as a master */
 } ni_hand_over;
 
 /* `most` bytes go at once, and one parcel at least. */

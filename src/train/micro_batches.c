@@ -71,7 +71,8 @@ nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *le
     int64_t number = (t->calibration.update ? t->calibration.batch : t->at.next_batch) * t->config.accumulation + index;
     if (t->train)
         NB_TRY(ni_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
-    ni_touched_note(&t->touched, t->batch.buffers.tokens, t->config.micro_batch * t->config.seq);
+    if (!t->overlap.running) /* else it does so, beside the pass */
+        ni_touched_note(&t->touched, t->batch.buffers.tokens, t->config.micro_batch * t->config.seq);
     nb_pass pass = ni_trainer_pass(t, index);
     pass.lens = lens;
     return ni_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
@@ -142,6 +143,12 @@ static nb_status shared_micro_batch(nb_trainer *t, int64_t index, const nb_lens 
     return NB_OK;
 }
 
+const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
+    const ni_param_array *all = ni_model_gradients(t->model);
+    t->own = ni_param_array_part(all, t->share.sums ? t->share.begin : 0, t->share.sums ? t->share.end : all->count);
+    return t->share.gradients ? &t->shared.own : &t->own;
+}
+
 /* The norm of all but the first section, whose gradients are the last to come, while ranks exchange those. */
 static void square_what_is_there(nb_trainer *t, const ni_param_array *grads) {
     if (grads->dtype == t->be->real && grads->sections > 1 &&
@@ -154,7 +161,8 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
     ni_param_array *grads = ni_model_gradients(t->model);
     if (t->share.gradients)
         return shared_micro_batch(t, index, lens, err);
-    const bool behind = ni_overlap_begin(&t->overlap, &t->reducer, &t->accumulator, grads);
+    const bool behind = ni_overlap_begin(&t->overlap, &t->reducer, &t->accumulator, grads, t->batch.buffers.tokens,
+                                         t->config.micro_batch * t->config.seq);
     ni_model_watch_gradients(t->model, behind ? ni_overlap_final : NULL, &t->overlap);
     nb_status status = ni_trainer_micro_batch(t, index, lens, err);
     ni_model_watch_gradients(t->model, NULL, NULL);

@@ -73,6 +73,12 @@ static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     return ni_reduce_chunk(x, o->grads, i, &o->error);
 }
 
+static nb_status meet_rows(ni_overlap *o) {
+    if (o->reducer->rows.touched)
+        ni_touched_note(o->reducer->rows.touched, o->tokens, o->token_count);
+    return ni_reducer_meet_rows(o->reducer, &o->error);
+}
+
 static void *sum_chunks(void *self) {
     ni_overlap *o = self;
     nb_backend *worker = o->reducer->worker;
@@ -85,7 +91,7 @@ static void *sum_chunks(void *self) {
         if (!wait_for(o, chunk_at(o, i)))
             break;
         if (i == last) /* the step's tokens are known by now, and there is time */
-            o->status = ni_reducer_meet_rows(o->reducer, &o->error);
+            o->status = meet_rows(o);
         if (o->status == NB_OK)
             o->status = sum_chunk(o, i);
         if (o->status == NB_OK && i == last && head_is_table(o) && o->accumulator->count == 1)
@@ -116,7 +122,8 @@ static void announce(ni_overlap *o, int64_t element, bool given_up) {
     pthread_mutex_unlock(&o->lock);
 }
 
-bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads) {
+bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads,
+                      const int32_t *tokens, int64_t token_count) {
     const bool whole =
         grads->dtype == grads->be->real || accumulator->count == 1; /* narrow sub-sums are of whole tensors */
     const int64_t chunks = whole && ni_reducer_goes_beside(reducer, grads) ? ni_reducer_chunks(reducer, grads) : 0;
@@ -128,6 +135,8 @@ bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumu
     *o = (ni_overlap){.reducer = reducer,
                       .accumulator = accumulator,
                       .grads = grads,
+                      .tokens = tokens,
+                      .token_count = token_count,
                       .lock = PTHREAD_MUTEX_INITIALIZER,
                       .moved = PTHREAD_COND_INITIALIZER,
                       .final = grads->elements,

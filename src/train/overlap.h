@@ -21,6 +21,8 @@ typedef struct ni_overlap {
     ni_reducer *reducer; /* NULL: nothing goes on behind the pass */
     ni_accumulator *accumulator;
     ni_param_array *grads;
+    const int32_t *tokens; /* [token_count]: of the micro-batch, there when the pass has left the first chunk */
+    int64_t token_count;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t moved;
@@ -34,9 +36,11 @@ typedef struct ni_overlap {
     nb_error error;
 } ni_overlap;
 
-/* Begins before the last micro-batch of a step: what its backward pass is done with is added to `accumulator`'s
- * sub-sums and summed over ranks. False where ni_accumulator_add and ni_reduce have to do that afterwards. */
-bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads);
+/* Begins before the last micro-batch of a step, of which `tokens` will be: what its backward pass is done with is added
+ * to `accumulator`'s sub-sums and summed over ranks, and its tokens' rows are noted (touched.h). False where
+ * ni_accumulator_add and ni_reduce have to do that afterwards. */
+bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads,
+                      const int32_t *tokens, int64_t token_count);
 
 /* For ni_model_watch_gradients; `self` is the ni_overlap. */
 void ni_overlap_final(void *self, int64_t element);

@@ -18,16 +18,18 @@ static size_t bytes_of(const ni_results *r) {
     return (size_t)(r->micro_batches + r->norm_parts) * sizeof(double);
 }
 
-nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, ni_results *out,
-                            nb_error *err) {
+nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, int32_t world,
+                            bool owned, ni_results *out, nb_error *err) {
     *out = (ni_results){.be = be, .micro_batches = micro_batches, .norm_parts = ni_param_array_parts(grads)};
     void *memory;
     NB_TRY(ni_backend_take(be, bytes_of(out), "losses and norms of a step", &memory, err));
     out->memory = memory;
     out->host = malloc(bytes_of(out));
     out->scored = calloc((size_t)micro_batches, sizeof *out->scored);
-    out->found = calloc((size_t)micro_batches, sizeof *out->found);
-    if (out->host && out->scored && out->found)
+    out->word = (size_t)(micro_batches / world) * sizeof(struct ni_found);
+    out->word += owned ? (size_t)out->norm_parts * sizeof(double) : 0;
+    out->words = calloc((size_t)world, out->word);
+    if (out->host && out->scored && out->words)
         return NB_OK;
     ni_results_free(out);
     return nb_fail(err, NB_NO_MEMORY, "no memory for the losses of %lld micro-batches", (long long)micro_batches);
@@ -38,23 +40,31 @@ void ni_results_free(ni_results *r) {
         r->be->ops->release(r->be, r->memory);
     free(r->host);
     free(r->scored);
-    free(r->found);
+    free(r->words);
     memset(r, 0, sizeof *r);
 }
 
-/* Ranks have equal parts, one after the other. */
+/* Of a rank: its micro-batches, equally many, and the squares of all sections, of which it has some. */
 static nb_status gather(ni_results *r, nb_ranks *ranks, const size_t *parts, nb_error *err) {
-    const int64_t count = r->micro_batches / nb_ranks_world(ranks), first = nb_ranks_rank(ranks) * count;
-    const int64_t all = r->micro_batches;
-    struct ni_found *const others = r->found;
-    for (int64_t i = first; i < first + count; i++)
-        others[i] = (struct ni_found){r->host[i], r->scored[i]};
-    NB_TRY(ni_ranks_gather(ranks, others + first, others, (size_t)count * sizeof *others, err));
-    for (int64_t i = 0; i < all; i++) {
-        r->host[i] = others[i].loss;
-        r->scored[i] = others[i].scored;
+    const int32_t world = nb_ranks_world(ranks), rank = nb_ranks_rank(ranks);
+    const int64_t count = r->micro_batches / world;
+    struct ni_found *mine = (struct ni_found *)(r->words + (size_t)rank * r->word);
+    char *const squares = (char *)(r->host + r->micro_batches);
+    for (int64_t i = 0; i < count; i++)
+        mine[i] = (struct ni_found){r->host[rank * count + i], r->scored[rank * count + i]};
+    if (parts)
+        memcpy(mine + count, squares, (size_t)r->norm_parts * sizeof(double));
+    NB_TRY(ni_ranks_gather(ranks, mine, r->words, r->word, err));
+    for (int32_t from = 0; from < world; from++) {
+        const struct ni_found *theirs = (const struct ni_found *)(r->words + (size_t)from * r->word);
+        for (int64_t i = 0; i < count; i++) {
+            r->host[from * count + i] = theirs[i].loss;
+            r->scored[from * count + i] = theirs[i].scored;
+        }
+        if (parts)
+            memcpy(squares + parts[from], (const char *)(theirs + count) + parts[from], parts[from + 1] - parts[from]);
     }
-    return parts ? ni_ranks_gather_pieces(ranks, r->host + r->micro_batches, parts, err) : NB_OK;
+    return NB_OK;
 }
 
 void ni_results_square_early(ni_results *r, const ni_param_array *grads) {

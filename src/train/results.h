@@ -9,16 +9,19 @@ typedef struct ni_results {
     double seconds; /* that ranks' words took, in all */
     nb_backend *be;
     int64_t micro_batches;
-    int32_t norm_parts;     /* of the gradients' sum of squares */
-    double *memory;         /* backend: [micro_batches] sums of losses, [norm_parts] */
-    double *host;           /* the same, fetched */
-    int64_t *scored;        /* [micro_batches]: targets behind each loss */
-    struct ni_found *found; /* [micro_batches]: both, on their way between ranks */
-    bool squared;           /* squares of all sections of this step but the first are asked for */
+    int32_t norm_parts; /* of the gradients' sum of squares */
+    double *memory;     /* backend: [micro_batches] sums of losses, [norm_parts] */
+    double *host;       /* the same, fetched */
+    int64_t *scored;    /* [micro_batches]: targets behind each loss */
+    size_t word;        /* bytes that a rank tells the others: both of its micro-batches and, where it is asked for
+                           squares of its own, those */
+    char *words;        /* [ranks][word] */
+    bool squared;       /* squares of all sections of this step but the first are asked for */
 } ni_results;
 
-nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, ni_results *out,
-                            nb_error *err);
+/* For `world` ranks; `owned`: each has squares of its own sections alone (`parts` below). */
+nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, int32_t world,
+                            bool owned, ni_results *out, nb_error *err);
 void ni_results_free(ni_results *results);
 
 /* Asks for squares of all sections of `grads` but the first, which is still on its way (overlap.h). The next

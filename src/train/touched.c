@@ -35,7 +35,7 @@ void ni_touched_note(ni_touched *t, const int32_t *tokens, int64_t n) {
 }
 
 static bool is_marked(const ni_touched *t, int64_t row) {
-    for (int32_t r = 0; r < t->ranks->world; r++)
+    for (int32_t r = t->owned && !t->head ? 1 : 0; r < t->ranks->world; r++)
         if (t->all[(size_t)r * t->bytes + (size_t)(row >> 3)] >> (row & 7) & 1)
             return true;
     return false;

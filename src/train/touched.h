@@ -18,6 +18,8 @@ typedef struct ni_touched {
     int32_t *list;       /* [rows]: those that any rank touches, ascending, then the others, once they have met */
     int64_t count;       /* of those that are touched */
     bool head;           /* the others have gradients too */
+    bool owned;          /* rank 0 alone gets sums, and the others have nothing to add to rows that it alone touches; so
+                            those are not listed. Not where all rows have gradients */
 } ni_touched;
 
 /* `ranks` NULL: nothing is taken, and nothing noted. */

@@ -132,12 +132,6 @@ nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
     return ni_hand_over_create(&t->share, t->model, &t->reducer, NI_HANDED_BYTES, &t->handed, err);
 }
 
-const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
-    const ni_param_array *all = ni_model_gradients(t->model);
-    t->own = ni_param_array_part(all, t->share.sums ? t->share.begin : 0, t->share.sums ? t->share.end : all->count);
-    return t->share.gradients ? &t->shared.own : &t->own;
-}
-
 /* An embedding lies first; what its rows get beside the step's tokens is nothing, or what the head gives them. */
 static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     const ni_param_array *grads = ni_model_gradients(t->model);
@@ -147,6 +141,7 @@ static nb_status create_reducer(nb_trainer *t, nb_error *err) {
     if (alone && table->embedding && !(head && t->share.gradients)) /* whose sums go to an owner whole */
         NB_TRY(ni_touched_create(t->ranks, table->rows, table->cols, &t->touched, err));
     t->touched.head = head;
+    t->touched.owned = t->share.sums && ni_share_owner(&t->share, 0) == 0;
     return ni_reducer_create(t->ranks, grads, t->share.sums ? t->share.elements : NULL, &t->touched, &t->reducer, err);
 }
 
@@ -181,7 +176,8 @@ static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err
     t->suspects = calloc((size_t)nb_ranks_world(t->ranks), sizeof *t->suspects);
     if (!t->suspects)
         return nb_fail(err, NB_NO_MEMORY, "trainer: out of memory");
-    return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
+    return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, nb_ranks_world(t->ranks),
+                             t->share.sums, &t->results, err);
 }
 
 nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,

@@ -60,12 +60,13 @@ static pair_text pair(const nb_quantizer *a, const nb_quantizer *b) {
 
 /* Hopper decodes codes to BF16 when it makes an operand: every product is one of BF16 numbers. */
 static ni_paper_kind kind_of(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    if (paper(be)->hopper || nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
+    const bool a_numbers = nb_quantizer_is_bf16(a), b_numbers = nb_quantizer_is_bf16(b);
+    if (paper(be)->hopper || (a_numbers && b_numbers))
         return NI_PAPER_bf16;
-    const ni_product product = ni_product_of(a, b);
+    const ni_product product = a_numbers || b_numbers ? NI_PRODUCT_NONE : ni_product_of(a, b);
     return product == NI_PRODUCT_BLOCKS  ? NI_PAPER_blocks
            : product == NI_PRODUCT_WHOLE ? NI_PAPER_whole
-                                         : NI_PAPER_bf16;
+                                         : NI_PAPER_decoded;
 }
 
 /* ---- products of numbers ---- */

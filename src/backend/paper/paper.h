@@ -28,7 +28,8 @@ typedef enum ni_paper_row {
     X(moves, "bytes alone")                                                                                            \
     X(work, "FP32 arithmetic outside of products")                                                                     \
     X(f32, "products of FP32 numbers")                                                                                 \
-    X(bf16, "products of BF16 numbers, and of codes that are decoded to them")                                         \
+    X(bf16, "products of BF16 numbers")                                                                                \
+    X(decoded, "products of codes that are decoded to BF16 numbers")                                                   \
     X(blocks, "products of codes with a scale a block")                                                                \
     X(whole, "products of codes with a scale a row or a tensor")                                                       \
     X(attention, "softmax attention")                                                                                  \
