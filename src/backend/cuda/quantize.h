@@ -115,6 +115,9 @@ int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *pl
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
 int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned);
+/* Both, cleared, by one reading where that can be. */
+int ni_cuda_find_maxima(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *amax,
+                        uint32_t *turned);
 /* 16x16 tiles to nearest of FP32 matrices as they lie, many of them a launch: values and codes, of one matrix into up to
  * two operands. */
 typedef struct ni_cuda_weight_copy {
