@@ -55,7 +55,7 @@ int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
 enum { MOST_CASTS = 64, CAST_EIGHTS = 4 * NI_THREADS /* of a block */ };
 
 typedef struct listed_cast {
-    ni_cuda_cast what;
+    ni_cuda_casting what;
     uint32_t first_block;
 } listed_cast;
 
@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(NI_THREADS) to_bf16_many(const __grid_c
         }
 }
 
-int ni_cuda_launch_casts(void *stream, const ni_cuda_cast *casts, int count) {
+int ni_cuda_launch_casts(void *stream, const ni_cuda_casting *casts, int count) {
     for (int begin = 0; begin < count; begin += MOST_CASTS) {
         cast_list list;
         uint32_t blocks = 0;

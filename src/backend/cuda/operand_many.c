@@ -1,6 +1,7 @@
 /* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles,
  * in rows and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by one.
  */
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -45,14 +46,14 @@ typedef struct row_list {
 } row_list;
 
 /* A matrix in BF16, as it lies. */
-static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_cast *cast) {
+static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casting *cast) {
     const nb_mat *from = source->numbers, *to = &m->out->numbers;
     if (!ni_is_plain(m->out) || !from || source->minus || source->columns || source->row_scales ||
         source->column_scales || from->dtype != NB_F32 || to->dtype != NB_BF16 || m->transpose || m->at ||
         m->out->transposed || from->stride != from->cols || to->stride != to->cols || from->rows != to->rows ||
         from->cols != to->cols || from->rows * from->cols % 8 || ((uintptr_t)from->data | (uintptr_t)to->data) % 16)
         return false;
-    *cast = (ni_cuda_cast){to->data, from->data, from->rows * from->cols};
+    *cast = (ni_cuda_casting){to->data, from->data, from->rows * from->cols};
     return true;
 }
 
@@ -61,7 +62,7 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
-    ni_cuda_cast casts[MOST_LISTED];
+    ni_cuda_casting casts[MOST_LISTED];
     ni_cuda_weight w;
     int cast = 0;
     list.count = rows.count = 0;
