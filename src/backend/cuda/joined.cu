@@ -83,7 +83,7 @@ static __device__ __forceinline__ void multiply_tile(float (&c)[SUMS][4], const 
     bool add = false, aside = false;
     int held = NO_STAGE;
     for (int t = 0; t < w.count; t++) {
-        multiply_stages<0, ACROSS>(c, r, w.stages[t], held, add);
+        multiply_stages<ACROSS>(c, r, w.stages[t], held, add);
         if (t + 1 == w.count || quotient[t] == 1)
             continue;
         finish_stages(c);
@@ -105,7 +105,6 @@ static __device__ __forceinline__ void multiply_tile(float (&c)[SUMS][4], const 
 
 template <int ACROSS>
 static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_constant__ joined_work w) {
-#ifdef NIBBLE_WGMMA
     __shared__ float alpha[MOST], quotient[MOST];
     if ((int)threadIdx.x < w.count) {
         const int t = threadIdx.x;
@@ -120,7 +119,7 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_
         [&] {
             each_tile(w, block, [&](int row, int col) {
                 for (int t = 0; t < w.count; t++)
-                    copy_stages<0, ACROSS>(r, &w.a[t], &w.b[t], w.stages[t], row, col, block);
+                    copy_stages<ACROSS>(r, &w.a[t], &w.b[t], w.stages[t], row, col, block);
             });
         },
         [&] {
@@ -131,9 +130,6 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_
             if (threadIdx.x % GROUP_THREADS == 0)
                 store_wait();
         });
-#else
-    __trap();
-#endif
 }
 
 /* ---- the host's side ---- */
@@ -150,7 +146,7 @@ int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiproces
     bool good = map_tiles(&w.c, &j->c, GROUP_ROWS);
     for (int i = 0; i < j->count; i++) {
         const ni_cuda_joined_term *t = &j->terms[i];
-        good = good && map_operands(&w.a[i], &w.b[i], &t->a, false, &t->b, j->across);
+        good = good && map_operands(&w.a[i], &w.b[i], &t->a, &t->b, j->across);
         w.alpha[i] = t->alpha;
         w.stages[i] = (int32_t)ni_divide_up(t->a.cols, DEPTH);
     }
