@@ -1,8 +1,8 @@
 /* ready.c: the weights of many groups, made by few calls of the table before a pass needs them: a step has dozens of
- * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters
- * (make_many), then what is another role's codes turned (turn_many). What is in neither is made when a product reads
- * it, to the same bits: what draws random bits, is made of another operand in another way, or is not kept; and all of
- * it where a lens looks, or a pass multiplies in BF16.
+ * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters, codes
+ * or numbers in act (make_many), then what is another role's codes turned (turn_many). What is in neither is made when
+ * a product reads it, to the same bits: what draws random bits, is made of another operand in another way, or is not
+ * kept; and all of it where a lens looks, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -43,6 +43,23 @@ static nb_status list_operand(const ni_linear_call *call, ni_cached_operand *o, 
     o->fresh = true;
     o->made++;
     return ni_list_making(list, &(ni_source){.numbers = master}, &making, err);
+}
+
+/* What products in BF16 read (weight.c). */
+static nb_status list_numbers(nb_backend *be, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    if (!layer->weight || layer->weight_fresh || !layer->master)
+        return NB_OK;
+    nb_mat *const master = &list->masters[list->layers++];
+    nb_operand *const out = &layer->plain[NB_FPROP_W];
+    *master = nb_mat_of(layer->master, be->real, layer->out, layer->in);
+    *out = (nb_operand){.quantizer = nb_quantizer_bf16(),
+                        .other = nb_quantizer_bf16(),
+                        .rows = layer->out,
+                        .cols = layer->in,
+                        .side = NI_RIGHT,
+                        .numbers = nb_mat_of(layer->weight, be->act, layer->out, layer->in)};
+    layer->weight_fresh = true;
+    return ni_list_making(list, &(ni_source){.numbers = master}, &(ni_making){.out = out}, err);
 }
 
 static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
@@ -109,6 +126,7 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
             ni_linear *layer = &group->layers[k];
             if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
+            NB_TRY(list_numbers(group->be, layer, &list, err));
             if (!is_plainly_read(group, layer))
                 continue;
             NB_TRY(list_layer(&call, layer, &list, err));

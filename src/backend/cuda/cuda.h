@@ -54,6 +54,11 @@ static inline bool ni_cuda_has_fp4_units(int major, int minor) {
     return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
 }
 
+/* A sum of products is one contraction (joined.h). */
+static inline bool ni_cuda_joins(const ni_cuda *cuda) {
+    return cuda->major == 9 && cuda->minor == 0;
+}
+
 static inline ni_cuda *ni_cuda_of(nb_backend *be) {
     return be->state;
 }

@@ -14,6 +14,14 @@ extern "C" {
 
 /* ---- elementwise.cu ---- */
 int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+
+/* FP32 to BF16, many at once; n a multiple of eight, both aligned. */
+typedef struct ni_cuda_casting {
+    uint16_t *to;
+    const float *from;
+    int64_t n;
+} ni_cuda_casting;
+int ni_cuda_launch_casts(void *stream, const ni_cuda_casting *casts, int count);
 int ni_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
 int ni_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
 int ni_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);

@@ -1,6 +1,7 @@
-/* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles
- * and in rows first and then chosen columns, dozens a launch; what none of them is goes one by one.
+/* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles,
+ * in rows and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by one.
  */
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -44,15 +45,33 @@ typedef struct row_list {
     int count;
 } row_list;
 
+/* A matrix in BF16, as it lies. */
+static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casting *cast) {
+    const nb_mat *from = source->numbers, *to = &m->out->numbers;
+    if (!ni_is_plain(m->out) || !from || source->minus || source->columns || source->row_scales ||
+        source->column_scales || from->dtype != NB_F32 || to->dtype != NB_BF16 || m->transpose || m->at ||
+        m->out->transposed || from->stride != from->cols || to->stride != to->cols || from->rows != to->rows ||
+        from->cols != to->cols || from->rows * from->cols % 8 || ((uintptr_t)from->data | (uintptr_t)to->data) % 16)
+        return false;
+    *cast = (ni_cuda_casting){to->data, from->data, from->rows * from->cols};
+    return true;
+}
+
 /* All weights of the call, MOST_LISTED at most; nothing that they are made of is made by it. `made` [count]. */
 static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
+    ni_cuda_casting casts[MOST_LISTED];
     ni_cuda_weight w;
+    int cast = 0;
     list.count = rows.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
+        cast += made[i];
+        if (made[i])
+            continue;
         made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
         if (made[i]) {
             NB_TRY(take_weight(be, &list, &w, err));
@@ -62,6 +81,8 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
         rows.count += made[i];
     }
     NB_TRY(make_weights(be, &list, err));
+    if (cast)
+        NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
     const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);
     return ni_cuda_status(be, code, "quantize: vectors", err);
 }
