@@ -90,10 +90,9 @@ static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o
     *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    return ni_cuda_status(be,
-                          ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL,
-                                                true),
-                          "multiply", err);
+    return ni_cuda_status(
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        "multiply", err);
 }
 
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,

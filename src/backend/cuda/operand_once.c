@@ -428,8 +428,8 @@ static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *f
     const bool scaled =
         out->by_numbers && !from->wide && ni_cuda_has_one_scale(&out->quantizer) && !ni_cuda_is_whole_valued(out);
     const nb_mat values = ni_cuda_value_matrix(out);
-    out->form = pow2 ? NI_CUDA_POW2
-                     : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0);
+    out->form =
+        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
                             .values = pow2 ? NULL : ni_cuda_values_of(out),

@@ -360,8 +360,8 @@ template <nb_element ELEMENT> static __device__ uint2 bytes_of_eight(const uint4
     uint32_t pair[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        pair[i] = ni_vector_bytes_of_two<ELEMENT>(ni_f32_mul(x.x[2 * i], multiplier),
-                                                  ni_f32_mul(x.x[2 * i + 1], multiplier));
+        pair[i] =
+            ni_vector_bytes_of_two<ELEMENT>(ni_f32_mul(x.x[2 * i], multiplier), ni_f32_mul(x.x[2 * i + 1], multiplier));
     return make_uint2(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16);
 }
 
