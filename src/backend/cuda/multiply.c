@@ -109,6 +109,8 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
                              : across                   ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
                                                         : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
                   .transposed = across};
+    if (o->form & NI_CUDA_CARRIED)
+        return NB_OK;
     if (!whole)
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
@@ -247,7 +249,7 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
 
 static bool is_row_coded(const nb_operand *o) {
     return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
-           !(o->form & NI_CUDA_ACROSS);
+           !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED));
 }
 
 /* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units

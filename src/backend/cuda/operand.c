@@ -263,7 +263,7 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
         NB_TRY(ni_cuda_check_coded(from, "turn", err));
         return decode_across(be, out, from, err);
     }
-    if (!out->reread && ni_cuda_borrow_pow2(be, out, from))
+    if (!out->reread && (ni_cuda_borrow_pow2(be, out, from) || ni_cuda_borrow_carried(be, out, from)))
         return NB_OK;
     out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;

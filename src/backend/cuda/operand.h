@@ -34,6 +34,12 @@ nb_operand ni_cuda_pow2_as_made(const nb_operand *o);
 nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                                 bool accumulate, nb_error *err);
 
+/* The same for units of BF16, which hold a four-bit code times a power of two as well: scales of rows go into its values
+ * and nothing is left for behind the sum (NI_CUDA_CARRIED); those of columns are there anyhow. */
+bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o);
+/* `out`, turned, reads the values of `from`, which hold all scales; false: it does not. */
+bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from);
+
 /* The values as they lie in its own rows. */
 static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
@@ -94,6 +100,7 @@ bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_makin
 nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err);
 bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
                        ni_cuda_vector *v);
+bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols); /* nb_backend's */
 bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c);
 /* 48 at most; `out`: the operands. */
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,

@@ -74,9 +74,10 @@ nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err
         return fill_bytes(be, o, err);
     if (o->form & NI_CUDA_POW2)
         return ni_cuda_fill_pow2(be, &o, 1, err);
-    return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
-        "an operand's values", err);
+    return ni_cuda_status(be,
+                          ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL,
+                                                ni_cuda_is_whole_valued(o) || o->form & NI_CUDA_CARRIED),
+                          "an operand's values", err);
 }
 
 /* ---- the canonical layout ---- */

@@ -424,17 +424,18 @@ static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *f
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
     const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out),
-               pow2 = ni_cuda_goes_as_pow2(be, out);
+               pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
     const bool scaled =
         out->by_numbers && !from->wide && ni_cuda_has_one_scale(&out->quantizer) && !ni_cuda_is_whole_valued(out);
     const nb_mat values = ni_cuda_value_matrix(out);
-    out->form =
-        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0);
+    out->form = pow2 ? NI_CUDA_POW2
+                     : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0) |
+                           (carried ? NI_CUDA_CARRIED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
                             .values = pow2 ? NULL : ni_cuda_values_of(out),
                             .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
-                            .whole = ni_cuda_is_whole_valued(out),
+                            .whole = ni_cuda_is_whole_valued(out) || carried,
                             .scaled = scaled ? ni_cuda_scaled_behind(&values) : NULL,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
@@ -475,22 +476,31 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
 
 /* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
 
+static bool is_by_column(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL &&
+           q->block_cols == 1 && q->hadamard_size == 0 && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
+}
+
+static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {
+    return rows > 0 && rows <= INT32_MAX && cols <= INT32_MAX && is_sixteens(cols) && (uintptr_t)data % 16 == 0;
+}
+
+bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols) {
+    return kept->scale && is_by_column(q) && has_columns_for(kept->data, rows, cols);
+}
+
 bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_mat *w = source->numbers;
     nb_operand *out = making->out;
-    if (!w || w->dtype != NB_F32 || making->transpose || making->stats || ni_is_plain(out) ||
-        !ni_source_is_simple(source) || !ni_making_is_whole(source, making) || q->hadamard_size ||
-        q->element != NB_ELEMENT_E2M1 || q->scale_type != NB_SCALE_F32 || q->block_rows != NB_BLOCK_ALL ||
-        q->block_cols != 1 || !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
-        return false;
-    if (w->rows <= 0 || w->rows > INT32_MAX || w->cols > INT32_MAX || !is_sixteens(w->cols) || w->stride != w->cols ||
-        (uintptr_t)w->data % 16)
+    if (!w || !(w->dtype == NB_F32 || source->scale) || making->transpose || making->stats || ni_is_plain(out) ||
+        !ni_source_is_simple(source) || !ni_making_is_whole(source, making) || !is_by_column(q) ||
+        w->stride != w->cols || !has_columns_for(w->data, w->rows, w->cols))
         return false;
     const nb_qtensor codes = ni_codes_of(out);
     out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
     out->outer = NULL;
-    *c = (ni_cuda_columns){.from = {.data = w->data, .dtype = w->dtype},
+    *c = (ni_cuda_columns){.from = {.data = w->data, .dtype = w->dtype, .scale = (float *)source->scale},
                            .rows = w->rows,
                            .cols = w->cols,
                            .rule = q->rule,

@@ -62,6 +62,34 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
     return true;
 }
 
+/* ---- by units of BF16 ---- */
+
+static bool has_rows(const nb_quantizer *q) {
+    return q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
+}
+
+static bool in_bf16(nb_backend *be, const nb_operand *o) {
+    return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
+           !nb_quantizer_is_bf16(&o->other) &&
+           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_BF16;
+}
+
+bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
+    return in_bf16(be, o) && has_rows(&o->quantizer);
+}
+
+bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from) {
+    const bool whole = has_rows(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
+    if (!whole || from->form & NI_CUDA_BORROWED || !in_bf16(be, out) || !in_bf16(be, from))
+        return false;
+    out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | NI_CUDA_UNCODED | NI_CUDA_CARRIED;
+    out->numbers = ni_cuda_value_matrix(from);
+    out->outer = NULL;
+    return true;
+}
+
+/* ---- by units of 8 bits ---- */
+
 /* One side of a product: its bytes in the order that the product wants them. */
 static nb_mat bytes_of(const nb_operand *o, const ni_cuda_pow2 *parts) {
     const nb_dtype type = o->quantizer.element == NB_ELEMENT_E5M2 ? NB_E5M2 : NB_E4M3;
