@@ -1,6 +1,7 @@
 /* pow2_bytes.cu: see pow2_bytes.h. */
 #include "backend/cuda/pow2_bytes.h"
 
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/vector.cuh"
 
@@ -158,6 +159,7 @@ static __device__ int rank_in_block(bool yes, int *room, int *all) {
 static __global__ void __launch_bounds__(SCALES_THREADS) find_scales(const __grid_constant__ operand_list list) {
     __shared__ int room[SCALES_THREADS / 32];
     const listed &l = list.at[blockIdx.x];
+    ni_let_follow(); /* codes are there, and who follows reads them meanwhile */
     const int n = vector_count(l), largest = find_largest(l, room);
     int found = 0;
     for (int first = 0; first < n; first += SCALES_THREADS) {
@@ -263,6 +265,14 @@ static __global__ void __launch_bounds__(NI_THREADS) bytes_of_fours(const __grid
     const int64_t r0 = (int64_t)(b / across) * TILE, c0 = (int64_t)(b % across) * TILE;
     const int chunk = threadIdx.x % CHUNKS;
     const int64_t c = c0 + 16 * chunk;
+    uint2 codes[TILE / TILE_ROWS_AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < TILE / TILE_ROWS_AT_ONCE; i++) {
+        const int64_t r = r0 + (int)threadIdx.x / CHUNKS + TILE_ROWS_AT_ONCE * i;
+        if (r < l.rows && c < l.cols)
+            codes[i] = *(const uint2 *)(l.codes + (r * l.cols + c) / 2);
+    }
+    ni_wait_for_it();
     if (threadIdx.x < TILE) {
         const int64_t i = (l.columns ? c0 : r0) + threadIdx.x;
         const int largest = exponent_of(*l.scale) + TOP;
@@ -280,12 +290,11 @@ static __global__ void __launch_bounds__(NI_THREADS) bytes_of_fours(const __grid
         const int r = (int)threadIdx.x / CHUNKS + TILE_ROWS_AT_ONCE * i;
         if (r0 + r >= l.rows || c >= l.cols)
             continue;
-        const uint2 codes = *(const uint2 *)(l.codes + ((r0 + r) * l.cols + c) / 2);
         if (!l.columns)
 #pragma unroll
             for (int k = 0; k < 8; k++)
                 own[k] = factors[r] * 0x10001u;
-        const uint2 low = bytes_of_codes(codes.x, own), high = bytes_of_codes(codes.y, own + 4);
+        const uint2 low = bytes_of_codes(codes[i].x, own), high = bytes_of_codes(codes[i].y, own + 4);
         const uint4 bytes = make_uint4(low.x, low.y, high.x, high.y);
         *(uint4 *)(l.bytes + (r0 + r) * l.cols + c) = bytes;
         put_chunk(tile, r, chunk, bytes);
@@ -316,13 +325,14 @@ static uint32_t tiles_of(const nb_qtensor *t) {
 }
 
 static int launch_list(cudaStream_t on, operand_list *list) {
+    int code = cudaSuccess;
     if (list->blocks) {
         find_scales<<<(unsigned)list->count, SCALES_THREADS, 0, on>>>(*list);
-        bytes_of_fours<<<list->blocks, NI_THREADS, 0, on>>>(*list);
+        code = ni_launch_following(on, bytes_of_fours, dim3(list->blocks), NI_THREADS, 0, *list);
     }
     list->count = 0;
     list->blocks = 0;
-    return cudaGetLastError();
+    return code ? code : cudaGetLastError();
 }
 
 /* ---- 8-bit codes ---- */
@@ -518,6 +528,7 @@ static __device__ void mend_along(const mending &m, uint32_t of_a, uint32_t of_b
 }
 
 static __global__ void __launch_bounds__(NI_THREADS) mend_pow2(const __grid_constant__ mending m) {
+    ni_wait_for_it();
     const uint32_t rows_of_a = count_of(m.a, false), rows_of_b = count_of(m.b, false), along_a = count_of(m.a, true),
                    along_b = count_of(m.b, true), all = rows_of_a + rows_of_b + along_a + along_b;
     if (all == 0)
@@ -539,6 +550,7 @@ int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multi
     const mending all = {m->c, side_of(&m->a, m->a_turned), side_of(&m->b, m->b_turned),
                          m->a_turned ? m->a.codes.rows : m->a.codes.cols, m->mended};
     if (m->c.rows > 0 && m->c.cols > 0 && (all.a.wide || all.b.wide))
-        mend_pow2<<<(unsigned)multiprocessors, NI_THREADS, 0, (cudaStream_t)stream>>>(all);
-    return cudaGetLastError();
+        return ni_launch_following((cudaStream_t)stream, mend_pow2, dim3((unsigned)multiprocessors), NI_THREADS, 0,
+                                   all);
+    return cudaSuccess;
 }
