@@ -138,6 +138,40 @@ static void run_cut(trial *t) {
         fail_trial(t, "vectors that FP8 does not hold", NB_INTERNAL, &(nb_error){.message = "not counted"});
 }
 
+/* Masters in FP16 under a scale, quantized as they are kept where a backend takes that, else decoded first; several at
+ * once, from one a scale a channel is turned. */
+static void run_kept(trial *t) {
+    enum { MASTERS = 3 };
+    const int64_t *size = SIZES[t->shape], n = size[1], k = size[2];
+    nb_backend *be = t->be;
+    nb_operand out[MASTERS];
+    nb_mat numbers[MASTERS];
+    ni_source sources[MASTERS];
+    ni_making makings[MASTERS];
+    for (int i = 0; i < MASTERS; i++) {
+        const nb_quantizer by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, i ? NB_ROUND_UP : NB_ROUND_EVEN),
+                           by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP);
+        const int64_t rows = i == 2 ? 2 * n : n;
+        const ni_scaled kept = {.data =
+                                    input(t, NB_F16, normals_in(NB_F16, 30 + (uint32_t)i, rows * k, 0, 1), rows * k),
+                                .dtype = NB_F16,
+                                .scale = (float *)input(t, NB_F32, (double[]){i ? 0x1p-9 : 0.37}, 1)};
+        out[i] = placed(t, &by_channel, rows, k, NI_RIGHT, &by_token);
+        if (be->takes_kept && be->takes_kept(&by_channel, &kept, rows, k)) {
+            numbers[i] = nb_mat_of(kept.data, NB_F16, rows, k);
+            sources[i] = (ni_source){.numbers = &numbers[i], .scale = kept.scale};
+        } else {
+            numbers[i] = nb_mat_of(scratch(t, (size_t)(rows * k) * sizeof(float)), NB_F32, rows, k);
+            be->ops->scaled_decode(be, numbers[i].data, &kept, rows * k);
+            sources[i] = (ni_source){.numbers = &numbers[i]};
+        }
+        makings[i] = (ni_making){.out = &out[i]};
+    }
+    EXPECT_OK(t, be->ops->make_many(be, sources, makings, MASTERS, &err));
+    for (int i = 0; i < MASTERS; i++)
+        keep_operand(t, "a master's codes", &out[i]);
+}
+
 static double depth(const trial *t) {
     const int64_t *size = SIZES[t->shape];
     return 2 * (double)(size[0] + size[1] + size[2]) + 16;
@@ -152,5 +186,6 @@ static const test_case POW2[] = {
     {"multiply turn permit", "powers of two, in BF16", CODES, SHAPES, run_in_bf16, NULL, depth},
     {"multiply", "powers of two, near each other", CODES, SHAPES, run_exact, NULL, depth},
     {"multiply turn", "powers of two, far apart", CODES, SHAPES, run_cut, NULL, cut_depth},
+    {"make_many scaled_decode", "masters as they are kept", CODES, SHAPES, run_kept, NULL, depth},
 };
 const case_list pow2_cases = {POW2, sizeof POW2 / sizeof *POW2};
