@@ -83,7 +83,7 @@ struct nb_backend {
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */
     int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold
-                                          and FP32 multiplied (ni_permits.mxfp4_fp8); waits. NULL: there are none */
+                                          and FP32 multiplied; waits. NULL: there are none */
     /* Bytes of memory that are left for it, and that there are; false: nobody knows. NULL: the same. */
     bool (*left)(nb_backend *be, size_t *left, size_t *all);
     void *state;                                                          /* of the implementation */
