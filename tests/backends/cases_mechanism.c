@@ -30,9 +30,11 @@ static void run_dge(trial *t) {
     const nb_operand codes = codes_of(t, &w);
     void *dw = input_real(t, 2, LENGTH, 0, 1), *narrow = input_real(t, 3, LENGTH, 0, 1);
     const ni_scaled masters = {.data = w.data, .dtype = NB_F32},
-                    halves = {.data = input(t, NB_F16, normals_in(NB_F16, 1, LENGTH, 0, 4), LENGTH),
+                    halves = {.data = scratch(t, LENGTH * sizeof(uint16_t)),
                               .dtype = NB_F16,
-                              .scale = (float *)input(t, NB_F32, (double[]){0.25}, 1)};
+                              .rule = NB_RULE_POW2,
+                              .scale = scratch(t, sizeof(float))};
+    t->be->ops->scaled_encode(t->be, &halves, w.data, LENGTH);
     t->be->ops->dge(t->be, dw, &masters, &codes, 5, 3);
     keep(t, "dw", dw, NB_F32, LENGTH, false);
     t->be->ops->dge(t->be, narrow, &halves, &codes, 3, 3);

@@ -152,10 +152,12 @@ static void run_kept(trial *t) {
         const nb_quantizer by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, i ? NB_ROUND_UP : NB_ROUND_EVEN),
                            by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP);
         const int64_t rows = i == 2 ? 2 * n : n;
-        const ni_scaled kept = {.data =
-                                    input(t, NB_F16, normals_in(NB_F16, 30 + (uint32_t)i, rows * k, 0, 1), rows * k),
+        const ni_scaled kept = {.data = scratch(t, (size_t)(rows * k) * sizeof(uint16_t)),
                                 .dtype = NB_F16,
-                                .scale = (float *)input(t, NB_F32, (double[]){i ? 0x1p-9 : 0.37}, 1)};
+                                .rule = i ? NB_RULE_POW2 : NB_RULE_ABSMAX,
+                                .scale = scratch(t, sizeof(float))};
+        be->ops->scaled_encode(
+            be, &kept, input(t, NB_F32, normals_in(NB_F32, 30 + (uint32_t)i, rows * k, 0, 1), rows * k), rows * k);
         out[i] = placed(t, &by_channel, rows, k, NI_RIGHT, &by_token);
         if (be->takes_kept && be->takes_kept(&by_channel, &kept, rows, k)) {
             numbers[i] = nb_mat_of(kept.data, NB_F16, rows, k);
