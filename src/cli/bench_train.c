@@ -45,7 +45,7 @@ static const ni_command_line line = {
         "first's. On a GPU a turn is four steps, of which the last two count: the power that a recipe takes sets its\n"
         "clock. Recipes that memory does not hold at once take turns with the first a few at a time. TFLOP/s are the\n"
         "model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows that\n"
-        "FP8 units did not hold (fp8_units: mxfp4) are counted. Nothing is written.\n"
+        "FP8 units did not hold (fp8_units: mxfp4, all) are counted. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,

@@ -45,6 +45,12 @@ typedef struct row_list {
     int count;
 } row_list;
 
+typedef struct columns_list {
+    ni_cuda_columns at[MOST_LISTED];
+    const nb_operand *out[MOST_LISTED];
+    int count;
+} columns_list;
+
 /* A matrix in BF16, as it lies. */
 static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casting *cast) {
     const nb_mat *from = source->numbers, *to = &m->out->numbers;
@@ -62,10 +68,11 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
+    columns_list columns;
     ni_cuda_casting casts[MOST_LISTED];
     ni_cuda_weight w;
     int cast = 0;
-    list.count = rows.count = 0;
+    list.count = rows.count = columns.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
         made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
@@ -79,7 +86,14 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
         }
         made[i] = ni_cuda_list_rows(be, &sources[i], &makings[i], &rows.from[rows.count], &rows.to[rows.count]);
         rows.count += made[i];
+        if (made[i])
+            continue;
+        made[i] = ni_cuda_list_columns(be, &sources[i], &makings[i], &columns.at[columns.count]);
+        columns.out[columns.count] = makings[i].out;
+        columns.count += made[i];
     }
+    if (columns.count)
+        NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
     NB_TRY(make_weights(be, &list, err));
     if (cast)
         NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
