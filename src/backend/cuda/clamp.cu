@@ -502,7 +502,7 @@ int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_s
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x) {
     const nb_quantizer *q = &v->quantizer;
     return fits_warps(x) && x->rows > 0 && !(rest && rest->exact) && q->element == NB_ELEMENT_E2M1 &&
-           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && !v->whole && !v->scaled;
+           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && !v->whole;
 }
 
 /* ---- a row of a block ---- */

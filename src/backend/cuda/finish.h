@@ -29,9 +29,6 @@ size_t ni_cuda_gathered_bytes(const ni_sparse *s, int64_t rows);
 bool ni_cuda_can_finish_sparse(const ni_cuda_finish *f);
 int ni_cuda_launch_finish_sparse(void *stream, const ni_cuda_finish *f, void *memory, int multiprocessors);
 
-/* out = values * *scale, rounded; n a multiple of eight, both aligned */
-int ni_cuda_launch_scale_values(void *stream, uint16_t *out, const uint16_t *values, const float *scale, int64_t n);
-
 #ifdef __cplusplus
 }
 #endif

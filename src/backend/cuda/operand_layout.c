@@ -31,7 +31,7 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     const size_t values = ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
     const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
     const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : values) + (operand->by_numbers ? values : 0);
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : values);
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {

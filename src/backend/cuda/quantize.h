@@ -192,7 +192,6 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
     bool whole;
-    uint16_t *scaled; /* BF16 [rows, cols] beside bare values: times their one scale; NULL: nobody asks */
     uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
     uint8_t *codes;   /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;

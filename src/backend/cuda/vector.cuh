@@ -111,14 +111,11 @@ static __device__ inline void ni_put_eight(const ni_cuda_vector &v, int64_t at, 
         *(uint2 *)(v.bytes + at) = make_uint2(ni_vector_bytes_of_four(value.x), ni_vector_bytes_of_four(value.x + 4));
         return;
     }
-    const uint4 bare = ni_word_of(value);
-    if (v.whole || v.scaled)
+    if (v.whole)
 #pragma unroll
         for (int i = 0; i < 8; i++)
             value.x[i] = ni_f32_mul(value.x[i], decode);
-    if (v.scaled)
-        ni_store_eight(v.scaled + at, value);
-    *(uint4 *)(v.values + at) = v.scaled ? bare : ni_word_of(value);
+    ni_store_eight(v.values + at, value);
 }
 
 /* ---- the same of E2M1 rounded up, mostly two numbers an instruction: tame rows ----
