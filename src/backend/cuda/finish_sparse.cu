@@ -8,10 +8,10 @@
  *
  *     mma.m16n8k16    A: w turned, [16 columns, 16 entries]     B: [16 entries, 8 rows of S]     C: [16 columns, 8 rows]
  *
- * A block keeps a slice of the weights, decoded and turned, in shared memory, in parts of 32 columns (or 16); a warp takes
- * eight rows through it. In the registers of lane 4 g + t are columns 4 g to 4 g + 3 of each part of C, of rows 2 t and
- * 2 t + 1; and of A entries 4 t to 4 t + 3 of sixteen. Half a warp asks for 32 bytes of four entries' rows: they lie in
- * different banks where k mod 4 differs, so the entries of lane t are those with k mod 4 = t as far as they come out even.
+ * A block keeps a slice of the weights, decoded, in shared memory, row k after row k; a warp takes eight rows of S through
+ * it. `ldmatrix` turns and gathers: each lane says where 16 bytes of its entry's row of W lie. Eight of these are read at a
+ * time, and are in different banks where k mod 8 differs, so entries with k mod 8 = i take places i and i + 8 of sixteen as
+ * far as they come out even.
  *
  *     what leaves FP32's range     the product of two numbers from 2^-60 to 2^60 (or 0) cannot; entries of eight rows, or a
  *                                  slice, with others are added one by one
@@ -23,35 +23,59 @@
 #include "backend/cuda/mma.cuh"
 #include "format/ieee.h"
 
-/* ---- gathered entries ----
- *
- *     31           16 15     13 12           0
- *     value, BF16     row of 8  where row k of the slice begins, in 32 bytes: at_row
- */
-
 #ifndef T128
 #define T128 512
+#define W128 128
 #define T64 512
 #define T32 1024
 #endif
-enum { GROUP_ROWS = 8, CHUNK = 16, CLASSES = 4, BASE_BITS = 13, WILD = 1u << 31 };
+
+/* ---- gathered entries ----
+ *
+ * Of a place: where its row of W begins in the slice (at_row), in 16 bytes; and its value above the bit of its row of eight.
+ * Both lie as lanes read them: places 2 t, 2 t + 1, 2 t + 8, 2 t + 9 are neighbours. */
+
+enum { GROUP_ROWS = 8, CHUNK = 16, CLASSES = 8, MORE_CHUNKS = 4, WILD = 1u << 31 };
+
+/* Where place i of sixteen lies. */
+static __device__ uint32_t at_place(uint32_t i) {
+    return i % 8 / 2 * 4 + i / 8 * 2 + i % 2;
+}
+
+/* A word a group (how many sixteens it has, and whether one of its values is wild), entries, where their rows begin. */
+typedef struct gathered {
+    uint32_t *headers;
+    uint32_t *entries; /* [groups, most, CHUNK] */
+    uint16_t *begins;  /* the same */
+    uint32_t groups, most;
+} gathered;
 
 static int64_t groups_of(int64_t rows) {
     return ni_divide_up(rows, GROUP_ROWS);
 }
 
-/* Of sixteen entries each, that a group may have. */
-static __host__ __device__ uint32_t most_chunks(int64_t room) {
-    return (uint32_t)((GROUP_ROWS * room + CHUNK - 1) / CHUNK);
+/* Sixteens that a group may have. */
+static int64_t most_chunks(const ni_sparse *s) {
+    return ni_divide_up(GROUP_ROWS * s->room, CHUNK);
 }
 
-/* Behind a word a group: how many sixteens it has, and whether one of its values is wild. */
 static size_t header_bytes(int64_t rows) {
     return (size_t)ni_divide_up(groups_of(rows), 64) * 256;
 }
 
+static int64_t places_of(const ni_sparse *s, int64_t rows) {
+    return groups_of(rows) * most_chunks(s) * CHUNK;
+}
+
 size_t ni_cuda_gathered_bytes(const ni_sparse *s, int64_t rows) {
-    return header_bytes(rows) + (size_t)groups_of(rows) * most_chunks(s->room) * CHUNK * sizeof(uint32_t);
+    return header_bytes(rows) +
+           (size_t)(places_of(s, rows) + MORE_CHUNKS * CHUNK) * (sizeof(uint32_t) + sizeof(uint16_t));
+}
+
+static gathered gathered_in(void *memory, const ni_sparse *s, int64_t rows) {
+    uint32_t *const headers = (uint32_t *)memory, *const entries = headers + header_bytes(rows) / sizeof *headers;
+    return (gathered){headers, entries, (uint16_t *)(entries + places_of(s, rows) + MORE_CHUNKS * CHUNK),
+                      (uint32_t)groups_of(rows), (uint32_t)most_chunks(s)};
 }
 
 /* Neither 0 nor from 2^-60 to 2^60, by the bits of a BF16 number. */
@@ -60,73 +84,69 @@ static __device__ bool is_wild(uint32_t bits) {
     return magnitude && magnitude - (67u << 7) > (120u << 7);
 }
 
-/* Sixteen columns have 32 bytes. Which of a row's come first changes with k, by exclusive or, so that four rows of different
- * k mod 4 have the same columns in different banks. */
+/* Eight columns have 16 bytes. Which of a row's come first changes with k, by exclusive or, so that eight rows of different
+ * k mod 8 have the same columns in different banks. */
 template <int COLS> static __device__ uint32_t at_row(uint32_t k) {
-    return k * (COLS / 16) ^ (COLS >= 64 ? k & 3u : COLS == 32 ? k >> 1 & 1u : 0u);
+    return k * (COLS / 8) ^ (COLS >= 64 ? k & 7u : COLS == 32 ? k >> 1 & 3u : k >> 2 & 1u);
 }
 
-typedef struct gathering {
-    ni_sparse sparse;
-    int64_t rows;
-    uint32_t *headers, *entries;
-} gathering;
-
-/* An entry of a group: number i of 8 room places. */
-typedef struct place {
+/* An entry of a group: number i of 8 room. */
+typedef struct entry {
     uint32_t row, column, value;
     bool live;
-} place;
+} entry;
 
-static __device__ place place_at(const gathering &g, int64_t first, int i, int counts) {
-    const int room = (int)g.sparse.room, row = i / room, e = i - row * room;
-    const int count = __shfl_sync(~0u, counts, row & 31);
-    place p = {(uint32_t)row, 0, 0, row < GROUP_ROWS && e < count};
+static __device__ entry entry_at(const ni_sparse &s, int64_t first, int i, int counts) {
+    const int room = (int)s.room, row = i / room, e = i - row * room, count = __shfl_sync(~0u, counts, row & 31);
+    entry p = {(uint32_t)row, 0, 0, row < GROUP_ROWS && e < count};
     if (p.live) {
         const int64_t at = (first + row) * room + e;
-        p.column = (uint32_t)__ldg(g.sparse.column + at);
-        p.value = __ldg(g.sparse.value + at);
+        p.column = (uint32_t)s.column[at];
+        p.value = s.value[at];
     }
     return p;
 }
 
-/* A warp a group. Entries with k mod 4 = t go to the places of lane t, those for which it has none left to what others
- * have free. */
+/* A warp a group. Entries for which their class has no place left go where others have one. */
 template <int COLS>
-static __global__ void __launch_bounds__(NI_THREADS) gather(const __grid_constant__ gathering g) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    gather(const __grid_constant__ gathered to, const __grid_constant__ ni_sparse s, int64_t rows) {
     const int lane = threadIdx.x % 32;
-    const int64_t group = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32, first = group * GROUP_ROWS;
+    const int64_t group = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32, first = group * GROUP_ROWS,
+                  begin = group * to.most * CHUNK;
     ni_let_follow();
-    if (first >= g.rows)
+    if (first >= rows)
         return;
-    const int counts = lane < GROUP_ROWS && first + lane < g.rows ? g.sparse.count[first + lane] : 0,
-              places = GROUP_ROWS * (int)g.sparse.room;
+    const int counts = lane < GROUP_ROWS && first + lane < rows ? s.count[first + lane] : 0,
+              most = GROUP_ROWS * (int)s.room;
     const uint32_t below = (1u << lane) - 1, chunks = ((uint32_t)__reduce_add_sync(~0u, counts) + CHUNK - 1) / CHUNK;
-    uint32_t *const to = g.entries + group * most_chunks(g.sparse.room) * CHUNK;
-    int of_class[CLASSES] = {0, 0, 0, 0}, before[CLASSES], taken[CLASSES] = {0, 0, 0, 0};
+    const int share = (int)chunks * CHUNK / CLASSES;
+    int of_class[CLASSES] = {}, before[CLASSES], taken[CLASSES] = {};
     bool wild = false;
-    for (int i = lane; i - lane < places; i += 32) {
-        const place p = place_at(g, first, i, counts);
+    for (int i = lane; i - lane < most; i += 32) {
+        const entry p = entry_at(s, first, i, counts);
         wild |= is_wild(p.value);
 #pragma unroll
         for (uint32_t c = 0; c < CLASSES; c++)
-            of_class[c] += __popc(__ballot_sync(~0u, p.live && (p.column & 3u) == c));
+            of_class[c] += __popc(__ballot_sync(~0u, p.live && p.column % CLASSES == c));
     }
-    for (uint32_t i = lane; i < chunks * CHUNK / 4; i += 32)
-        ((uint4 *)to)[i] = make_uint4(0, 0, 0, 0);
+    for (uint32_t i = lane; i < (to.most + (group + 1 == to.groups ? MORE_CHUNKS : 0)) * CHUNK; i += 32) {
+        to.entries[begin + i] = 0;
+        to.begins[begin + i] = 0;
+    }
     __syncwarp();
-    const int share = (int)chunks * CHUNK / CLASSES;
+#pragma unroll
     for (int c = 0, over = 0; c < CLASSES; c++) {
         before[c] = over;
         over += max(of_class[c] - share, 0);
     }
-    for (int i = lane; i - lane < places; i += 32) {
-        const place p = place_at(g, first, i, counts);
-        uint32_t own = p.column & 3u;
+    for (int i = lane; i - lane < most; i += 32) {
+        const entry p = entry_at(s, first, i, counts);
+        uint32_t own = p.column % CLASSES;
         int rank = 0, over = 0;
 #pragma unroll
         for (uint32_t c = 0; c < CLASSES; c++) {
-            const uint32_t same = __ballot_sync(~0u, p.live && own == c);
+            const uint32_t same = __ballot_sync(~0u, p.live && p.column % CLASSES == c);
             if (own == c) {
                 rank = taken[c] + __popc(same & below);
                 over = rank - share + before[c];
@@ -143,37 +163,49 @@ static __global__ void __launch_bounds__(NI_THREADS) gather(const __grid_constan
                 }
                 passed += (uint32_t)free;
             }
-        if (p.live)
-            to[rank / 4 * CHUNK + own * 4 + rank % 4] = p.value << 16 | p.row << BASE_BITS | at_row<COLS>(p.column);
+        if (p.live) {
+            const int64_t at = begin + rank / 2 * CHUNK + at_place(own + rank % 2 * CLASSES);
+            to.entries[at] = p.value << 16 | 1u << p.row;
+            to.begins[at] = (uint16_t)at_row<COLS>(p.column);
+        }
     }
     wild = __any_sync(~0u, wild);
     if (lane == 0)
-        g.headers[group] = chunks | (wild ? WILD : 0u);
+        to.headers[group] = chunks | (wild ? WILD : 0u);
 }
 
 /* ---- the slice ---- */
 
-/* Columns of a slice, of a part; of a lane in a part; tiles of sixteen columns. */
-template <int COLS_, int THREADS_> struct shape {
+/* Columns of a slice and of a warp. Of 32 columns four are a lane's, of sixteen two, neighbours: one of each 16 bytes, in
+ * which columns are EACH apart. */
+template <int COLS_, int WARP_COLS_, int THREADS_> struct shape {
     enum {
         COLS = COLS_,
+        WARP_COLS = WARP_COLS_,
         THREADS = THREADS_,
-        WARPS = THREADS / 32,
+        ABREAST = COLS / WARP_COLS,
+        GROUPS = THREADS / 32 / ABREAST,
         PART = COLS < 32 ? COLS : 32,
-        PARTS = COLS / PART,
+        PARTS = WARP_COLS / PART,
         EACH = PART / 8,
         TILES = EACH / 2
     };
 };
 
-/* Eight numbers of two columns, from row k on, k a multiple of eight. */
+/* Where column n lies in a row. */
+template <typename S> static __device__ uint32_t at_column(uint32_t n) {
+    const uint32_t within = n % S::PART;
+    return n / S::PART * (2 * S::PART) + within % S::EACH * 16 + within / S::EACH * 2;
+}
+
+/* Eight numbers of columns n and n + EACH, from row k on, k a multiple of eight. */
 template <typename S>
 static __device__ void store_weights(char *slice, uint32_t k, uint32_t n, const ni_eight &a, const ni_eight &b,
                                      float first, float second) {
-    char *const to = slice + (at_row<S::COLS>(k) << 5);
+    char *const to = slice + (at_row<S::COLS>(k) << 4);
 #pragma unroll
     for (uint32_t i = 0; i < 8; i++)
-        *(uint32_t *)(to + ((at_row<S::COLS>(i) << 5) ^ 2 * n)) =
+        *(uint32_t *)(to + ((at_row<S::COLS>(i) << 4) ^ at_column<S>(n))) =
             ni_pack_two(ni_f32_mul(a.x[i], first), ni_f32_mul(b.x[i], second));
 }
 
@@ -183,9 +215,9 @@ template <typename S>
 static __device__ bool load_slice(char *slice, const uint16_t *values, const float *scales, int64_t first,
                                   uint32_t depth) {
     enum { PAIRS = S::COLS / 2, STEP = 16 };
-    const uint32_t n = 2 * (threadIdx.x % PAIRS);
-    const uint16_t *const from = values + (first + n) * depth, *const beside = from + depth;
-    const float scale = scales[first + n], other = scales[first + n + 1];
+    const uint32_t pair = threadIdx.x % PAIRS, n = pair / S::EACH * (2 * S::EACH) + pair % S::EACH;
+    const uint16_t *const from = values + (first + n) * depth, *const beside = from + S::EACH * depth;
+    const float scale = scales[first + n], other = scales[first + n + S::EACH];
 #pragma unroll 2
     for (uint32_t k = STEP * (threadIdx.x / PAIRS); k < depth; k += STEP * (S::THREADS / PAIRS)) {
         const bool more = k + 8 < depth;
@@ -200,9 +232,29 @@ static __device__ bool load_slice(char *slice, const uint16_t *values, const flo
     return !(least >= 0x1p-40f && most <= 0x1p40f) || scale != scale || other != other;
 }
 
+/* ---- what another kernel gathered meanwhile, and shared memory by addresses ---- */
+
+static __device__ uint32_t load_word(const uint32_t *from) {
+    uint32_t word;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(word) : "l"(ni_global(from)) : "memory");
+    return word;
+}
+
+static __device__ uint32_t load_half(uint64_t from) {
+    uint16_t half;
+    asm volatile("ld.global.b16 %0, [%1];" : "=h"(half) : "l"(from) : "memory");
+    return half;
+}
+
+static __device__ uint16_t shared_half(uint32_t at) {
+    uint16_t half;
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(half) : "r"(at) : "memory");
+    return half;
+}
+
 /* ---- eight rows ---- */
 
-/* Of a lane: rows 2 t and 2 t + 1, columns EACH g on of each part. */
+/* Of lane 4 g + t: rows 2 t and 2 t + 1, columns EACH g on of each part. */
 template <typename S> struct numbers {
     float x[2][S::PARTS][S::EACH];
 };
@@ -270,99 +322,93 @@ static __device__ void store_rows(const ni_cuda_finish &f, const numbers<S> &a, 
     }
 }
 
-/* Where this lane's columns of an entry begin: of even parts, of odd ones. */
-typedef struct weight_row {
-    const char *at[2];
-} weight_row;
+/* Sixteen entries: values of places 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, and where the row of the lane's own place begins. */
+typedef struct chunk {
+    uint4 entries;
+    uint32_t begin;
+} chunk;
 
-template <typename S> static __device__ weight_row row_of(const char *slice, uint32_t entry) {
-    const uint32_t g = threadIdx.x % 32 / 4,
-                   at = (entry << 5 & ((1u << BASE_BITS) - 1) << 5) ^ 2 * S::EACH * g;
-    return (weight_row){{slice + at, slice + (at ^ 2 * S::PART)}};
-}
-
-/* EACH columns of a part, two a word. */
-template <typename S> static __device__ void load_weights(uint32_t *w, const weight_row &row, int part) {
-    const char *const from = row.at[part % 2] + part / 2 * 4 * S::PART;
-    if constexpr (S::EACH == 4) {
-        const uint2 v = *(const uint2 *)from;
-        w[0] = v.x, w[1] = v.y;
-    } else {
-        w[0] = *(const uint32_t *)from;
-    }
-}
-
-/* Sixteen entries, of which this lane has four. */
-template <typename S> static __device__ void add_chunk(numbers<S> *a, const char *slice, uint4 entries) {
-    const uint32_t e[4] = {entries.x, entries.y, entries.z, entries.w}, g = threadIdx.x % 32 / 4;
-    weight_row row[4];
+template <typename S> static __device__ void add_chunk(numbers<S> *a, uint32_t slice, const chunk &c) {
+    const uint32_t e[4] = {c.entries.x, c.entries.y, c.entries.z, c.entries.w}, mine = 1u << threadIdx.x % 32 / 4,
+                   at = slice + (c.begin << 4);
     uint32_t own[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        row[i] = row_of<S>(slice, e[i]);
-        own[i] = ((e[i] ^ g << BASE_BITS) & 7u << BASE_BITS) == 0 ? e[i] : 0u;
-    }
-    const uint32_t b0 = __byte_perm(own[0], own[1], 0x7632), b1 = __byte_perm(own[2], own[3], 0x7632);
+    for (int i = 0; i < 4; i++)
+        own[i] = e[i] & mine ? e[i] : 0u;
+    const uint32_t b0 = __byte_perm(own[0], own[1], 0x7632), b1 = __byte_perm(own[2], own[3], 0x7632),
+                   half = threadIdx.x & 8u ? 16 : 0; /* two lanes a row of sixteen columns */
 #pragma unroll
-    for (int p = 0; p < S::PARTS; p++) {
-        uint32_t w[4][S::TILES];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            load_weights<S>(w[i], row[i], p);
+    for (int p = 0; p < S::PARTS; p++)
 #pragma unroll
         for (int j = 0; j < S::TILES; j++) {
-            const uint32_t tile[4] = {__byte_perm(w[0][j], w[1][j], 0x5410), __byte_perm(w[0][j], w[1][j], 0x7632),
-                                      __byte_perm(w[2][j], w[3][j], 0x5410), __byte_perm(w[2][j], w[3][j], 0x7632)};
-            float c[4] = {a->x[0][p][2 * j], a->x[1][p][2 * j], a->x[0][p][2 * j + 1], a->x[1][p][2 * j + 1]};
-            mma(c, tile, b0, b1);
-            a->x[0][p][2 * j] = c[0];
-            a->x[1][p][2 * j] = c[1];
-            a->x[0][p][2 * j + 1] = c[2];
-            a->x[1][p][2 * j + 1] = c[3];
+            const uint32_t tile = p * S::TILES + j;
+            uint32_t w[4];
+            load_matrix_trans(w, (at ^ half ^ 32 * (tile % 4)) + 128 * (tile / 4));
+            float x[4] = {a->x[0][p][2 * j], a->x[1][p][2 * j], a->x[0][p][2 * j + 1], a->x[1][p][2 * j + 1]};
+            mma(x, w, b0, b1);
+            a->x[0][p][2 * j] = x[0];
+            a->x[1][p][2 * j] = x[1];
+            a->x[0][p][2 * j + 1] = x[2];
+            a->x[1][p][2 * j + 1] = x[3];
         }
-    }
 }
 
 /* The same, one by one. */
-template <typename S> static __device__ void add_one_by_one(numbers<S> *a, const char *slice, uint4 entries) {
-    const uint32_t mine[4] = {entries.x, entries.y, entries.z, entries.w}, t = threadIdx.x % 4;
+template <typename S> static __device__ void add_each(numbers<S> *a, uint32_t slice, const chunk &c) {
+    const uint32_t mine[4] = {c.entries.x, c.entries.y, c.entries.z, c.entries.w}, g = threadIdx.x % 32 / 4,
+                   t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll 1
-        for (int from = 0; from < CLASSES; from++) {
-            const uint32_t e = __shfl_sync(~0u, mine[i], from, CLASSES), r = e >> BASE_BITS & 7u;
+        for (int from = 0; from < 4; from++) {
+            const uint32_t e = __shfl_sync(~0u, mine[i], from, 4), row = __ffs(e & 0xffu) - 1,
+                           place = 2 * from + i / 2 * 8 + i % 2,
+                           at = slice + (__shfl_sync(~0u, c.begin, place % 8 + place / 8 * 16) << 4);
             const float v = __uint_as_float(e & 0xffff0000u);
-            const weight_row row = row_of<S>(slice, e);
-            if (r / 2 != t || e == 0)
+            if (e == 0 || row / 2 != t)
                 continue;
 #pragma unroll
-            for (int p = 0; p < S::PARTS; p++) {
-                uint32_t w[S::TILES];
-                load_weights<S>(w, row, p);
+            for (int p = 0; p < S::PARTS; p++)
 #pragma unroll
                 for (int n = 0; n < S::EACH; n++) {
-                    const float x = __uint_as_float(n % 2 ? w[n / 2] & 0xffff0000u : w[n / 2] << 16),
-                                sum = ni_f32_add(r % 2 ? a->x[1][p][n] : a->x[0][p][n], ni_f32_mul(v, x));
-                    a->x[0][p][n] = r % 2 ? a->x[0][p][n] : sum;
-                    a->x[1][p][n] = r % 2 ? sum : a->x[1][p][n];
+                    const uint32_t unit = p * S::EACH + n;
+                    const float x = ni_bf16_value(shared_half((at ^ 16 * (unit % 8)) + 128 * (unit / 8) + 2 * g)),
+                                sum = ni_f32_add(row % 2 ? a->x[1][p][n] : a->x[0][p][n], ni_f32_mul(v, x));
+                    a->x[0][p][n] = row % 2 ? a->x[0][p][n] : sum;
+                    a->x[1][p][n] = row % 2 ? sum : a->x[1][p][n];
                 }
-            }
         }
 }
 
-typedef struct gathered {
-    const uint32_t *headers;
-    const uint4 *entries; /* [groups, most_chunks, CLASSES] */
-    uint32_t groups, most;
-} gathered;
-
-static __device__ uint32_t header_at(const gathered &g, uint32_t group) {
-    return group < g.groups ? __ldg(g.headers + group) : 0;
+template <typename S>
+static __device__ void add(numbers<S> *a, uint32_t slice, const chunk &c, bool usual) {
+    if (usual)
+        add_chunk<S>(a, slice, c);
+    else
+        add_each<S>(a, slice, c);
 }
 
-static __device__ uint4 chunk_at(const gathered &g, uint32_t group, uint32_t chunk, uint32_t header) {
-    return chunk < (header & ~WILD) ? __ldg(g.entries + (group * g.most + chunk) * CLASSES + threadIdx.x % 4)
-                                    : make_uint4(0, 0, 0, 0);
+static __device__ uint32_t header_at(const gathered &g, uint32_t group) {
+    return group < g.groups ? load_word(g.headers + group) : 0;
+}
+
+/* Where a lane reads chunk after chunk: of its own place, lane % 8 of the first eight or of the last, the row. Nobody looks at
+ * what is read behind the last (MORE_CHUNKS). */
+typedef struct stream {
+    uint64_t entries, begins;
+} stream;
+
+static __device__ stream stream_of(const gathered &g, uint32_t group) {
+    const uint32_t lane = threadIdx.x % 32, at = (group < g.groups ? group : 0) * g.most * CHUNK;
+    return (stream){ni_global(g.entries + at + 4 * (lane % 4)),
+                    ni_global(g.begins + at + at_place(lane % 8 + lane / 16 * 8))};
+}
+
+static __device__ chunk next_of(stream *s) {
+    const chunk c = {ni_load_words(s->entries), load_half(s->begins)};
+    s->entries += CHUNK * sizeof(uint32_t);
+    s->begins += CHUNK * sizeof(uint16_t);
+    return c;
 }
 
 /* Entries are on their way for two chunks, numbers and first entries of the next group for a whole one. The slice is loaded
@@ -371,15 +417,17 @@ template <typename S>
 static __global__ void __launch_bounds__(S::THREADS, 1)
     finish_sparse(const __grid_constant__ ni_cuda_finish f, const __grid_constant__ gathered of) {
     extern __shared__ __align__(256) char slice[];
-    const int first = (int)blockIdx.x * S::COLS, n = first + S::EACH * ((int)threadIdx.x % 32 / 4);
-    const uint32_t stride = gridDim.y * S::WARPS;
-    uint32_t group = blockIdx.y * S::WARPS + threadIdx.x / 32;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, beside = S::WARP_COLS * (warp % S::ABREAST),
+                   stride = gridDim.y * S::GROUPS, from = shared_address(slice) + 2 * beside;
+    const int first = (int)blockIdx.x * S::COLS, n = first + (int)(beside + S::EACH * (lane / 4));
+    uint32_t group = blockIdx.y * S::GROUPS + warp / S::ABREAST;
     const bool scaled = f.rows.at || f.columns.at;
     numbers<S> next = load_rows<S>(f, group, n);
     const bool tame = !__syncthreads_or(load_slice<S>(slice, f.weights, f.weight_scales, first, (uint32_t)f.depth));
     ni_wait_for_it();
     uint32_t header = header_at(of, group);
-    uint4 even = chunk_at(of, group, 0, header), odd = chunk_at(of, group, 1, header);
+    stream s = stream_of(of, group);
+    chunk even = next_of(&s), odd = next_of(&s);
     while (group < of.groups) {
         const uint32_t now = group, chunks = header & ~WILD;
         const bool usual = tame && !(header & WILD);
@@ -389,18 +437,17 @@ static __global__ void __launch_bounds__(S::THREADS, 1)
         next = load_rows<S>(f, group, n);
         if (scaled)
             put_scales<S>(f, &a, now, n);
-        for (uint32_t c = 0; c < chunks && usual; c += 2) {
-            add_chunk<S>(&a, slice, even);
-            even = chunk_at(of, now, c + 2, header);
+        for (uint32_t c = 0; c < chunks; c += 2) {
+            add<S>(&a, from, even, usual);
+            even = next_of(&s);
             if (c + 1 < chunks)
-                add_chunk<S>(&a, slice, odd);
-            odd = chunk_at(of, now, c + 3, header);
+                add<S>(&a, from, odd, usual);
+            odd = next_of(&s);
         }
-        for (uint32_t c = 0; c < chunks && !usual; c++)
-            add_one_by_one<S>(&a, slice, chunk_at(of, now, c, header));
         header = next_header;
-        even = chunk_at(of, group, 0, header);
-        odd = chunk_at(of, group, 1, header);
+        s = stream_of(of, group);
+        even = next_of(&s);
+        odd = next_of(&s);
         store_rows<S>(f, a, now, n);
     }
 }
@@ -429,16 +476,15 @@ bool ni_cuda_can_finish_sparse(const ni_cuda_finish *f) {
 /* A block a multiprocessor, each with its slice and its band of rows. */
 template <typename S> static int launch(cudaStream_t on, const ni_cuda_finish *f, void *memory, int multiprocessors) {
     const size_t bytes = (size_t)slice_bytes(f, S::COLS);
+    const gathered to = gathered_in(memory, &f->sparse, f->rows_count);
     const int64_t slices = f->cols / S::COLS, bands = multiprocessors / slices,
-                  most = ni_divide_up(groups_of(f->rows_count), S::WARPS);
-    uint32_t *const headers = (uint32_t *)memory, *const entries = headers + header_bytes(f->rows_count) / sizeof(uint32_t);
-    const gathering from = {f->sparse, f->rows_count, headers, entries};
-    const gathered to = {headers, (const uint4 *)entries, (uint32_t)groups_of(f->rows_count), most_chunks(f->sparse.room)};
+                  most = ni_divide_up(to.groups, S::GROUPS);
     const cudaError_t code =
         cudaFuncSetAttribute(finish_sparse<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code != cudaSuccess)
         return code;
-    gather<S::COLS><<<(unsigned)ni_divide_up(to.groups, NI_WARPS), NI_THREADS, 0, on>>>(from);
+    gather<S::COLS>
+        <<<(unsigned)ni_divide_up(to.groups, NI_WARPS), NI_THREADS, 0, on>>>(to, f->sparse, f->rows_count);
     return ni_launch_following(on, finish_sparse<S>,
                                dim3((unsigned)slices, (unsigned)(bands < 1 ? 1 : bands < most ? bands : most)), S::THREADS,
                                bytes, *f, to);
@@ -448,12 +494,12 @@ int ni_cuda_launch_finish_sparse(void *stream, const ni_cuda_finish *f, void *me
     cudaStream_t on = (cudaStream_t)stream;
     switch (slice_of(f)) {
     case 128:
-        return launch<shape<128, T128>>(on, f, memory, multiprocessors);
+        return launch<shape<128, W128, T128>>(on, f, memory, multiprocessors);
     case 64:
-        return launch<shape<64, T64>>(on, f, memory, multiprocessors);
+        return launch<shape<64, 64, T64>>(on, f, memory, multiprocessors);
     case 32:
-        return launch<shape<32, T32>>(on, f, memory, multiprocessors);
+        return launch<shape<32, 32, T32>>(on, f, memory, multiprocessors);
     default:
-        return launch<shape<16, 1024>>(on, f, memory, multiprocessors);
+        return launch<shape<16, 16, 1024>>(on, f, memory, multiprocessors);
     }
 }
