@@ -246,6 +246,14 @@ static __device__ uint32_t load_half(uint64_t from) {
     return half;
 }
 
+/* As load_matrix_trans, which wants a pointer. */
+static __device__ void load_turned(uint32_t (&w)[4], uint32_t at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(at)
+                 : "memory");
+}
+
 static __device__ uint16_t shared_half(uint32_t at) {
     uint16_t half;
     asm volatile("ld.shared.b16 %0, [%1];" : "=h"(half) : "r"(at) : "memory");
@@ -343,7 +351,7 @@ template <typename S> static __device__ void add_chunk(numbers<S> *a, uint32_t s
         for (int j = 0; j < S::TILES; j++) {
             const uint32_t tile = p * S::TILES + j;
             uint32_t w[4];
-            load_matrix_trans(w, (at ^ half ^ 32 * (tile % 4)) + 128 * (tile / 4));
+            load_turned(w, (at ^ half ^ 32 * (tile % 4)) + 128 * (tile / 4));
             float x[4] = {a->x[0][p][2 * j], a->x[1][p][2 * j], a->x[0][p][2 * j + 1], a->x[1][p][2 * j + 1]};
             mma(x, w, b0, b1);
             a->x[0][p][2 * j] = x[0];
