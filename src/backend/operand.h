@@ -40,6 +40,8 @@ typedef struct nb_operand {
 /* What an operand is made of. Exactly one of `numbers` and `operand`. */
 typedef struct ni_source {
     const nb_mat *numbers;     /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
+    const float *scale;        /* [1] numbers times this, which may then be F16: a master as it is kept, for make_many of
+                                  what takes_kept says. NULL: 1 */
     const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer; of one that is
                                   rotated the rotated ones */
     const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have

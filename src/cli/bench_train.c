@@ -45,7 +45,7 @@ static const ni_command_line line = {
         "TFLOP/s are the model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows "
         "that "
         "FP8\n"
-        "units did not hold (fp8_units: mxfp4) are counted. Nothing is written.\n"
+        "units did not hold (fp8_units: mxfp4, all) are counted. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,

@@ -151,6 +151,7 @@ typedef struct ni_mechanism {
      * weights are made when they are read. At most six makings. */
     nb_status (*list_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, const nb_mat *master,
                         ni_weight_list *list, nb_error *err);
+    bool reads_codes; /* in the place of list_w: of W nothing is read but the layer's own operands */
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */
     nb_status (*after_dgrad)(void *state, const ni_linear_call *call, const nb_mat *dx, nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */

@@ -48,6 +48,7 @@ typedef struct ni_params {
     ni_gradient_watch *final; /* is told what a backward pass is done with; NULL: nobody */
     void *final_self;
     int64_t *window_at; /* [count]: element of the window where each gradient is added up */
+    int32_t outlives;   /* the tensor that is added to by more than its section; -1 */
 } ni_params;
 
 /* What is declared from here on is a section of its own. */

@@ -512,13 +512,13 @@ static nb_status tell_drowned(run *r, nb_error *err) {
     return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
 }
 
-/* The first step in which FP8 units did not hold all rows of MXFP4. */
+/* The first step in which FP8 units did not hold all rows. */
 static void tell_mended(run *r, int64_t rows) {
     if (rows == 0 || r->mended_told)
         return;
     r->mended_told = true;
     ni_note(r->t, NB_NOTE_INFO,
-            "step %lld: %lld rows of MXFP4 operands span more than FP8 holds exactly and were multiplied in FP32; "
+            "step %lld: %lld rows of operands span more than FP8 holds exactly and were multiplied in FP32; "
             "fp32_rows in metrics.jsonl counts them",
             (long long)r->t->at.step, (long long)rows);
 }

@@ -98,6 +98,10 @@ typedef struct clamped_codes {
     ni_scaling scaling;
     ni_vector_lane lane;
 
+    __device__ float inner() const {
+        return v.whole ? scaling.decode : 1.0f;
+    }
+
     __device__ bool begin(int64_t r, uint32_t amax) {
         lane = ni_vector_lane_of(v, r * cols);
         scaling = ni_vector_scaling_of<NB_ELEMENT_E2M1>(v, amax << 16);
@@ -118,11 +122,12 @@ typedef struct clamped_codes {
     }
 
     __device__ void put(int i, const uint4 &eight) const {
-        ni_put_eight_up(lane, i, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), 1.0f);
+        ni_put_eight_up(lane, i, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), inner());
     }
 
     __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
-        ni_put_eight<NB_ELEMENT_E2M1, NB_ROUND_UP>(v, r * cols + c, ni_eight_of(eight), scaling.multiplier, 1.0f);
+        ni_put_eight<NB_ELEMENT_E2M1, NB_ROUND_UP>(v, r * cols + c, ni_eight_of(eight), scaling.multiplier,
+                                                   scaling.decode);
     }
 } clamped_codes;
 
@@ -502,7 +507,7 @@ int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_s
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x) {
     const nb_quantizer *q = &v->quantizer;
     return fits_warps(x) && x->rows > 0 && !(rest && rest->exact) && q->element == NB_ELEMENT_E2M1 &&
-           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && !v->whole;
+           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
 }
 
 /* ---- a row of a block ---- */

@@ -152,7 +152,7 @@ int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale,
 int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n);
 
 /* ---- mechanisms.cu ---- */
-int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
+int ni_cuda_launch_dge(void *stream, float *dw, const ni_scaled *w, const nb_qtensor *codes, float k, float cap);
 size_t ni_cuda_clamp_bytes(bool whole);
 int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                          int64_t high, bool whole, void *scratch);

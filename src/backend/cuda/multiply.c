@@ -44,6 +44,8 @@ static ni_cuda_units units_of(nb_backend *be, const nb_operand *a, const nb_oper
         return NI_CUDA_BF16;
     const nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
     const ni_cuda_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
+    if (units == NI_CUDA_FP8_POW2 && !(a->form & b->form & NI_CUDA_POW2)) /* made for another product */
+        return NI_CUDA_BF16;
     *bytes = ni_cuda_coded_bytes(units, &x, &y);
     return units;
 }
@@ -78,18 +80,34 @@ static bool has_column_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
 }
 
+/* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
+static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
+    const nb_operand made = ni_cuda_pow2_as_made(o);
+    const nb_qtensor codes = ni_codes_of(&made);
+    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
+    if (!out->numbers.data)
+        return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
+    return ni_cuda_status(
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        "multiply", err);
+}
+
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
     const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer); /* then the numbers carry every scale */
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
     if (ni_is_plain(o))
         return NB_OK;
+    if (o->form & NI_CUDA_POW2)
+        return decoded_pow2(be, scratch, o, out, err);
     const nb_qtensor codes = ni_codes_of(o);
     const bool across = o->form & NI_CUDA_ACROSS;
     *out = (side){.numbers = o->form & NI_CUDA_BORROWED ? o->numbers
                              : across                   ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
                                                         : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
                   .transposed = across};
+    if (o->form & NI_CUDA_CARRIED)
+        return NB_OK;
     if (!whole)
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
@@ -135,6 +153,8 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
     side x, y;
     size_t bytes;
     const ni_cuda_units units = units_of(be, a, b, &bytes);
+    if (units == NI_CUDA_FP8_POW2)
+        return ni_cuda_multiply_pow2(be, c, a, b, accumulate, err);
     if (units != NI_CUDA_BF16) {
         const ni_cuda_coded first = coded_of(a), second = coded_of(b);
         void *memory = take(&scratch, bytes);
@@ -209,7 +229,7 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
 
 static bool is_row_coded(const nb_operand *o) {
     return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
-           !(o->form & NI_CUDA_ACROSS);
+           !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED | NI_CUDA_POW2));
 }
 
 /* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units

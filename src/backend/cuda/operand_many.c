@@ -44,13 +44,20 @@ typedef struct row_list {
     int count;
 } row_list;
 
+typedef struct columns_list {
+    ni_cuda_columns at[MOST_LISTED];
+    const nb_operand *out[MOST_LISTED];
+    int count;
+} columns_list;
+
 /* All weights of the call, MOST_LISTED at most; nothing that they are made of is made by it. `made` [count]. */
 static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
+    columns_list columns;
     ni_cuda_weight w;
-    list.count = rows.count = 0;
+    list.count = rows.count = columns.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
         made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
@@ -60,7 +67,14 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
         }
         made[i] = ni_cuda_list_rows(be, &sources[i], &makings[i], &rows.from[rows.count], &rows.to[rows.count]);
         rows.count += made[i];
+        if (made[i])
+            continue;
+        made[i] = ni_cuda_list_columns(be, &sources[i], &makings[i], &columns.at[columns.count]);
+        columns.out[columns.count] = makings[i].out;
+        columns.count += made[i];
     }
+    if (columns.count)
+        NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
     NB_TRY(make_weights(be, &list, err));
     const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);
     return ni_cuda_status(be, code, "quantize: vectors", err);

@@ -190,7 +190,7 @@ int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source
  * up. */
 typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
-    uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
+    uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once; NULL: codes alone */
     bool whole;
     uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
     uint8_t *codes;   /* canonical; NULL: nobody asks */
@@ -204,6 +204,19 @@ int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_s
                                int64_t low, int64_t high);
 /* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
 int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
+/* The same under a scale a column, of FP32 numbers or of what masters are kept in; whole, columns in sixteens. */
+typedef struct ni_cuda_columns {
+    ni_scaled from; /* dense, 16-byte aligned */
+    int64_t rows, cols;
+    nb_scale_rule rule;
+    nb_rounding round; /* to nearest or up */
+    uint8_t *codes;
+    float *scales;    /* [cols] */
+    uint16_t *values; /* BF16, times their scales; NULL: nobody asks */
+} ni_cuda_columns;
+/* amaxes: scratch of so many words. */
+int64_t ni_cuda_column_words(const ni_cuda_columns *weights, int count);
+int ni_cuda_quantize_columns(void *stream, const ni_cuda_columns *weights, int count, uint32_t *amaxes);
 /* out[i] (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count);
 /* The same of one, and then its rest, in BF16. */
