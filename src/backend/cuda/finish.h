@@ -1,5 +1,4 @@
-/* finish.h: the end of a product whose scales are of rows (finish.cu), and of one with a sparse product beside it
- * (finish_sparse.cu). */
+/* finish.h: the end of a product whose scales are of rows (finish.cu). */
 #ifndef NI_BACKEND_CUDA_FINISH_H
 #define NI_BACKEND_CUDA_FINISH_H
 
@@ -21,13 +20,8 @@ typedef struct ni_cuda_finish {
     int64_t depth;
 } ni_cuda_finish;
 
-bool ni_cuda_can_finish(const ni_cuda_finish *f); /* without `sparse` */
-int ni_cuda_launch_finish(void *stream, const ni_cuda_finish *f);
-
-/* With it; `memory` of so many bytes, 256-byte aligned. */
-size_t ni_cuda_gathered_bytes(const ni_sparse *s, int64_t rows);
-bool ni_cuda_can_finish_sparse(const ni_cuda_finish *f);
-int ni_cuda_launch_finish_sparse(void *stream, const ni_cuda_finish *f, void *memory, int multiprocessors);
+bool ni_cuda_can_finish(const ni_cuda_finish *f);
+int ni_cuda_launch_finish(void *stream, const ni_cuda_finish *f, int multiprocessors);
 
 #ifdef __cplusplus
 }

@@ -51,15 +51,14 @@ static ni_cuda_units units_of(nb_backend *be, const nb_operand *a, const nb_oper
 }
 
 static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count) {
-    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, gathered = 0;
+    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0;
     for (int32_t i = 0; i < count; i++) {
         size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
         units_of(be, terms[i].a, terms[i].b, &coded);
         bytes = coded > bytes ? coded : bytes;
-        gathered += terms[i].sparse ? rounded(ni_cuda_gathered_bytes(terms[i].sparse, c->rows)) : 0;
         most = bytes > most ? bytes : most;
     }
-    return 2 * matrix + most + gathered;
+    return 2 * matrix + most;
 }
 
 /* ---- one product ---- */
@@ -94,7 +93,8 @@ static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o
 
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
-    const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer); /* then the numbers carry every scale */
+    /* Then the numbers carry every scale. */
+    const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer);
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
     if (ni_is_plain(o))
         return NB_OK;
@@ -172,7 +172,7 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
         NB_TRY(ni_cuda_multiply_plain(be, &p, err));
         const ni_cuda_finish f = finish_of(c, &p.c, &x, &y);
         if (c->dtype == NB_BF16 && !accumulate && ni_cuda_can_finish(&f))
-            return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f), "multiply", err);
+            return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, cuda->multiprocessors), "multiply", err);
         return ni_cuda_status(be, ni_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate),
                               "multiply", err);
     }
@@ -254,14 +254,13 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
         NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
     }
     const nb_mat sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
-    void *const memory = take(&scratch, bytes),
-                *const gathered = take(&scratch, ni_cuda_gathered_bytes(terms[1].sparse, c->rows));
+    void *const memory = take(&scratch, bytes);
     ni_cuda_finish f = finish_of(c, &sum, &x, &y);
     f.sparse = *terms[1].sparse;
     f.weights = ni_cuda_values_of(terms[1].b);
     f.weight_scales = ni_codes_of(terms[1].b).outer_scales;
     f.depth = terms[1].b->cols;
-    if (!sum.data || (bytes && !memory) || !gathered || !ni_cuda_can_finish_sparse(&f))
+    if (!sum.data || (bytes && !memory) || !ni_cuda_can_finish(&f))
         return NB_OK;
     *done = true;
     if (bare) {
@@ -272,9 +271,8 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
         const ni_cuda_coded first = coded_of(terms[0].a), second = coded_of(terms[0].b);
         NB_TRY(ni_cuda_multiply_coded(be, units, &sum, &first, &second, false, memory, err));
     }
-    return ni_cuda_status(
-        be, ni_cuda_launch_finish_sparse(stream_of(be), &f, gathered, ni_cuda_of(be)->multiprocessors),
-        "multiply: a sparse product", err);
+    return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, ni_cuda_of(be)->multiprocessors),
+                          "multiply: a sparse product", err);
 }
 
 nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,

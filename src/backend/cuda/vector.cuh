@@ -1,5 +1,5 @@
 /* vector.cuh: eight numbers under one FP32 scale of their row or tensor, as codes and values: what kernels share that make
- * such operands (quantize_vector.cu) or clamp rows on the way (clamp.cu).
+ * such operands (quantize_vector.cu) or clamp rows on the way (clamp_warp.cu).
  */
 #ifndef NI_BACKEND_CUDA_VECTOR_CUH
 #define NI_BACKEND_CUDA_VECTOR_CUH
