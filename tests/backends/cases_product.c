@@ -424,18 +424,23 @@ static void run_outer(trial *t) {
     record(t, "refused", &refused, NB_I32, 1, true);
 }
 
-/* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
+/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one of
+ * the tensor. */
 static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    const nb_quantizer q = of("e2m1", 1, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
+    const nb_quantizer quantizers[2] = {of("e2m1", 1, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+                       plain = nb_quantizer_bf16();
     const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
-    const nb_operand coded_x = made(t, &q, &x, NI_LEFT, &plain), coded_w = made(t, &q, &w, NI_RIGHT, &plain);
     const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},
                      plain_w = {.quantizer = plain, .rows = n, .cols = k, .numbers = w};
-    for (int i = 0; i < 2; i++) {
-        const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
-        const nb_mat c = nb_mat_of(output(t, i ? "numbers x codes" : "codes x numbers", NB_F32, m * n), NB_F32, m, n);
-        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, false, &err));
+    for (int i = 0; i < 8; i++) { /* rows or one scale; into FP32, or added to BF16 */
+        const nb_quantizer *q = &quantizers[i / 4];
+        const bool into_bf16 = i & 2;
+        const nb_operand coded = i & 1 ? made(t, q, &w, NI_RIGHT, &plain) : made(t, q, &x, NI_LEFT, &plain);
+        const ni_term term = {.a = i & 1 ? &plain_x : &coded, .b = i & 1 ? &coded : &plain_w};
+        const nb_mat c = numbers(t, into_bf16 ? NB_BF16 : NB_F32, 9, m, n);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, into_bf16, &err));
+        keep(t, i & 1 ? "numbers x codes" : "codes x numbers", c.data, c.dtype, m * n, false);
     }
 }
 

@@ -64,10 +64,6 @@ static bool has_row_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
 }
 
-static bool has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-}
-
 /* Their scale is in the numbers, whatever these are multiplied by. */
 static bool has_column_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
@@ -87,7 +83,8 @@ static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o
 
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
-    const bool whole = ni_is_plain(other); /* then the numbers carry every scale */
+    /* Then the numbers carry every scale. */
+    const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer);
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
     if (ni_is_plain(o))
         return NB_OK;
@@ -104,27 +101,10 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
     if (!whole)
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
-    if (whole == nb_quantizer_is_bf16(&o->other) && !(o->form & NI_CUDA_BYTES))
+    if (whole == ni_cuda_is_whole_valued(o) && !(o->form & NI_CUDA_BYTES))
         return NB_OK;
-    if (whole && o->form & NI_CUDA_SCALED) {
-        out->outer = (ni_cuda_outer){NULL, 0};
-        out->numbers.data = ni_cuda_scaled_behind(&out->numbers);
-        return NB_OK;
-    }
     if (o->form & NI_CUDA_UNCODED && has_column_scales(&o->quantizer))
         return NB_OK;
-    if (o->form & NI_CUDA_UNCODED && whole && has_one_scale(&o->quantizer) &&
-        out->numbers.rows * out->numbers.cols % 8 == 0) {
-        const nb_mat bare = out->numbers;
-        out->outer = (ni_cuda_outer){NULL, 0};
-        out->numbers.data = take(scratch, decoded_bytes(o));
-        if (!out->numbers.data)
-            return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-        return ni_cuda_status(
-            be,
-            ni_cuda_launch_scale_values(stream_of(be), out->numbers.data, bare.data, o->outer, bare.rows * bare.cols),
-            "multiply: scaled values", err);
-    }
     if (o->form & NI_CUDA_UNCODED)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply reads an operand that was made for another product");
     out->transposed = false;
@@ -239,7 +219,7 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
 
 static bool is_row_coded(const nb_operand *o) {
     return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
-           !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED));
+           !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED | NI_CUDA_POW2));
 }
 
 /* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units

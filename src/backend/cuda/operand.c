@@ -217,7 +217,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
     return (tiles || (ni_cuda_has_one_scale(&from->quantizer) && ni_cuda_has_one_scale(&out->quantizer))) &&
-           (from->form == 0 || from->form & NI_CUDA_SCALED) &&
+           (from->form == 0 || from->form == NI_CUDA_UNCODED) &&
            ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) && !(tiles && ni_cuda_is_whole_valued(out));
 }
 
@@ -269,8 +269,7 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
     if (same) {
-        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED) |
-                    (from->form & NI_CUDA_SCALED);
+        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
         out->numbers = ni_cuda_value_matrix(from);
         out->outer = source.tensor_scale;
         if (out->form & NI_CUDA_UNCODED)

@@ -9,6 +9,12 @@ static inline size_t ni_cuda_rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
 }
 
+/* ---- quantizers ---- */
+
+static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
 /* ---- operand_layout.c ---- */
 
 /* A sentence if `what` reads codes that were not kept. */
@@ -45,15 +51,10 @@ static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
 }
 
-/* What NI_CUDA_SCALED says lies behind bare values. */
-static inline uint16_t *ni_cuda_scaled_behind(const nb_mat *bare) {
-    return (uint16_t *)(void *)((char *)bare->data +
-                                ni_cuda_rounded((size_t)(bare->rows * bare->cols) * sizeof(uint16_t)));
-}
-
-/* The values hold everything: they are multiplied by plain numbers. */
+/* The values hold everything: they are multiplied by plain numbers, and have other scales than one, which stays outside
+ * of that product too. */
 static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {
-    return nb_quantizer_is_bf16(&o->other);
+    return nb_quantizer_is_bf16(&o->other) && !ni_cuda_has_one_scale(&o->quantizer);
 }
 
 /* ---- operand.c ---- */
@@ -65,10 +66,6 @@ nb_status ni_cuda_check_source(const ni_source *source, nb_error *err);
 
 static inline bool ni_cuda_has_tensor_outer(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR;
-}
-
-static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
 /* As nb_mat.turned_amax has it. */

@@ -34,11 +34,7 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
     const size_t behind =
         ni_cuda_is_pow2(&operand->quantizer) ? ni_cuda_pow2_room(&operand->quantizer, operand->rows, operand->cols) : 0;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) +
-           (larger            ? mx
-            : behind > values ? behind
-                              : values) +
-           (operand->by_numbers ? values : 0);
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : behind > values ? behind : values);
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {

@@ -425,18 +425,13 @@ static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *f
     const nb_qtensor codes = ni_codes_of(out);
     const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out),
                pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
-    const bool scaled =
-        out->by_numbers && !from->wide && ni_cuda_has_one_scale(&out->quantizer) && !ni_cuda_is_whole_valued(out);
-    const nb_mat values = ni_cuda_value_matrix(out);
-    out->form = pow2 ? NI_CUDA_POW2
-                     : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0) |
-                           (carried ? NI_CUDA_CARRIED : 0);
+    out->form =
+        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (carried ? NI_CUDA_CARRIED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
                             .values = pow2 ? NULL : ni_cuda_values_of(out),
                             .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
                             .whole = ni_cuda_is_whole_valued(out) || carried,
-                            .scaled = scaled ? ni_cuda_scaled_behind(&values) : NULL,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
                             .tensor_scale = codes.tensor_scale};

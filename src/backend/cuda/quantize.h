@@ -195,14 +195,13 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once; NULL: codes alone */
     bool whole;
-    uint16_t *scaled; /* BF16 [rows, cols] beside bare values: times their one scale; NULL: nobody asks */
     uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
     uint8_t *codes;   /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
 } ni_cuda_vector;
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
-/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp.cu). */
+/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp_warp.cu). */
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x);
 int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
                                int64_t low, int64_t high);

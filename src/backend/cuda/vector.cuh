@@ -1,5 +1,5 @@
 /* vector.cuh: eight numbers under one FP32 scale of their row or tensor, as codes and values: what kernels share that make
- * such operands (quantize_vector.cu) or clamp rows on the way (clamp.cu).
+ * such operands (quantize_vector.cu) or clamp rows on the way (clamp_warp.cu).
  */
 #ifndef NI_BACKEND_CUDA_VECTOR_CUH
 #define NI_BACKEND_CUDA_VECTOR_CUH
@@ -113,14 +113,11 @@ static __device__ inline void ni_put_eight(const ni_cuda_vector &v, int64_t at, 
     }
     if (!v.values)
         return;
-    const uint4 bare = ni_word_of(value);
-    if (v.whole || v.scaled)
+    if (v.whole)
 #pragma unroll
         for (int i = 0; i < 8; i++)
             value.x[i] = ni_f32_mul(value.x[i], decode);
-    if (v.scaled)
-        ni_store_eight(v.scaled + at, value);
-    *(uint4 *)(v.values + at) = v.scaled ? bare : ni_word_of(value);
+    ni_store_eight(v.values + at, value);
 }
 
 /* ---- the same of E2M1 rounded up, mostly two numbers an instruction: tame rows ----
