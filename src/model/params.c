@@ -104,11 +104,11 @@ void ni_params_zero_gradient(ni_params *params, int32_t index) {
     be->ops->fill_zero(be, ni_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
 }
 
-void ni_params_begin_backward(ni_params *params) {
+void ni_params_begin_backward(ni_params *params, bool whole) {
     if (!params->window)
         return;
     params->be->ops->fill_zero(params->be, params->window, params->window_bytes);
-    if (!params->hands_on)
+    if (!params->hands_on && !whole)
         ni_param_array_zero(&params->grads);
 }
 

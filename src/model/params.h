@@ -78,9 +78,10 @@ void *ni_params_grad(const ni_params *params, int32_t index); /* where backward 
 /* Where gradients are real. */
 void ni_params_zero_gradient(ni_params *params, int32_t index);
 
-/* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Where gradients
- * are real there is nothing to do but to tell who watches. */
-void ni_params_begin_backward(ni_params *params);
+/* Clears the gradients, those that are packed unless a `whole` pass packs all of them anew; then packs the section that
+ * begins with tensor `section`, once it is complete. Where gradients are real there is nothing to do but to tell who
+ * watches. */
+void ni_params_begin_backward(ni_params *params, bool whole);
 void ni_params_pack(ni_params *params, int32_t section);
 
 /* The same of all sections before that which begins with tensor `section`, from the last on, where no pass is to come.

@@ -28,8 +28,15 @@ static __device__ float dge_derivative(float x, const dge_curve &curve) {
     return t == 0 && curve.exponent < 0 ? curve.cap : t == 0 ? curve.over_k : fminf(slope, curve.cap);
 }
 
+/* w / scale; by a power of two as a product, which is as exact and a few instructions. */
+static __device__ float dge_quotient(float w, float scale) {
+    const uint32_t bits = __float_as_uint(scale);
+    const bool power = (bits & 0x7fffffu) == 0 && bits >= 0x00800000u && bits < 0x7f000000u;
+    return power ? ni_f32_mul(w, __uint_as_float(0x7f000000u - bits)) : scale > 0 ? ni_f32_div(w, scale) : 0.0f;
+}
+
 static __device__ float dge_factor(float w, float scale, const dge_curve &curve) {
-    return dge_derivative(scale > 0 ? ni_f32_div(w, scale) : 0.0f, curve);
+    return dge_derivative(dge_quotient(w, scale), curve);
 }
 
 static __global__ void dge(float *dw, const __grid_constant__ ni_scaled w, nb_qtensor codes, dge_curve curve) {
