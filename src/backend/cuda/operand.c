@@ -259,12 +259,12 @@ static nb_status check_turn(const nb_operand *out, const nb_operand *from, nb_qt
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to, source;
     NB_TRY(check_turn(out, from, &to, &source, err));
+    if (!out->reread && (ni_cuda_borrow_pow2(be, out, from) || ni_cuda_borrow_carried(be, out, from)))
+        return NB_OK;
     if (is_read_across(be, out, from)) {
         NB_TRY(ni_cuda_check_coded(from, "turn", err));
         return decode_across(be, out, from, err);
     }
-    if (!out->reread && (ni_cuda_borrow_pow2(be, out, from) || ni_cuda_borrow_carried(be, out, from)))
-        return NB_OK;
     out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
