@@ -76,17 +76,22 @@ typedef struct layer {
     nb_operand x, w, dy;
 } layer;
 
-static layer made_layer(trial *t, bool far) {
+/* Gradients in BF16 or FP32 under one scale, in E5M2 or E4M3. */
+static layer made_layer_of(trial *t, bool far, nb_dtype type, const char *family) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_quantizer by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
                        by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
                        by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
-                       whole = under_pow2("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+                       whole = under_pow2(family, NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
     const nb_mat x = tokens(t, m, k, far), w = weights(t, n, k, far),
-                 dy = nb_mat_of(input(t, NB_BF16, normals_in(NB_BF16, 23, m * n, 0, 1), m * n), NB_BF16, m, n);
+                 dy = nb_mat_of(input(t, type, normals_in(NB_BF16, 23, m * n, 0, 1), m * n), type, m, n);
     layer l = {made(t, &by_token, &x, NI_LEFT, &by_channel), made(t, &by_channel, &w, NI_RIGHT, &by_token),
                made(t, &whole, &dy, NI_LEFT, &by_row)};
     return l;
+}
+
+static layer made_layer(trial *t, bool far) {
+    return made_layer_of(t, far, NB_BF16, "e5m2");
 }
 
 static void backward(trial *t, const layer *l) {
@@ -130,6 +135,9 @@ static void run_cut(trial *t) {
     const layer l = made_layer(t, true);
     multiply(t, "fprop", &l.x, &l.w);
     backward(t, &l);
+    const layer wide = made_layer_of(t, true, NB_F32, "e5m2"), fine = made_layer_of(t, true, NB_BF16, "e4m3");
+    backward(t, &wide);
+    backward(t, &fine);
     if (!t->be->mended)
         return;
     const bool fp8 = strncmp(t->be->ops->product_kernel(t->be, &l.x.quantizer, &l.w.quantizer), "fp8", 3) == 0,
