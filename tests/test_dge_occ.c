@@ -118,7 +118,7 @@ static void assert_fast_dge(const float *want, const nb_mat *w, const nb_quantiz
         for (int64_t j = 0; j < n; j++)
             dw[j] = 1;
         nb_operand codes = operand_of(be, w, q);
-        be->ops->dge(be, dw, w->data, &codes, 5, 3);
+        be->ops->dge(be, dw, &(ni_scaled){.data = w->data, .dtype = NB_F32}, &codes, 5, 3);
         be->ops->release(be, codes.memory);
         for (int64_t j = 0; j < n; j++)
             assert_true(fabsf(dw[j] - want[j]) <= 0x1p-20f * want[j]);
@@ -153,7 +153,7 @@ static void dge_uses_the_scales(void **state) {
             dw[i] = 1;
         assert_int_equal(nb_quantize(be, &codes, &source, false, NULL, NULL, NULL), NB_OK);
         nb_operand operand = operand_of(be, &source, &q);
-        ni_ref_dge(be, dw, w, &operand, 5, 3);
+        ni_ref_dge(be, dw, &(ni_scaled){.data = w, .dtype = NB_F32}, &operand, 5, 3);
         be->ops->release(be, operand.memory);
         assert_fast_dge(dw, &source, &q);
         for (int r = 0; r < N; r++)

@@ -81,6 +81,8 @@ static kind kind_of(int which) {
         return (kind){"of BF16", bf16, -1, -1};
     case 8:
         return (kind){"Q-EMA", with_mechanism(plan_nvfp4(), 1), -1, -1};
+    case 9:
+        return (kind){"numbers", (nb_plan){.quantized = false}, 1, 0};
     default:
         return (kind){"OutControl", with_mechanism(plan_double(), 2), -1, -1};
     }
@@ -102,7 +104,7 @@ static void move_weights(linear_case *c) {
 
 static void listed_or_not(void **state) {
     (void)state;
-    for (int which = 0; which < 10; which++) {
+    for (int which = 0; which < 11; which++) {
         const kind k = kind_of(which);
         nb_backend *be = cpu();
         ni_backend_ops counting = *be->ops;

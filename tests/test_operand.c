@@ -385,30 +385,37 @@ static void sums_of_terms(void **state) {
     }
 }
 
-/* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
+/* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16; but one
+ * scale of all codes is multiplied afterwards. */
+static void codes_times_numbers_of(nb_backend *be, const nb_quantizer *q, bool one_scale) {
+    const nb_quantizer plain = nb_quantizer_bf16();
+    nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, M, K, K), w = data_matrix(DATA_NORMAL, NB_BF16, N, K, K);
+    nb_operand coded_x = made(be, q, &x, NI_LEFT, &plain), coded_w = made(be, q, &w, NI_RIGHT, &plain);
+    nb_operand plain_x = {.quantizer = plain, .rows = M, .cols = K, .numbers = x},
+               plain_w = {.quantizer = plain, .rows = N, .cols = K, .numbers = w};
+    for (int i = 0; i < 2; i++) {
+        const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
+        nb_mat got = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N), want = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N);
+        nb_qtensor t = by_reference(q, i ? &w : &x, false);
+        nb_mat values = nb_mat_of(poisoned((size_t)(t.rows * K) * 2), NB_BF16, t.rows, K);
+        assert_int_equal(ni_ref_dequantize(NULL, &values, &t, false, !one_scale, NULL), NB_OK);
+        assert_int_equal(be->ops->gemm(be, &want, i ? &x : &values, false, i ? &values : &w, true, false, NULL), NB_OK);
+        for (int64_t j = 0; j < M * N && one_scale; j++)
+            ((float *)want.data)[j] *= *t.tensor_scale;
+        for (int again = 0; again < 2; again++) {
+            assert_int_equal(be->ops->multiply(be, &got, &term, 1, false, NULL), NB_OK);
+            same_matrix("mixed", &want, &got);
+        }
+        assert_null(be->ops->product_kernel(be, &term.a->quantizer, &term.b->quantizer));
+    }
+}
+
 static void codes_times_numbers(void **state) {
     (void)state;
-    const nb_quantizer q = rows_of("e2m1"), plain = nb_quantizer_bf16();
-    nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, M, K, K), w = data_matrix(DATA_NORMAL, NB_BF16, N, K, K);
+    const nb_quantizer rows = rows_of("e2m1"), one = ni_format_family_find("e5m2")->defaults;
     EACH_BACKEND(be) {
-        nb_operand coded_x = made(be, &q, &x, NI_LEFT, &plain), coded_w = made(be, &q, &w, NI_RIGHT, &plain);
-        nb_operand plain_x = {.quantizer = plain, .rows = M, .cols = K, .numbers = x},
-                   plain_w = {.quantizer = plain, .rows = N, .cols = K, .numbers = w};
-        for (int i = 0; i < 2; i++) {
-            const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
-            nb_mat got = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N),
-                   want = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N);
-            nb_qtensor t = by_reference(&q, i ? &w : &x, false);
-            nb_mat values = nb_mat_of(poisoned((size_t)(t.rows * K) * 2), NB_BF16, t.rows, K);
-            assert_int_equal(ni_ref_dequantize(NULL, &values, &t, false, true, NULL), NB_OK);
-            assert_int_equal(be->ops->gemm(be, &want, i ? &x : &values, false, i ? &values : &w, true, false, NULL),
-                             NB_OK);
-            for (int again = 0; again < 2; again++) {
-                assert_int_equal(be->ops->multiply(be, &got, &term, 1, false, NULL), NB_OK);
-                same_matrix("mixed", &want, &got);
-            }
-            assert_null(be->ops->product_kernel(be, &term.a->quantizer, &term.b->quantizer));
-        }
+        codes_times_numbers_of(be, &rows, false);
+        codes_times_numbers_of(be, &one, true);
     }
 }
 

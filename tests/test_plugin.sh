@@ -153,7 +153,7 @@ rm -r out/checkpoints/step-00000006
 # ---- rows that FP8 units do not hold: said once, counted at every step ----
 rm -rf out
 NIBBLE_STUB=mended:7 ./nibble train run.yaml > out.txt 2>&1 || fail "a run with rows in FP32"
-[ "$(grep -c 'step 1: 7 rows of MXFP4 operands' out.txt)" = 1 ] || fail "rows in FP32 are told once"
+[ "$(grep -c 'step 1: 7 rows of operands' out.txt)" = 1 ] || fail "rows in FP32 are told once"
 [ "$(grep -c '"fp32_rows":7[,}]' out/metrics.jsonl)" = 6 ] || fail "rows in FP32 are counted at each of 6 steps"
 
 # ---- a NaN in an operand: the layer and the role where it came in ----

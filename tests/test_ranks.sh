@@ -2,13 +2,15 @@
 # Many processes, one result: 1, 2 and 4 ranks end in the same bits, also where a run goes on with another number, and
 # whether each has everything (two ranks here), or they share out gradients and moments (four) or moments alone (where a run
 # goes on with four; and where gradients are narrow). qramping refuses both.
-# Usage: test_ranks.sh NIBBLE SOURCE_DIR [RECIPE...]
+# Usage: test_ranks.sh NIBBLE SOURCE_DIR [RECIPE...], which are all that is run then
 set -eu
 [ -n "${NIBBLE_TEST_PORTS-}" ] || exec "$(dirname "$1")/with_ports" 16 sh "$0" "$@"
 nibble=$1
 source=$2
 shift 2
-[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 tetrajet-v1-ramping fp4-dge-occ
+# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales
+# (delayed, outer), which micro-batch 0 makes for all, nor a look of rank 0 at drowned gradients, which sends the backward pass of all to BF16.
+recipes=${*:-nvfp4 chon tetrajet-v2 tetrajet-v1-ramping fp4-dge-occ random-w delayed outer drowned}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -33,9 +35,7 @@ same() {
 # Nobody looks at masters: rank 0 lacks those of others too.
 unseen="--set lens.every=0 --set bad_numbers.scales_every=0"
 
-# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales
-# (delayed, outer), which micro-batch 0 makes for all, nor a look of rank 0 at drowned gradients, which sends the backward pass of all to BF16.
-for recipe in "$@" random-w delayed outer drowned; do
+for recipe in $recipes; do
     if [ "$recipe" = random-w ]; then
         printf 'base: nvfp4\nname: awake\nfprop: {w: {round: stochastic, sr_bits: 16}}\n' > awake.yaml
     elif [ "$recipe" = delayed ]; then
@@ -67,6 +67,7 @@ for recipe in "$@" random-w delayed outer drowned; do
     $limited "$nibble" train run.yaml --quiet --set out=mixed --resume > out.txt 2> err.0 || fail "$recipe: then one"
     same "two ranks and then one process end in other bits" mixed
 done
+[ $# = 0 ] || exit 0
 
 # Two micro-batches a rank, whose sub-sums gradients that are shared out go through; and an embedding that is the head.
 sed -i '/^tied:/d' model.yaml

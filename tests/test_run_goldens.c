@@ -75,12 +75,13 @@ static void put_model(void **state, const char *family, bool wide, bool scalar, 
     put(state, "small.yaml", text);
 }
 
-/* What a recipe schedules, moved to where 30 steps see it. */
+/* What a recipe schedules, moved to where 30 steps see it; outliers of 32 features. */
 static void put_recipe(void **state, const nb_recipe *r, bool few, const char *more) {
     char text[1024];
     const nb_mechanism_set *m = &r->mechanisms;
-    snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s%s", r->name,
+    snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s%s%s", r->name,
              m->has_qramping && !strstr(more, "qramping") ? "qramping: {every: 10, window: 2, k1: 4}\n" : "",
+             m->has_occ && !strstr(more, "occ") ? "occ: {alpha: 0.95}\n" : "",
              m->has_hcp && !strstr(more, "hcp") ? "hcp: {share: 0.5, refresh: 7, ema: 0}\n" : "",
              !m->has_outcontrol || strstr(more, "outcontrol") ? ""
              : few                                            ? "outcontrol: {start: 1, window: 1}\n"

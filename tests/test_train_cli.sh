@@ -229,6 +229,11 @@ rm -r twins/nvfp4-seed2/checkpoints/step-00000008
 grep ' +- ' out > gaps
 grep ' +- ' again | cmp - gaps || fail "compare given again: $(cat again)"
 grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
+# A line that was lost, as where memory is short: what it said is computed again, and nothing else.
+sed '/"step":8,"val_loss"/d' twins/nvfp4-seed2/metrics.jsonl > rest && mv rest twins/nvfp4-seed2/metrics.jsonl
+"$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --set out=twins > again || fail "compare without an evaluation's line"
+grep ' +- ' again | cmp - gaps || fail "compare without an evaluation's line: $(cat again)"
+[ "$(grep -c '"step":8,' twins/nvfp4-seed2/metrics.jsonl)" = 2 ] || fail "a lost evaluation: $(tail -n 3 twins/nvfp4-seed2/metrics.jsonl)"
 # The table of runs that are there is the one that compare printed; what ended elsewhere than its twin is told and left out.
 "$nibble" report twins --table > again 2> err || fail "report --table: $(cat err)"
 grep ' +- ' again | cmp - gaps || fail "report --table: $(cat again)"

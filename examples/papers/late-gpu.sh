@@ -3,13 +3,15 @@
 # channels 20 times in the anneal, OutControl puts a true tenth of them (51 of 512) into MXFP8 as the paper's runs do,
 # and OsciReset has the published window of 50 steps, and a window of 10 with and without its threshold
 # scaled; the lens measures R of every arm in two blocks, over the windows of 50 steps that end where OsciReset
-# resets; tetrajet-v2-released is the base with the biased gradients of the released code.
+# resets. tetrajet-v2-bias: the base with the biased gradients of the released code, each cause alone, and to nearest.
 #
 # chon: gated linear attention; chon-qwen3: softmax attention. nvfp4: the parts of NVIDIA's recipe taken away one at a time, nothing
-# kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects, its gradients and moments
-# beside BF16 operands in narrow.
+# kept; nvfp4-kept: blocks kept in BF16, one at a time and as many as the recipe keeps. fp4-dge-occ, fp4-w4a8, fp4-w8a4, fp4-coarse:
+# figure 6 of arXiv:2501.17116, its dialects in fp4-dialects, its gradients and moments beside BF16 operands in narrow.
+# neighbours: other recipes, every block in four bits.
 #
-# Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | nvfp4 | fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-dialects | narrow
+# Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | tetrajet-v2-bias | nvfp4 | nvfp4-kept | neighbours |
+#     fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-coarse | fp4-dialects | narrow
 # Tokens: data/books. Give it again to go on. Papers of one model share its first steps and its BF16 twins.
 # Three seeds one after the other; SEED=2 trains the second alone, into arms-seed2, so that several can run at once.
 # RECIPES=A,B trains those arms alone.
@@ -39,11 +41,25 @@ case $paper in
         for alpha in 999 99 97; do recipes=$recipes,$ours/fp4-w8a4-occ-$alpha.yaml; done
         ;;
     fp4-dialects) recipes=fp4-msamp,fp4-fork ;;
-    narrow) recipes=$ours/bf16-narrow.yaml,$ours/bf16-narrow-moments.yaml ;;
-    tetrajet-v2)
+    fp4-coarse) recipes=$ours/fp4-coarse.yaml,$ours/fp4-coarse-a.yaml,$ours/fp4-coarse-w.yaml ;;
+    narrow)
+        recipes=$ours/bf16-narrow.yaml
+        for part in gradients moments m v; do recipes=$recipes,$ours/bf16-narrow-$part.yaml; done
+        ;;
+    nvfp4-kept)
+        recipes=nvfp4,$ours/nvfp4-keep-first.yaml
+        for block in 0 1 2 3 4 5 6 7; do recipes=$recipes,$ours/nvfp4-keep-$block.yaml; done
+        ;;
+    neighbours)
+        recipes=$ours/four-over-six-all.yaml,quartet-2,quartet,tetrajet-v2-base,tetrajet-v1,mxfp4,mxfp4-wgrad-bf16,mxfp4-backward
+        recipes=$recipes,hifloat4,averis,$late-chon-all.yaml
+        ;;
+    tetrajet-v2 | tetrajet-v2-bias)
         model=olmo2-60m lens="--set lens.every=64 --set lens.window=50 --set lens.modules=layers.[36].*"
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol.yaml,$late-oscireset.yaml,$late-tetrajet-v2.yaml
-        recipes=$recipes,tetrajet-v2-released,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
+        recipes=$recipes,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
+        [ "$paper" = tetrajet-v2 ] ||
+            recipes=tetrajet-v2-base,$ours/tetrajet-v2-base-absmax.yaml,$ours/tetrajet-v2-base-shared.yaml,tetrajet-v2-released,$ours/tetrajet-v2-base-nearest.yaml
         ;;
     *) echo "late-gpu.sh: unknown paper $paper" >&2; exit 2 ;;
 esac

@@ -18,7 +18,7 @@ typedef enum ni_side {
 } ni_side;
 
 /* [rows, cols] as multiplied: the contraction runs along the columns. The caller sets quantizer, other, rows, cols,
- * side, reread, by_numbers and turned, asks operand_bytes, and places that much backend memory; the backend fills it.
+ * side, reread and turned, asks operand_bytes, and places that much backend memory; the backend fills it.
  */
 typedef struct nb_operand {
     nb_quantizer quantizer; /* what the codes are; BF16: plain numbers */
@@ -26,9 +26,8 @@ typedef struct nb_operand {
     int64_t rows, cols;
     ni_side side;
     bool reread;     /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
-                        numbers where `other` has codes (or the reverse): codes and scales stay */
-    bool by_numbers; /* what is turned of it will be multiplied with plain numbers, and nothing else rereads it: a
-                        backend may keep its values with their one scale in them, and no codes */
+                        numbers where `other` has codes (or the reverse): codes and scales stay. What has one scale may
+                        be multiplied with plain numbers, turned or not, without: the scale stays outside of that sum */
     bool turned;     /* it will be made by `turn` */
     void *memory;    /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
     nb_mat numbers;  /* plain numbers, act: where they are; [cols, rows] if transposed */
@@ -41,6 +40,8 @@ typedef struct nb_operand {
 /* What an operand is made of. Exactly one of `numbers` and `operand`. */
 typedef struct ni_source {
     const nb_mat *numbers;     /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
+    const float *scale;        /* [1] numbers times this, which may then be F16: a master as it is kept, for make_many of
+                                  what takes_kept says. NULL: 1 */
     const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer; of one that is
                                   rotated the rotated ones */
     const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have

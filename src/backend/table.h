@@ -76,6 +76,8 @@ struct nb_backend {
     bool paper;             /* nothing is computed: memory is counted and holds nothing */
     bool host_memory;       /* its memory is the host's, or counted as if it were */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
+    /* make_many makes such an operand of a master in few bits (ni_source.scale); NULL: none. */
+    bool (*takes_kept)(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols);
     /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
      * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
     void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);
@@ -83,7 +85,7 @@ struct nb_backend {
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */
     int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold
-                                          and FP32 multiplied (ni_permits.mxfp4_fp8); waits. NULL: there are none */
+                                          and FP32 multiplied; waits. NULL: there are none */
     /* Bytes of memory that are left for it, and that there are; false: nobody knows. NULL: the same. */
     bool (*left)(nb_backend *be, size_t *left, size_t *all);
     void *state;                                                          /* of the implementation */

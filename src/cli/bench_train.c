@@ -2,6 +2,7 @@
  * costs. */
 #include "backend/table.h"
 #include "cli/bench.h"
+#include "cli/fit.h"
 #include "cli/plan_machine.h"
 #include "cli/training.h"
 #include "nibble/train.h"
@@ -39,13 +40,12 @@ static const ni_command_line line = {
     .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--machine FILE] [--seconds S] "
              "[--processor-time] [--profile]",
     .about =
-        "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
-        "steps\n"
-        "each after one that is not counted, the fastest of which is told, and the speed as a share of the first's.\n"
-        "TFLOP/s are the model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows "
-        "that "
-        "FP8\n"
-        "units did not hold (fp8_units: mxfp4) are counted. Nothing is written.\n"
+        "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five\n"
+        "turns each after one that is not counted, the fastest step of which is told, and the speed as a share of the\n"
+        "first's. On a GPU a turn is four steps, of which the last two count: the power that a recipe takes sets its\n"
+        "clock. Recipes that memory does not hold at once take turns with the first a few at a time. TFLOP/s are the\n"
+        "model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows that\n"
+        "FP8 units did not hold (fp8_units: mxfp4, all) are counted. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,
@@ -65,7 +65,9 @@ typedef struct arm {
     nb_trainer *trainer;
     int64_t fp32_rows; /* of the last step */
     watch watch;
-    double ms, issued_ms; /* of the fastest step */
+    double ms, issued_ms; /* of the fastest step that counts */
+    int32_t turns;        /* taken */
+    bool on_gpu;
 } arm;
 
 static double now(void) {
@@ -100,9 +102,8 @@ static void begin_watching(arm *a) {
     a->be->ops = &a->watch.ops;
 }
 
-/* The fastest step counts; one of a mechanism that acts now and then (a choice of channels) does not show in it. */
-static nb_status take_step(void *state, nb_error *err) {
-    arm *a = state;
+/* The fastest step is told; one of a mechanism that acts now and then (a choice of channels) does not show in it. */
+static nb_status take_step(arm *a, bool counts, nb_error *err) {
     nb_step_report report;
     a->watch.waited = 0;
     if (nb_trainer_step(a->trainer, &report, err) != NB_OK)
@@ -111,10 +112,23 @@ static nb_status take_step(void *state, nb_error *err) {
         return nb_fail(err, NB_BAD_NUMBER, "recipe %s: loss is %g after %lld steps", a->recipe, report.loss,
                        (long long)report.step);
     a->fp32_rows = report.fp32_rows;
-    if (a->ms == 0 || report.ms < a->ms) {
+    if (counts && (a->ms == 0 || report.ms < a->ms)) {
         a->ms = report.ms;
         a->issued_ms = report.ms - 1e3 * a->watch.waited;
     }
+    return NB_OK;
+}
+
+/* A GPU at its limit of power has the clock that the tens of milliseconds before allow: a step behind another recipe's
+ * has that one's. In training a recipe follows itself. */
+static nb_status take_turn(void *state, nb_error *err) {
+    enum { STEPS = 4, OTHERS = 2 };
+    arm *a = state;
+    const bool first = a->turns++ == 0;
+    if (!a->on_gpu)
+        return take_step(a, !first, err);
+    for (int32_t i = 0; i < STEPS; i++)
+        NB_TRY(take_step(a, !first && i >= OTHERS, err));
     return NB_OK;
 }
 
@@ -126,7 +140,9 @@ static nb_status open_arm(arm *a, const nb_run_config *base, nb_error *err) {
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     NB_TRY(ni_cli_backend(&config, &a->be, err));
+    NB_TRY(ni_cli_check_memory(a->be, &config, NULL, NULL, NULL, NULL, err));
     const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models};
+    a->on_gpu = strncmp(config.backend, "cuda", 4) == 0;
     NB_TRY(nb_trainer_create(a->be, &config, &how, &a->trainer, err));
     begin_watching(a);
     return NB_OK;
@@ -160,23 +176,23 @@ static nb_status floor_of(const train_options *o, const nb_run_config *base, con
     return ni_plan_step(&config, &machine, seconds, &flops, err);
 }
 
-static nb_status print_arms(const train_options *o, const nb_run_config *config, const arm *arms,
+static nb_status print_arms(const train_options *o, const nb_run_config *config, const arm *const *arms,
                             const ni_contender *list, int32_t count, bool gpu, nb_error *err) {
     const double tokens = (double)nb_run_tokens_per_step(config);
     printf("%-28s %10s %11s %9s %9s%s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
            gpu ? "  issued ms" : "", o->machine ? "   floor ms     share" : "");
     for (int32_t i = 0; i < count; i++) {
-        const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i].trainer), config->seq) * tokens;
+        const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i]->trainer), config->seq) * tokens;
         double floor;
-        printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i].recipe, list[i].best * 1e3, tokens / list[i].best,
+        printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i]->recipe, list[i].best * 1e3, tokens / list[i].best,
                flops / list[i].best / 1e12, list[0].best / list[i].best);
         if (gpu)
-            printf(" %10.2f", arms[i].issued_ms);
-        NB_TRY(floor_of(o, config, &arms[i], &floor, err));
+            printf(" %10.2f", arms[i]->issued_ms);
+        NB_TRY(floor_of(o, config, arms[i], &floor, err));
         if (floor > 0)
             printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
-        if (arms[i].fp32_rows)
-            printf("   %lld rows of operands in FP32", (long long)arms[i].fp32_rows);
+        if (arms[i]->fp32_rows)
+            printf("   %lld rows of operands in FP32", (long long)arms[i]->fp32_rows);
         putchar('\n');
     }
     return NB_OK;
@@ -191,7 +207,7 @@ static nb_status print_profile(arm *a, nb_error *err) {
     if (!a->be->profiler)
         return nb_fail(err, NB_UNSUPPORTED, "--profile: backend %s cannot say; expected backend: cuda", a->be->name);
     NB_TRY(a->be->profiler->start(a->be, err));
-    NB_TRY(take_step(a, err));
+    NB_TRY(take_step(a, false, err));
     NB_TRY(a->be->profiler->stop(a->be, lines, ROOM, &count, err));
     count = count < ROOM ? count : ROOM;
     for (int32_t i = 0; i < count; i++)
@@ -207,22 +223,71 @@ static nb_status print_profile(arm *a, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status measure(const train_options *o, const nb_run_config *config, arm *arms, int32_t count, nb_error *err) {
-    ni_contender list[MOST_RECIPES];
-    char processor[128];
-    for (int32_t i = 0; i < count; i++) {
-        NB_TRY(open_arm(&arms[i], config, err));
-        list[i] = (ni_contender){arms[i].recipe, take_step, &arms[i], 0, NULL};
+static void close_arm(arm *a) {
+    nb_trainer_free(a->trainer);
+    nb_backend_free(a->be);
+    a->trainer = NULL;
+    a->be = NULL;
+}
+
+/* Makes a recipe's trainer and takes the step that is not counted, beside those that are there already. *fits: whether
+ * there was memory for it; where it is `needed`, too little is an error. */
+static nb_status add_arm(arm *a, const nb_run_config *config, bool needed, bool *fits, nb_error *err) {
+    nb_status status = open_arm(a, config, err);
+    if (status == NB_OK)
+        status = take_step(a, false, err);
+    *fits = status == NB_OK;
+    if (status != NB_NO_MEMORY || needed)
+        return status;
+    close_arm(a);
+    return NB_OK;
+}
+
+/* The first recipe and as many of the `count` behind it as memory holds at once, in turns. */
+static nb_status measure_together(const train_options *o, const nb_run_config *config, arm *first, arm *rest,
+                                  int32_t count, int32_t *taken, nb_error *err) {
+    ni_contender list[MOST_RECIPES] = {{first->recipe, take_turn, first, 0, NULL}};
+    const arm *arms[MOST_RECIPES] = {first};
+    int32_t n = 0;
+    first->ms = 0;
+    first->turns = 0;
+    for (bool fits = true; n < count; n++) {
+        NB_TRY(add_arm(&rest[n], config, n == 0, &fits, err));
+        if (!fits)
+            break;
+        arms[n + 1] = &rest[n];
+        list[n + 1] = (ni_contender){rest[n].recipe, take_turn, &rest[n], 0, NULL};
     }
-    NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, count, o->seconds, err));
-    const bool gpu = strncmp(config->backend, "cuda", 4) == 0; /* the host's processor says little then */
+    *taken = n;
+    NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, n + 1, o->seconds, err));
+    for (int32_t i = 0; i <= n && first->on_gpu; i++)
+        list[i].best = arms[i]->ms * 1e-3;
+    NB_TRY(print_arms(o, config, arms, list, n + 1, first->on_gpu, err));
+    return NB_OK;
+}
+
+static nb_status measure(const train_options *o, const nb_run_config *config, arm *arms, int32_t count, nb_error *err) {
+    char processor[128];
+    bool fits;
+    NB_TRY(add_arm(&arms[0], config, true, &fits, err));
     printf("%s; %s, %lld tokens a step, %s\n\n",
-           gpu ? config->backend : ni_bench_processor(processor, sizeof processor), config->model,
+           arms[0].on_gpu ? config->backend : ni_bench_processor(processor, sizeof processor), config->model,
            (long long)nb_run_tokens_per_step(config),
            o->processor_time ? "processor time of one thread" : "time on the clock");
-    NB_TRY(print_arms(o, config, arms, list, count, gpu, err));
-    for (int32_t i = 0; i < count && o->profile; i++)
-        NB_TRY(print_profile(&arms[i], err));
+    for (int32_t at = 1, taken; at == 1 || at < count; at += taken) {
+        if (at > 1)
+            printf("\nno memory for more recipes at once; %s once more beside the next:\n\n", arms[0].recipe);
+        NB_TRY(measure_together(o, config, &arms[0], arms + at, count - at, &taken, err));
+        if (o->profile && at == 1)
+            NB_TRY(print_profile(&arms[0], err));
+        for (int32_t i = at; i < at + taken; i++) {
+            if (o->profile)
+                NB_TRY(print_profile(&arms[i], err));
+            close_arm(&arms[i]);
+        }
+        if (taken == 0)
+            break;
+    }
     return NB_OK;
 }
 
@@ -241,9 +306,7 @@ nb_status ni_bench_train(int argc, char **argv, nb_error *err) {
     if (o.processor_time)
         config.threads = 1;
     nb_status status = measure(&o, &config, arms, count, err);
-    for (int32_t i = 0; i < count; i++) {
-        nb_trainer_free(arms[i].trainer);
-        nb_backend_free(arms[i].be);
-    }
+    for (int32_t i = 0; i < count; i++)
+        close_arm(&arms[i]);
     return status;
 }

@@ -67,7 +67,8 @@ static nb_status dge_after_wgrad(void *state, const ni_linear_call *call, ni_lin
     if (call->pass->forward_bf16) /* the forward pass did not round W */
         return NB_OK;
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &w, err));
-    call->be->ops->dge(call->be, dw->data, ni_linear_master(call->be, layer), w, dge->k, dge->cap);
+    const ni_scaled kept = ni_linear_kept(call->be, layer);
+    call->be->ops->dge(call->be, dw->data, &kept, w, dge->k, dge->cap);
     return NB_OK;
 }
 

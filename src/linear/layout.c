@@ -134,10 +134,8 @@ static void mark_reread(const ni_linear_group *group, ni_linear *layer) {
         ni_cached_operand *o = layer->operands[role];
         o->reread |= group->hands_codes && (role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source;
         for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++) {
-            const bool starts = layer->operands[other]->source == o,
-                       met = starts && is_met_by_numbers(group, layer, role, other);
-            o->by_numbers |= met;
-            o->reread |= (starts && !met) || layer->operands[other]->fold == o;
+            const bool starts = layer->operands[other]->source == o;
+            o->reread |= (starts && !is_met_by_numbers(group, layer, role, other)) || layer->operands[other]->fold == o;
         }
         for (int32_t i = 0; i < group->mechanism_count; i++)
             o->reread |= (layer->mechanisms >> i & 1) && rereads(group->mechanisms[i].table, layer, role) &&

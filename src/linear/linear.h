@@ -179,6 +179,8 @@ nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *er
 /* The master in real, [N, K]: in place, or decoded and good until another layer's is asked for. */
 const void *ni_linear_master(nb_backend *be, const ni_linear *layer);
 nb_mat ni_master_of(nb_backend *be, const ni_linear *layer);
+/* The master as it is kept. */
+ni_scaled ni_linear_kept(nb_backend *be, const ni_linear *layer);
 
 /* W in act, for a product in BF16; made at the first call after a change. */
 nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool until_pass_ends, nb_mat *out,

@@ -54,12 +54,12 @@ typedef struct ni_terms {
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
 /* Makings of weights, of many groups, for one call of make_many, and then one of turn_many (ready.c). */
-enum { NI_LISTED_MAKINGS = 96, NI_LISTED_OF_LAYER = 8 /* at most */ };
+enum { NI_LISTED_MAKINGS = 96, NI_LISTED_OF_LAYER = 9 /* at most */ };
 typedef struct ni_weight_list {
     int32_t count, layers, turns;
     ni_source sources[NI_LISTED_MAKINGS];
     ni_making makings[NI_LISTED_MAKINGS];
-    nb_mat masters[NI_LISTED_MAKINGS]; /* one a layer */
+    nb_mat masters[NI_LISTED_MAKINGS]; /* one a layer, and one of its numbers */
     nb_operand *turned[NI_LISTED_MAKINGS];
     const nb_operand *from[NI_LISTED_MAKINGS];
 } ni_weight_list;
@@ -151,6 +151,7 @@ typedef struct ni_mechanism {
      * weights are made when they are read. At most six makings. */
     nb_status (*list_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, const nb_mat *master,
                         ni_weight_list *list, nb_error *err);
+    bool reads_codes; /* in the place of list_w: of W nothing is read but the layer's own operands */
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */
     nb_status (*after_dgrad)(void *state, const ni_linear_call *call, const nb_mat *dx, nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */

@@ -257,12 +257,6 @@ static nb_status occ_terms(void *state, const ni_linear_call *call, ni_linear *l
     return NB_OK;
 }
 
-static nb_status occ_list_w(void *state, const ni_linear_call *call, ni_linear *layer, const nb_mat *master,
-                            ni_weight_list *list, nb_error *err) {
-    (void)state, (void)call, (void)layer, (void)master, (void)list, (void)err;
-    return NB_OK; /* the codes alone are read, as they are or decoded */
-}
-
 /* ---- backward ---- */
 
 /* Share of X that was cut off. */
@@ -346,7 +340,7 @@ const ni_mechanism ni_mechanism_occ = {
     .prepare_x = occ_prepare_x,
     .make_x = occ_make_x,
     .terms = occ_terms,
-    .list_w = occ_list_w,
+    .reads_codes = true,
     .wgrad_x = occ_wgrad_x,
     .bytes = occ_bytes,
     .text = occ_text,

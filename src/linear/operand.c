@@ -89,7 +89,6 @@ static nb_operand describe(const ni_linear *layer, const ni_cached_operand *o, i
                         .cols = s.cols,
                         .side = role % 2 ? NI_RIGHT : NI_LEFT,
                         .reread = o->reread,
-                        .by_numbers = o->by_numbers,
                         .turned = o->rule.from && !o->rule.requantize};
 }
 

@@ -59,7 +59,6 @@ typedef struct ni_cached_operand {
     ni_keeper keeper;
     void *memory;    /* of the group; NULL: in scratch, or where the numbers are */
     bool reread;     /* other operands, or mechanisms, start from it */
-    bool by_numbers; /* nb_operand.by_numbers */
     bool random;     /* draws bits */
     bool fresh;
     bool shown; /* the lens has seen it in this pass: weights, which outlive passes */

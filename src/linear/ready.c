@@ -1,8 +1,8 @@
 /* ready.c: the weights of many groups, made by few calls of the table before a pass needs them: a step has dozens of
- * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters
- * (make_many), then what is another role's codes turned (turn_many). What is in neither is made when a product reads
- * it, to the same bits: what draws random bits, is made of another operand in another way, or is not kept; and all of
- * it where a lens looks, or a pass multiplies in BF16.
+ * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters, codes
+ * or numbers in act (make_many), then what is another role's codes turned (turn_many). What is in neither is made when
+ * a product reads it, to the same bits: what draws random bits, is made of another operand in another way, or is not
+ * kept; and all of it where a lens looks, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -21,19 +21,36 @@ static bool is_listed(const ni_linear_group *group, const ni_cached_operand *o) 
            !nb_quantizer_is_bf16(&q);
 }
 
+/* What is made of the master can be made of it as it is kept, in few bits. */
+static bool is_read_as_kept(const ni_linear_group *group, const ni_linear *layer) {
+    const ni_scaled *kept = &layer->narrow;
+    if (!group->be->takes_kept || layer->elsewhere || !kept->data)
+        return false;
+    for (nb_role role = NB_FPROP_W; role <= NB_DGRAD_W; role += NB_DGRAD_W - NB_FPROP_W) {
+        const nb_quantizer q = ni_operand_quantizer(layer, role);
+        if (!layer->own[role].source && !group->be->takes_kept(&q, kept, layer->out, layer->in))
+            return false;
+    }
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->list_w)
+            return false;
+    return true;
+}
+
 /* Every use of W begins with the layer's own operands, or a mechanism says what else there is. */
 static bool is_plainly_read(const ni_linear_group *group, const ni_linear *layer) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
         const ni_mechanism *m = group->mechanisms[i].table;
-        if ((layer->mechanisms >> i & 1) && (m->quantize_w || (m->terms && !m->list_w)))
+        if ((layer->mechanisms >> i & 1) && (m->quantize_w || (m->terms && !m->list_w && !m->reads_codes)))
             return false;
     }
-    return layer->plan.quantized && layer->master &&
+    return layer->plan.quantized && (layer->master || is_read_as_kept(group, layer)) &&
            !(layer->plan.quantize_from == NB_BF16 && group->be->act == NB_BF16);
 }
 
 static nb_status list_operand(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *master,
                               ni_weight_list *list, nb_error *err) {
+    const ni_linear *layer = &call->group->layers[o->layer];
     ni_making making;
     nb_noise unused;
     if (!is_listed(call->group, o))
@@ -42,13 +59,32 @@ static nb_status list_operand(const ni_linear_call *call, ni_cached_operand *o, 
     making.noise = NULL; /* it draws no bits */
     o->fresh = true;
     o->made++;
-    return ni_list_making(list, &(ni_source){.numbers = master}, &making, err);
+    const ni_source source = {.numbers = master, .scale = layer->master ? NULL : layer->narrow.scale};
+    return ni_list_making(list, &source, &making, err);
+}
+
+/* What products in BF16 read (weight.c). */
+static nb_status list_numbers(nb_backend *be, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    if (!layer->weight || layer->weight_fresh || !layer->master)
+        return NB_OK;
+    nb_mat *const master = &list->masters[list->layers++];
+    nb_operand *const out = &layer->plain[NB_FPROP_W];
+    *master = nb_mat_of(layer->master, be->real, layer->out, layer->in);
+    *out = (nb_operand){.quantizer = nb_quantizer_bf16(),
+                        .other = nb_quantizer_bf16(),
+                        .rows = layer->out,
+                        .cols = layer->in,
+                        .side = NI_RIGHT,
+                        .numbers = nb_mat_of(layer->weight, be->act, layer->out, layer->in)};
+    layer->weight_fresh = true;
+    return ni_list_making(list, &(ni_source){.numbers = master}, &(ni_making){.out = out}, err);
 }
 
 static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
     nb_mat *const master = &list->masters[list->layers];
     const int32_t before = list->count;
-    *master = ni_master_of(call->be, layer);
+    *master = layer->master ? ni_master_of(call->be, layer)
+                            : nb_mat_of(layer->narrow.data, layer->narrow.dtype, layer->out, layer->in);
     NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
     NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
@@ -109,6 +145,7 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
             ni_linear *layer = &group->layers[k];
             if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
+            NB_TRY(list_numbers(group->be, layer, &list, err));
             if (!is_plainly_read(group, layer))
                 continue;
             NB_TRY(list_layer(&call, layer, &list, err));

@@ -18,6 +18,10 @@ nb_mat ni_master_of(nb_backend *be, const ni_linear *layer) {
     return m;
 }
 
+ni_scaled ni_linear_kept(nb_backend *be, const ni_linear *layer) {
+    return layer->master ? (ni_scaled){.data = layer->master, .dtype = be->real} : layer->narrow;
+}
+
 /* ---- in act ---- */
 
 static bool reads_numbers(const ni_linear *layer) {

@@ -200,7 +200,7 @@ nb_status ni_model_observe(nb_model *model, const nb_batch *batch, const nb_pass
 static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {
     ni_params *params = &model->params;
     if (params->window)
-        ni_params_begin_backward(params);
+        ni_params_begin_backward(params, scored > 0);
     else if (!fresh)
         return;
     else if (scored == 0) /* no backward pass follows */

@@ -56,6 +56,7 @@ static int64_t length_of(const ni_params *params, int32_t index) {
 static nb_status place_window(ni_params *params, int32_t outlives, nb_error *err) {
     nb_backend *be = params->be;
     int64_t shared = outlives >= 0 ? aligned(length_of(params, outlives)) : 0, end = shared;
+    params->outlives = outlives;
     params->window_at = calloc((size_t)params->count, sizeof *params->window_at);
     if (!params->window_at)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", params->count);
@@ -103,15 +104,23 @@ void ni_params_zero_gradient(ni_params *params, int32_t index) {
     be->ops->fill_zero(be, ni_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
 }
 
-void ni_params_begin_backward(ni_params *params) {
+void ni_params_begin_backward(ni_params *params, bool whole) {
     if (!params->window)
         return;
     params->be->ops->fill_zero(params->be, params->window, params->window_bytes);
-    if (!params->hands_on)
+    if (!params->hands_on && !whole)
         ni_param_array_zero(&params->grads);
 }
 
-/* A section lies in the window as in the array; what outlives others is a section of its own. */
+/* What a section only adds to: vectors, and an embedding that no product writes first. Weights of linear layers are
+ * written over, whatever is there. */
+static void clear_sums(ni_params *params, int32_t section) {
+    for (int32_t i = section; i < params->count && params->section_of[i] == section; i++)
+        if (params->list[i].rank == 1 || (params->list[i].embedding && i != params->outlives))
+            ni_params_zero_gradient(params, i);
+}
+
+/* What is handed on lies in the window as in the array, with zeroes between its tensors. */
 static void clear_section(ni_params *params, int32_t section, int32_t end) {
     nb_backend *be = params->be;
     const int64_t n = params->list[end - 1].offset + length_of(params, end - 1) - params->list[section].offset;
@@ -143,8 +152,10 @@ void ni_params_pack(ni_params *params, int32_t section) {
         encode_section(params, section, end);
     else if (params->window && params->taker)
         params->taker(params->taker_self, section, end, ni_params_grad(params, section));
-    if (params->window)
+    if (params->hands_on && params->window)
         clear_section(params, section, end);
+    else if (params->window && section > 0) /* the backward pass goes from the last section to the first */
+        clear_sums(params, params->section_of[section - 1]);
     if (!params->hands_on && params->final)
         params->final(params->final_self, params->list[section].offset);
 }

@@ -48,6 +48,7 @@ typedef struct ni_params {
     ni_gradient_watch *final; /* is told what a backward pass is done with; NULL: nobody */
     void *final_self;
     int64_t *window_at; /* [count]: element of the window where each gradient is added up */
+    int32_t outlives;   /* the tensor that is added to by more than its section; -1 */
 } ni_params;
 
 /* What is declared from here on is a section of its own. */
@@ -77,9 +78,10 @@ void *ni_params_grad(const ni_params *params, int32_t index); /* where backward 
 /* Where gradients are real. */
 void ni_params_zero_gradient(ni_params *params, int32_t index);
 
-/* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Where gradients
- * are real there is nothing to do but to tell who watches. */
-void ni_params_begin_backward(ni_params *params);
+/* Clears the gradients, those that are packed unless a `whole` pass packs all of them anew; then packs the section that
+ * begins with tensor `section`, once it is complete. Where gradients are real there is nothing to do but to tell who
+ * watches. */
+void ni_params_begin_backward(ni_params *params, bool whole);
 void ni_params_pack(ni_params *params, int32_t section);
 
 /* The same of all sections before that which begins with tensor `section`, from the last on, where no pass is to come.

@@ -178,6 +178,21 @@ static nb_status find_newest(const nb_trainer *t, char *path, size_t size, nb_er
     return NB_OK;
 }
 
+/* An evaluation of this step whose line was lost is made again. */
+static nb_status look_for_evaluation(nb_trainer *t, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    bool told = true;
+    nb_status status = NB_OK;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", t->config.out);
+    if (writes(t) && t->at.step > 0 && t->at.evaluated == t->at.step)
+        status = ni_metrics_tell(path, t->at.step, &told, err);
+    NB_TRY(nb_ranks_agree(t->ranks, status, err));
+    NB_TRY(ni_ranks_broadcast(t->ranks, &told, sizeof told, err));
+    if (!told)
+        t->at.evaluated = t->at.step - 1;
+    return NB_OK;
+}
+
 /* Loads it; rank 0 says which it is. */
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
     nb_trainer *t = r->t;
@@ -203,6 +218,7 @@ static nb_status go_on(run *r, nb_error *err) {
     NB_TRY(load_newest(r, path, sizeof path, err));
     if (!path[0] && r->from)
         return take_over(r, err);
+    NB_TRY(look_for_evaluation(t, err));
     if (path[0])
         ni_note(t, NB_NOTE_INFO, "resumed from %s", path);
     else
@@ -514,13 +530,13 @@ static nb_status tell_drowned(run *r, nb_error *err) {
     return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
 }
 
-/* The first step in which FP8 units did not hold all rows of MXFP4. */
+/* The first step in which FP8 units did not hold all rows. */
 static void tell_mended(run *r, int64_t rows) {
     if (rows == 0 || r->mended_told)
         return;
     r->mended_told = true;
     ni_note(r->t, NB_NOTE_INFO,
-            "step %lld: %lld rows of MXFP4 operands span more than FP8 holds exactly and were multiplied in FP32; "
+            "step %lld: %lld rows of operands span more than FP8 holds exactly and were multiplied in FP32; "
             "fp32_rows in metrics.jsonl counts them",
             (long long)r->t->at.step, (long long)rows);
 }

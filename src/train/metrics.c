@@ -69,6 +69,26 @@ size_t ni_metrics_keep(char *text, size_t size, int64_t keep_steps, int64_t eval
     return kept;
 }
 
+nb_status ni_metrics_tell(const char *path, int64_t evaluated, bool *tell, nb_error *err) {
+    char *text;
+    size_t size;
+    bool exists;
+    *tell = false;
+    NB_TRY(ni_file_exists(path, &exists, err));
+    if (!exists)
+        return NB_OK;
+    NB_TRY(ni_file_read(path, METRICS_LIMIT, &text, &size, err));
+    for (size_t at = 0; at < size && !*tell;) {
+        const char *newline = memchr(text + at, '\n', size - at);
+        const size_t length = newline ? (size_t)(newline - text) - at : size - at;
+        bool evaluation;
+        *tell = newline && step_of_line(text + at, length, &evaluation) == evaluated && evaluation;
+        at += length + 1;
+    }
+    free(text);
+    return NB_OK;
+}
+
 static nb_status cut_back(ni_metrics *m, const char *path, int64_t keep_steps, int64_t evaluated, nb_error *err) {
     char *text;
     size_t size;

@@ -35,6 +35,11 @@ const char *ni_metrics_aside(const ni_metrics *metrics); /* the name of what was
  * metrics.
  */
 size_t ni_metrics_keep(char *text, size_t size, int64_t keep_steps, int64_t evaluated, bool *damaged);
+
+/* Whether `path` has the line of the evaluation of step `evaluated`: it may have been lost where memory or disk was
+ * short. */
+nb_status ni_metrics_tell(const char *path, int64_t evaluated, bool *tell, nb_error *err);
+
 void ni_metrics_close(ni_metrics *metrics);
 nb_status ni_metrics_sync(ni_metrics *metrics, nb_error *err);
 

@@ -2,9 +2,10 @@
 #include "operands.h"
 
 static nb_quantizer tiles_or_rows(int which) {
-    nb_quantizer q = ni_format_family_find(which == 2 ? "e2m1" : "nvfp4")->defaults;
-    q.block_rows = which == 1 ? 16 : 1;
-    q.block_cols = which == 2 ? NB_BLOCK_ALL : 16;
+    nb_quantizer q = ni_format_family_find(which >= 2 ? "e2m1" : "nvfp4")->defaults;
+    q.block_rows = which == 1 ? 16 : which == 3 ? NB_BLOCK_ALL : 1;
+    q.block_cols = which == 2 ? NB_BLOCK_ALL : which == 3 ? 1 : 16;
+    q.rule = which == 3 ? NB_RULE_POW2 : q.rule;
     return q;
 }
 
@@ -27,9 +28,17 @@ static nb_mat weights(trial *t, uint32_t stream) {
 static void run_dge(trial *t) {
     const nb_mat w = weights(t, 1);
     const nb_operand codes = codes_of(t, &w);
-    void *dw = input_real(t, 2, LENGTH, 0, 1);
-    t->be->ops->dge(t->be, dw, w.data, &codes, 5, 3);
+    void *dw = input_real(t, 2, LENGTH, 0, 1), *narrow = input_real(t, 3, LENGTH, 0, 1);
+    const ni_scaled masters = {.data = w.data, .dtype = NB_F32},
+                    halves = {.data = scratch(t, LENGTH * sizeof(uint16_t)),
+                              .dtype = NB_F16,
+                              .rule = NB_RULE_POW2,
+                              .scale = scratch(t, sizeof(float))};
+    t->be->ops->scaled_encode(t->be, &halves, w.data, LENGTH);
+    t->be->ops->dge(t->be, dw, &masters, &codes, 5, 3);
     keep(t, "dw", dw, NB_F32, LENGTH, false);
+    t->be->ops->dge(t->be, narrow, &halves, &codes, 3, 3);
+    keep(t, "dw of masters in FP16", narrow, NB_F32, LENGTH, false);
 }
 
 /* x and t are the same FP32 operations everywhere; the power is right within a few roundings. */
@@ -280,7 +289,7 @@ static void run_quest(trial *t) {
 }
 
 static const test_case MECHANISMS[] = {
-    {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
+    {"dge", "rows, tiles, whole rows, columns", CODES, 4, run_dge, NULL, of_a_power},
     {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
     {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
     {"round_under", "two types, four pasts", BITS, 2, run_under, NULL, NULL},

@@ -516,6 +516,29 @@ static void list_weight(trial *t, many *m, int i, const nb_quantizer *q, const n
     list_one(m, &residual, &(ni_making){.out = o, .at = cols + PICKED, .under = o});
 }
 
+/* Weights as numbers in act: more than one launch holds, some of an odd size or with gaps, one the other way up. */
+static void run_many_numbers(trial *t) {
+    nb_operand outs[MANY_WEIGHTS];
+    many m;
+    m.count = 0;
+    for (int i = 0; i < MANY_WEIGHTS; i++) {
+        const int64_t rows = i == 7 ? 272 : 1 + i % 24, cols = i % 9 == 8 ? 37 : 8 * (1 + i % 40);
+        const bool turned = i % 10 == 3;
+        m.numbers[i] = uploaded(t, DATA_NORMAL, NB_F32, rows, cols, i % 13 == 3 ? cols + 8 : cols);
+        void *to = output_exact(t, "numbers", NB_BF16, rows * cols);
+        outs[i] =
+            (nb_operand){.quantizer = nb_quantizer_bf16(),
+                         .other = nb_quantizer_bf16(),
+                         .rows = rows,
+                         .cols = cols,
+                         .side = NI_RIGHT,
+                         .numbers = turned ? nb_mat_of(to, NB_BF16, cols, rows) : nb_mat_of(to, NB_BF16, rows, cols),
+                         .transposed = turned};
+        list_one(&m, &(ni_source){.numbers = &m.numbers[i]}, &(ni_making){.out = &outs[i]});
+    }
+    EXPECT_OK(t, t->be->ops->make_many(t->be, m.sources, m.makings, m.count, &err));
+}
+
 static void run_many(trial *t) {
     nb_quantizer tiles = nvfp4(16), q = nvfp4(1);
     many m;
@@ -765,6 +788,7 @@ static const test_case OPERANDS[] = {
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
     {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_many", "patches beside one whole", BITS, 2, run_patches, NULL, NULL},
+    {"make_many", "numbers of weights", BITS, 1, run_many_numbers, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},

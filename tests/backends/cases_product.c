@@ -132,14 +132,17 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     memcpy(pairs, all, sizeof all);
 }
 
-static nb_mat left_of(trial *t) {
-    const nb_mat host = data_matrix(DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2], SIZES[t->shape][2]);
+static nb_mat matrix_of(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols) {
+    const nb_mat host = data_matrix(kind, type, rows, cols, cols);
     return input_mat(t, &host);
 }
 
+static nb_mat left_of(trial *t) {
+    return matrix_of(t, DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2]);
+}
+
 static nb_mat right_of(trial *t, data_kind kind) {
-    const nb_mat host = data_matrix(kind, NB_F32, SIZES[t->shape][1], SIZES[t->shape][2], SIZES[t->shape][2]);
-    return input_mat(t, &host);
+    return matrix_of(t, kind, NB_F32, SIZES[t->shape][1], SIZES[t->shape][2]);
 }
 
 static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
@@ -421,18 +424,117 @@ static void run_outer(trial *t) {
     record(t, "refused", &refused, NB_I32, 1, true);
 }
 
-/* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
+/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one of
+ * the tensor. */
 static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    const nb_quantizer q = of("e2m1", 1, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
+    const nb_quantizer quantizers[2] = {of("e2m1", 1, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+                       plain = nb_quantizer_bf16();
     const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
-    const nb_operand coded_x = made(t, &q, &x, NI_LEFT, &plain), coded_w = made(t, &q, &w, NI_RIGHT, &plain);
     const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},
                      plain_w = {.quantizer = plain, .rows = n, .cols = k, .numbers = w};
-    for (int i = 0; i < 2; i++) {
-        const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
-        const nb_mat c = nb_mat_of(output(t, i ? "numbers x codes" : "codes x numbers", NB_F32, m * n), NB_F32, m, n);
-        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, false, &err));
+    for (int i = 0; i < 8; i++) { /* rows or one scale; into FP32, or added to BF16 */
+        const nb_quantizer *q = &quantizers[i / 4];
+        const bool into_bf16 = i & 2;
+        const nb_operand coded = i & 1 ? made(t, q, &w, NI_RIGHT, &plain) : made(t, q, &x, NI_LEFT, &plain);
+        const ni_term term = {.a = i & 1 ? &plain_x : &coded, .b = i & 1 ? &coded : &plain_w};
+        const nb_mat c = numbers(t, into_bf16 ? NB_BF16 : NB_F32, 9, m, n);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, into_bf16, &err));
+        keep(t, i & 1 ? "numbers x codes" : "codes x numbers", c.data, c.dtype, m * n, false);
+    }
+}
+
+/* ---- sums of products, as dX of a group ---- */
+
+/* On a GPU one contraction where nothing hinders it: tiles of 128 x 256, 64 of the contraction at a time, two by two.
+ */
+enum { GROUP_TERMS = 4, GROUP_SHAPES = 4 };
+static const int64_t GROUP_SIZES[][2] = {{1, 16}, {70, 48}, {128, 256}, {260, 272}};
+static const int64_t GROUP_DEPTHS[GROUP_TERMS] = {208, 16, 64, 128};
+
+/* How the terms of a sum are. */
+typedef struct group_kind {
+    const char *name;
+    bool turned;                 /* B lies as [K, N] */
+    bool apart;                  /* A is columns of a wider matrix */
+    int64_t less;                /* of every contraction */
+    uint32_t coded;              /* terms of NVFP4, a bit each */
+    double factors[GROUP_TERMS]; /* of A where it is numbers; 0, 0, 0, 0: none */
+} group_kind;
+static const group_kind GROUP_KINDS[] = {
+    {"numbers, B turned", true, true, 0, 0, {0}},
+    {"numbers", false, false, 0, 0, {0.37, 1.9e-3, 7.7, -0.37}},
+    {"numbers, factors far apart", true, false, 0, 0, {1e-3, 1e-20, 0, 1e12}},
+    {"codes", false, false, 0, 15, {0}},
+    {"codes, B turned", true, false, 0, 15, {0}},
+    {"numbers and codes", true, false, 0, 5, {0, 3, 0, 1e-9}},
+    {"odd contractions", true, false, 3, 0, {0}},
+};
+enum { GROUPS_OF_TERMS = sizeof GROUP_KINDS / sizeof *GROUP_KINDS };
+
+static double group_depth(const trial *t) {
+    double sum = 16;
+    (void)t;
+    for (int i = 0; i < GROUP_TERMS; i++)
+        sum += 2 * (double)GROUP_DEPTHS[i] + 8;
+    return sum;
+}
+
+static nb_operand numbers_as(nb_mat numbers, bool turned, const float *factor) {
+    return (nb_operand){.quantizer = nb_quantizer_bf16(),
+                        .other = nb_quantizer_bf16(),
+                        .rows = turned ? numbers.cols : numbers.rows,
+                        .cols = turned ? numbers.rows : numbers.cols,
+                        .numbers = numbers,
+                        .transposed = turned,
+                        .factor = factor};
+}
+
+static void numbers_of_term(trial *t, const group_kind *kind, int i, nb_operand *a, nb_operand *b) {
+    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1], k = GROUP_DEPTHS[i] - kind->less,
+                  wide = kind->apart ? k + 24 : k;
+    const uint32_t stream = 40 + 2 * (uint32_t)i;
+    nb_mat x = numbers(t, NB_BF16, stream, m, wide);
+    x.cols = k;
+    if (kind->apart)
+        x.data = (uint16_t *)x.data + 8;
+    const nb_mat w = kind->turned ? numbers(t, NB_BF16, stream + 1, k, n) : numbers(t, NB_BF16, stream + 1, n, k);
+    const bool scaled = kind->factors[0] != 0 || kind->factors[1] != 0;
+    *a = numbers_as(x, false, scaled ? input(t, NB_F32, &kind->factors[i], 1) : NULL);
+    *b = numbers_as(w, kind->turned, NULL);
+}
+
+static void codes_of_term(trial *t, const group_kind *kind, int i, nb_operand *a, nb_operand *b) {
+    const nb_quantizer q = nvfp4(1), tiles = nvfp4(16);
+    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1], k = GROUP_DEPTHS[i];
+    const nb_mat x = matrix_of(t, DATA_NORMAL, NB_BF16, m, k),
+                 w = kind->turned ? matrix_of(t, DATA_NORMAL, NB_F32, k, n) : matrix_of(t, DATA_NORMAL, NB_F32, n, k);
+    *a = made(t, &q, &x, NI_LEFT, &tiles);
+    if (!kind->turned) {
+        *b = made(t, &tiles, &w, NI_RIGHT, &q);
+        return;
+    }
+    nb_operand *straight = poisoned(sizeof *straight);
+    *straight = made(t, &tiles, &w, NI_RIGHT, &q);
+    *b = placed(t, &tiles, n, k, NI_RIGHT, &q);
+    EXPECT_OK(t, t->be->ops->turn(t->be, b, straight, &err));
+}
+
+static void run_group(trial *t) {
+    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1];
+    for (int kind = 0; kind < GROUPS_OF_TERMS; kind++) {
+        const group_kind *of = &GROUP_KINDS[kind];
+        nb_operand a[GROUP_TERMS], b[GROUP_TERMS];
+        ni_term terms[GROUP_TERMS];
+        for (int i = 0; i < GROUP_TERMS; i++) {
+            (of->coded >> i & 1 ? codes_of_term : numbers_of_term)(t, of, i, &a[i], &b[i]);
+            terms[i] = (ni_term){.a = &a[i], .b = &b[i]};
+        }
+        for (int i = 0; i < (t->shape < 2 ? 4 : 1); i++) { /* the last three are no one contraction */
+            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &c, terms, i ? 2 : GROUP_TERMS, i & 2, &err));
+            keep(t, of->name, c.data, c.dtype, m * n, false);
+        }
     }
 }
 
@@ -482,7 +584,7 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
-
+    {"multiply", "a group's terms", CODES, GROUP_SHAPES, run_group, NULL, group_depth},
     {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

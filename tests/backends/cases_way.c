@@ -170,7 +170,7 @@ static void run_by_numbers(trial *t) {
         const nb_mat dy = uploaded(t, kinds[i], NB_BF16, M, N, N + 8);
         nb_operand left = placed(t, &one, M, N, NI_LEFT, &columns), turned = placed(t, &one, N, M, NI_LEFT, &columns);
         left.reread = turned.reread = false;
-        left.by_numbers = turned.turned = true;
+        turned.turned = true;
         left.memory = scratch(t, be->ops->operand_bytes(be, &left));
         make(t, &(ni_source){.numbers = &dy}, &(ni_making){.out = &left}, 1);
         EXPECT_OK(t, be->ops->turn(be, &turned, &left, &err));

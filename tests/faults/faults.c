@@ -8,6 +8,8 @@
  *                                taken away are there again), some (of each of these the one and not the next), or a
  *                                number of errno
  *
+ *     NIBBLE_FAULT_BRANCHES: many of them from one process (branches.h)
+ *
  *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line; and "at 7" where
  *                                files changed or were synced since the call before the seventh of any kind, so
  *                                that to kill there leaves something else
@@ -16,6 +18,8 @@
  * library do inside is theirs.
  */
 #define _GNU_SOURCE
+#include "branches.h"
+
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -77,13 +81,9 @@ static bool is_ours(const void *caller) {
     return false;
 }
 
-__attribute__((constructor)) static void begin(void) {
-    const char *fault = getenv("NIBBLE_FAULT");
+static void take_fault(const char *fault) {
     char kind[16] = "", number[24] = "";
-    dl_iterate_phdr(add_ranges, NULL);
-    chosen = KINDS;
-    counting = getenv("NIBBLE_FAULT_COUNT") != NULL;
-    if (!fault || sscanf(fault, "%15[a-z]:%23[0-9+]:%15s", kind, number, what) != 3)
+    if (sscanf(fault, "%15[a-z]:%23[0-9+]:%15s", kind, number, what) != 3)
         return;
     first = atol(number);
     onwards = strchr(number, '+') != NULL;
@@ -92,6 +92,16 @@ __attribute__((constructor)) static void begin(void) {
             chosen = k;
     if (strcmp(kind, "any") == 0)
         chosen = -1;
+}
+
+__attribute__((constructor)) static void begin(void) {
+    const char *fault = getenv("NIBBLE_FAULT");
+    dl_iterate_phdr(add_ranges, NULL);
+    chosen = KINDS;
+    counting = getenv("NIBBLE_FAULT_COUNT") != NULL;
+    if (fault)
+        take_fault(fault);
+    branches_begin();
 }
 
 __attribute__((destructor)) static void report(void) {
@@ -378,6 +388,9 @@ static bool strikes(enum kind kind, const void *caller) {
             note_moment(m);
         n = chosen == -1 ? m : n;
     }
+    char fault[FAULT_SIZE];
+    if (branch_at(names[kind], n, fault))
+        take_fault(fault);
     if (chosen != (int)kind && !(chosen == -1 && kind != ALLOC))
         return false;
     if (n != first && !(onwards && n > first))
@@ -393,7 +406,7 @@ static bool strikes(enum kind kind, const void *caller) {
         undo_names();
     }
     if (what[0] < '0' || what[0] > '9')
-        kill(getpid(), SIGKILL);
+        raise(SIGKILL);
     errno = atoi(what);
     return true;
 }

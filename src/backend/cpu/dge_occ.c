@@ -4,6 +4,7 @@
 #include "backend/cpu/ops_kernels.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
+#include "backend/ref/scaled.h"
 #include "format/bf16.h"
 
 #include <omp.h>
@@ -20,16 +21,22 @@ static void scales_of(const nb_qtensor *codes, int64_t r, int64_t c, int64_t n, 
         scale[i] = columns || i % GROUP == 0 ? ni_decode_scale(codes, r, c + i, true) : scale[i - 1];
 }
 
-void ni_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+void ni_cpu_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *codes, double k, double cap) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const float factor = ni_scaled_factor(w);
     nb_qtensor t = ni_codes_of(codes);
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c += SPAN) {
             int64_t at = r * codes->cols + c, n = codes->cols - c < SPAN ? codes->cols - c : SPAN;
-            float scale[SPAN];
+            float scale[SPAN], decoded[SPAN];
+            const float *weights = (const float *)w->data + at;
             scales_of(&t, r, c, n, scale);
-            kernels->dge((float *)dw + at, (const float *)w + at, scale, n, (float)k, (float)cap);
+            if (w->dtype != NB_F32) {
+                kernels->decode(decoded, w->data, w->dtype, at, factor, n);
+                weights = decoded;
+            }
+            kernels->dge((float *)dw + at, weights, scale, n, (float)k, (float)cap);
         }
 }
 

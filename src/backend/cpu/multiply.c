@@ -15,14 +15,14 @@ static nb_status no_memory(const nb_mat *m, nb_error *err) {
 
 /* ---- one product ---- */
 
-/* As plain numbers: what has codes is decoded and rounded to BF16. */
+/* As plain numbers: what has codes is decoded and rounded to BF16, but for the one scale of a tensor. */
 static nb_status left_numbers(nb_backend *be, const nb_operand *a, nb_mat *out, nb_error *err) {
     *out = a->numbers;
     if (ni_is_plain(a))
         return NB_OK;
     size_t bytes = (size_t)(a->rows * a->cols) * sizeof(uint16_t);
     *out = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_SOURCE, bytes), NB_BF16, a->rows, a->cols);
-    return out->data ? ni_cpu_decode(be, out, a, false, NULL, true, err) : no_memory(out, err);
+    return out->data ? ni_cpu_decode(be, out, a, false, NULL, !ni_scale_beside_numbers(a), err) : no_memory(out, err);
 }
 
 static nb_status right_numbers(nb_backend *be, const nb_operand *b, nb_mat *out, nb_error *err) {
@@ -36,18 +36,31 @@ static nb_status right_numbers(nb_backend *be, const nb_operand *b, nb_mat *out,
     if (kept)
         return NB_OK;
     out->data = ni_cpu_room_of(be, NI_ROOM_PIECE, (size_t)(b->rows * b->cols) * sizeof(uint16_t));
-    return out->data ? ni_cpu_decode(be, out, b, false, NULL, true, err) : no_memory(out, err);
+    return out->data ? ni_cpu_decode(be, out, b, false, NULL, !ni_scale_beside_numbers(b), err) : no_memory(out, err);
+}
+
+/* Numbers by numbers, or by codes: times `scale` afterwards, where there is one. */
+static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                               bool accumulate, nb_error *err) {
+    const float *const scale = ni_scale_beside_numbers(ni_is_plain(a) ? b : a);
+    const bool trans_a = ni_is_plain(a) && a->transposed, trans_b = !ni_is_plain(b) || !b->transposed;
+    nb_mat x, y;
+    NB_TRY(left_numbers(be, a, &x, err));
+    NB_TRY(right_numbers(be, b, &y, err));
+    if (!scale)
+        return ni_cpu_gemm(be, c, &x, trans_a, &y, trans_b, accumulate, err);
+    float *const rows = ni_cpu_shared(be, (size_t)(c->rows + c->cols) * sizeof *rows);
+    if (!rows)
+        return no_memory(c, err);
+    for (int64_t i = 0; i < c->rows + c->cols; i++)
+        rows[i] = i < c->rows ? *scale : 1.0f;
+    return ni_cpu_gemm_scaled(be, c, &x, trans_a, &y, trans_b, rows, rows + c->rows, accumulate, err);
 }
 
 static nb_status product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b, bool accumulate,
                          nb_error *err) {
-    if (ni_is_plain(a) || ni_is_plain(b)) {
-        nb_mat x, y;
-        NB_TRY(left_numbers(be, a, &x, err));
-        NB_TRY(right_numbers(be, b, &y, err));
-        return ni_cpu_gemm(be, c, &x, ni_is_plain(a) && a->transposed, &y, !ni_is_plain(b) || !b->transposed,
-                           accumulate, err);
-    }
+    if (ni_is_plain(a) || ni_is_plain(b))
+        return plain_product(be, c, a, b, accumulate, err);
     nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
     const void *kept;
     NB_TRY(ni_gemm_q_check(c, &x, &y, err));

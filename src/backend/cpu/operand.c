@@ -21,7 +21,7 @@ ni_form ni_form_of(const nb_quantizer *a, const nb_operand *b) {
     if (ni_is_plain(b))
         return NI_FORM_NONE;
     if (nb_quantizer_is_bf16(a))
-        return NI_FORM_NUMBERS;
+        return ni_scale_beside_numbers(b) ? NI_FORM_INNER : NI_FORM_NUMBERS;
     return ni_is_packed(ni_product_of(a, &b->quantizer)) ? NI_FORM_PANELS : NI_FORM_INNER;
 }
 

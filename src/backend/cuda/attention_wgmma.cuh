@@ -9,13 +9,6 @@
 
 #include "wgmma.cuh"
 
-/* Address of a swizzled operand; `panel`: bytes to the next 64 columns, for operands read across rows. */
-__device__ __forceinline__ uint64_t wgmma_operand(const bf16 *at, int panel) {
-    const uint64_t next_block = 1024 >> 4, swizzle_128 = 1;
-    return (uint64_t)((shared_address(at) & 0x3ffff) >> 4) | (uint64_t)(panel >> 4) << 16 | next_block << 32 |
-           swizzle_128 << 62;
-}
-
 template <int D_> struct WgmmaCore {
     static constexpr int D = D_, MT = 1, warps = 4, rows = 64, pitch = 64;
 

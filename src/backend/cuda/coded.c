@@ -3,6 +3,7 @@
 
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/mx_bytes.h"
+#include "backend/cuda/pow2_bytes.h"
 #include "backend/cuda/rows.h"
 #include "format/swizzle.h"
 
@@ -29,9 +30,17 @@ static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) 
            (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
 }
 
+/* Both of four bits under scales outside of the sum: multiplied exactly without carrying these. */
+static bool carry_scales(const nb_quantizer *a, const nb_quantizer *b) {
+    return ni_cuda_is_pow2(a) && ni_cuda_is_pow2(b) && (is_4bit(a) || is_4bit(b)) &&
+           !(is_4bit(a) && is_4bit(b) && scaled_outside(a) && scaled_outside(b));
+}
+
 ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
         return NI_CUDA_BF16;
+    if (cuda->major == 9 && !cuda->permits.no_fp8 && !cuda->permits.exact_fp8 && carry_scales(a, b))
+        return NI_CUDA_FP8_POW2;
     /* The library has no product of two E5M2 operands. */
     if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
         !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2) &&
@@ -49,7 +58,7 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
 
 ni_cuda_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const nb_qtensor *b) {
     const ni_cuda_units units = ni_cuda_units_of(cuda, &a->quantizer, &b->quantizer);
-    const int64_t divisor = units == NI_CUDA_FP8 || units == NI_CUDA_FP8_MX ? 16 : 32;
+    const int64_t divisor = units == NI_CUDA_NVFP4 || units == NI_CUDA_MXFP4 ? 32 : 16;
     return b->rows % divisor == 0 && a->cols % divisor == 0 && a->rows > 0 ? units : NI_CUDA_BF16;
 }
 
@@ -58,6 +67,7 @@ const char *ni_cuda_units_text(ni_cuda_units units) {
         [NI_CUDA_BF16] = "bf16 cublaslt",
         [NI_CUDA_FP8] = "fp8 cublaslt, codes exact, no fast accumulation",
         [NI_CUDA_FP8_MX] = "fp8 cublaslt, mxfp4 codes exact, sums cut; rows too wide in fp32",
+        [NI_CUDA_FP8_POW2] = "fp8 cublaslt, powers of two in e4m3's exponents, sums cut; those too far apart in fp32",
         [NI_CUDA_NVFP4] = "nvfp4 native cublaslt (never run on its hardware)",
         [NI_CUDA_MXFP4] = "mxfp4 native cublaslt (never run on its hardware)",
     };
@@ -103,7 +113,7 @@ static size_t side_bytes(ni_cuda_units units, const nb_qtensor *t) {
 }
 
 size_t ni_cuda_coded_bytes(ni_cuda_units units, const nb_qtensor *a, const nb_qtensor *b) {
-    return units == NI_CUDA_BF16 ? 0 : side_bytes(units, a) + side_bytes(units, b);
+    return units == NI_CUDA_BF16 || units == NI_CUDA_FP8_POW2 ? 0 : side_bytes(units, a) + side_bytes(units, b);
 }
 
 /* ---- one side ---- */
@@ -214,7 +224,7 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
 int64_t ni_cuda_mended(nb_backend *be) {
     ni_cuda *cuda = ni_cuda_of(be);
     uint32_t *const word = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED), count = 0;
-    if (!cuda->permits.mxfp4_fp8)
+    if (!cuda->permits.mxfp4_fp8 && (cuda->permits.no_fp8 || cuda->permits.exact_fp8))
         return 0;
     ni_cuda_download(be, &count, word, sizeof count);
     ni_cuda_fill_zero(be, word, sizeof *word);

@@ -6,6 +6,8 @@
  *              are 6 by 6); those of 8-bit codes are cut to 13 bits behind the largest, and only multiplied so where a
  *              run says fp8_units: all. tests/backends/fp8_units.h has it to the bit
  *     FP8_MX   the same where a run says fp8_units: mxfp4; E2M1 under E8M0 scales of 32, both operands; sums are cut
+ *     FP8_POW2 the same where a run says fp8_units: all; E2M1 under powers of two a row or a column, one of them along the
+ *              contraction or the other side E4M3 or E5M2 under a power of two; sums are cut
  *     NVFP4    compute capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales of 16, and one of the tensor, in alpha
  *     MXFP4    the same; E2M1 under E8M0 scales of 32
  *
@@ -36,7 +38,8 @@ int ni_cuda_launch_swizzle(void *stream, uint8_t *out /* ni_swizzled_bytes */, c
 typedef enum ni_cuda_units {
     NI_CUDA_BF16,
     NI_CUDA_FP8,
-    NI_CUDA_FP8_MX, /* MXFP4 by units for 8 bits (mx_bytes.h) */
+    NI_CUDA_FP8_MX,   /* MXFP4 by units for 8 bits (mx_bytes.h) */
+    NI_CUDA_FP8_POW2, /* scales that are powers of two, on whichever side of the sum (pow2_bytes.h) */
     NI_CUDA_NVFP4,
     NI_CUDA_MXFP4
 } ni_cuda_units;

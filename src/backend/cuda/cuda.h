@@ -54,6 +54,11 @@ static inline bool ni_cuda_has_fp4_units(int major, int minor) {
     return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
 }
 
+/* A sum of products is one contraction (joined.h). */
+static inline bool ni_cuda_joins(const ni_cuda *cuda) {
+    return cuda->major == 9 && cuda->minor == 0;
+}
+
 static inline ni_cuda *ni_cuda_of(nb_backend *be) {
     return be->state;
 }
@@ -97,7 +102,8 @@ enum {
     NI_CUDA_ACROSS = 1,   /* its values lie as [cols, rows] */
     NI_CUDA_UNCODED = 2,  /* values alone: it is only multiplied */
     NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
-    NI_CUDA_SCALED = 16,  /* behind its values, which are bare, lie those with their scale: nb_operand.by_numbers */
+    NI_CUDA_CARRIED = 16, /* its values carry scales of rows that are powers of two: nothing stays outside of the sum */
+    NI_CUDA_POW2 = 32,    /* bytes both ways in the place of values, a scale of the tensor (pow2_bytes.h) */
     NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
                              MXFP4 with scales of rows (mx_bytes.h) */
 };

@@ -1,6 +1,7 @@
 /* elementwise.cu: operations on one element at a time. */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/list.cuh"
 
 /* ---- casts and sums ---- */
 
@@ -48,6 +49,46 @@ int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
                                                                                    n / 8);
     else
         cast<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(to, to_type, from, from_type, n);
+    return cudaGetLastError();
+}
+
+enum { MOST_CASTS = 64, CAST_EIGHTS = 4 * NI_THREADS /* of a block */ };
+
+typedef struct listed_cast {
+    ni_cuda_casting what;
+    uint32_t first_block;
+} listed_cast;
+
+typedef struct cast_list {
+    listed_cast at[MOST_CASTS];
+    int count;
+} cast_list;
+
+static __global__ void __launch_bounds__(NI_THREADS) to_bf16_many(const __grid_constant__ cast_list list) {
+    const listed_cast &c = list.at[ni_listed(list, &listed_cast::first_block)];
+    const int64_t first = (int64_t)(blockIdx.x - c.first_block) * CAST_EIGHTS + threadIdx.x, eights = c.what.n / 8;
+#pragma unroll
+    for (int64_t i = first; i < first + CAST_EIGHTS; i += NI_THREADS)
+        if (i < eights) {
+            const float4 *from = (const float4 *)c.what.from + 2 * i;
+            const float4 a = from[0], b = from[1];
+            const ni_eight e = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+            ni_store_eight(c.what.to + 8 * i, e);
+        }
+}
+
+int ni_cuda_launch_casts(void *stream, const ni_cuda_casting *casts, int count) {
+    for (int begin = 0; begin < count; begin += MOST_CASTS) {
+        cast_list list;
+        uint32_t blocks = 0;
+        list.count = count - begin < MOST_CASTS ? count - begin : MOST_CASTS;
+        for (int i = 0; i < list.count; i++) {
+            list.at[i] = {casts[begin + i], blocks};
+            blocks += (uint32_t)ni_divide_up(casts[begin + i].n, 8 * CAST_EIGHTS);
+        }
+        if (blocks)
+            to_bf16_many<<<blocks, NI_THREADS, 0, (cudaStream_t)stream>>>(list);
+    }
     return cudaGetLastError();
 }
 

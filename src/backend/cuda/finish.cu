@@ -264,22 +264,3 @@ int ni_cuda_launch_finish(void *stream, const ni_cuda_finish *f, int multiproces
     finish_scaled<<<ni_grid(ni_divide_up(f->rows_count * (f->cols / 8), NI_THREADS)), NI_THREADS, 0, on>>>(*f);
     return cudaGetLastError();
 }
-
-/* ---- values without their scale, times it ---- */
-
-static __global__ void __launch_bounds__(NI_THREADS)
-    scale_values(uint16_t *out, const uint16_t *values, const float *scale, int64_t eights) {
-    for (NI_EACH(i, eights)) {
-        ni_eight e = ni_load_eight(values + 8 * i);
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            e.x[k] = ni_f32_mul(e.x[k], *scale);
-        ni_store_eight(out + 8 * i, e);
-    }
-}
-
-int ni_cuda_launch_scale_values(void *stream, uint16_t *out, const uint16_t *values, const float *scale, int64_t n) {
-    scale_values<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, values, scale,
-                                                                                                    n / 8);
-    return cudaGetLastError();
-}

@@ -23,9 +23,6 @@ typedef struct ni_cuda_finish {
 bool ni_cuda_can_finish(const ni_cuda_finish *f);
 int ni_cuda_launch_finish(void *stream, const ni_cuda_finish *f, int multiprocessors);
 
-/* out = values * *scale, rounded; n a multiple of eight, both aligned */
-int ni_cuda_launch_scale_values(void *stream, uint16_t *out, const uint16_t *values, const float *scale, int64_t n);
-
 #ifdef __cplusplus
 }
 #endif

@@ -14,6 +14,14 @@ extern "C" {
 
 /* ---- elementwise.cu ---- */
 int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+
+/* FP32 to BF16, many at once; n a multiple of eight, both aligned. */
+typedef struct ni_cuda_casting {
+    uint16_t *to;
+    const float *from;
+    int64_t n;
+} ni_cuda_casting;
+int ni_cuda_launch_casts(void *stream, const ni_cuda_casting *casts, int count);
 int ni_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
 int ni_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
 int ni_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
@@ -152,7 +160,7 @@ int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale,
 int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n);
 
 /* ---- mechanisms.cu ---- */
-int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
+int ni_cuda_launch_dge(void *stream, float *dw, const ni_scaled *w, const nb_qtensor *codes, float k, float cap);
 size_t ni_cuda_clamp_bytes(bool whole);
 int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                          int64_t high, bool whole, void *scratch);

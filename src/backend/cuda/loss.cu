@@ -80,6 +80,22 @@ template <int N> static __device__ tail with(tail t, const piece<N> &p) {
     return joint;
 }
 
+/* f(first column, columns) of a thread's pieces in order; several are asked for before the first is waited for. */
+template <int N, typename F> static __device__ __forceinline__ void each_piece(const uint16_t *x, int64_t vocab, F f) {
+    enum { AT_ONCE = 4, STEP = N * NI_THREADS };
+    for (int64_t c = N * threadIdx.x; c < vocab; c += AT_ONCE * STEP) {
+        piece<N> p[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (c + i * STEP < vocab)
+                p[i] = load(x + c + i * STEP, (piece<N> *)NULL);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (c + i * STEP < vocab)
+                f(c + i * STEP, p[i]);
+    }
+}
+
 template <int N>
 static __global__ void __launch_bounds__(NI_THREADS)
     cross_entropy(float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
@@ -91,13 +107,12 @@ static __global__ void __launch_bounds__(NI_THREADS)
     const float at_target = target >= 0 ? ni_bf16_value(x[target]) : 0.0f; /* before dlogits overwrites it */
     tail mine = {-INFINITY, 0.0f};
     bool nan = false;
-    for (int64_t c = N * threadIdx.x; c < vocab; c += N * NI_THREADS) {
-        const piece<N> p = load(x + c, (piece<N> *)NULL);
+    each_piece<N>(x, vocab, [&](int64_t, const piece<N> &p) {
 #pragma unroll
         for (int i = 0; i < N; i++)
             nan |= p.x[i] != p.x[i];
         mine = with(mine, p);
-    }
+    });
     nan = __syncthreads_or(nan);
     const tail all = block_tail(mine, room);
     const float lse = nan ? NAN : all.largest + logf(all.sum);
@@ -107,15 +122,16 @@ static __global__ void __launch_bounds__(NI_THREADS)
             z[r] = lse;
     }
     const float slope = 1.0f + 2.0f * z_loss * lse;
-    for (int64_t c = N * threadIdx.x; dlogits && c < vocab; c += N * NI_THREADS) {
-        piece<N> p = load(x + c, (piece<N> *)NULL);
+    if (!dlogits)
+        return;
+    each_piece<N>(x, vocab, [&](int64_t c, piece<N> &p) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
             const float d = slope * expf(p.x[i] - lse) - (c + i == target ? 1.0f : 0.0f);
             p.x[i] = target >= 0 ? grad_scale * d : 0.0f;
         }
         store(dlogits + r * vocab + c, p);
-    }
+    });
 }
 
 int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,

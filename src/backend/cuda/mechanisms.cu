@@ -4,6 +4,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/narrow.cuh"
 #include "backend/ref/delayed.h"
 #include "format/bf16.h"
 #include "format/hadamard.h"
@@ -11,58 +12,83 @@
 
 /* ---- DGE ---- */
 
-static __device__ float dge_derivative(float x, float k, float cap) {
+/* What a launch knows of the estimator. */
+typedef struct dge_curve {
+    float exponent, over_k, cap; /* 1/k - 1, 1/k */
+} dge_curve;
+
+static __device__ float dge_derivative(float x, const dge_curve &curve) {
     /* The cell of E2M1's grid, closed below; NaN lies in the first. What is divided by a width is multiplied: it is a
      * power of two. */
     const bool inner = x >= -2 && x < 2, middle = x >= -4 && x < 4;
     const float twice_over_width = inner ? 4.0f : middle ? 2.0f : 1.0f;
     const float low = inner ? floorf(2 * x) * 0.5f : middle ? floorf(x) : x >= 4 ? 4.0f : -6.0f;
-    float t = fminf(fabsf(twice_over_width * (x - low) - 1.0f), 1.0f);
-    float slope = powf(t, 1.0f / k - 1.0f) / k; /* t = 0 gives Inf, and so the cap */
-    return slope < cap ? slope : cap;
+    const float at = fabsf(twice_over_width * (x - low) - 1.0f), t = at > 1 ? 1.0f : at; /* NaN has the slope of 0 */
+    const float slope = exp2f(curve.exponent * log2f(t)) * curve.over_k;
+    return t == 0 && curve.exponent < 0 ? curve.cap : t == 0 ? curve.over_k : fminf(slope, curve.cap);
 }
 
-static __device__ float dge_factor(float w, float scale, float k, float cap) {
-    return dge_derivative(scale > 0 ? ni_f32_div(w, scale) : 0.0f, k, cap);
+/* w / scale; by a power of two as a product, which is as exact and a few instructions. */
+static __device__ float dge_quotient(float w, float scale) {
+    const uint32_t bits = __float_as_uint(scale);
+    const bool power = (bits & 0x7fffffu) == 0 && bits >= 0x00800000u && bits < 0x7f000000u;
+    return power ? ni_f32_mul(w, __uint_as_float(0x7f000000u - bits)) : scale > 0 ? ni_f32_div(w, scale) : 0.0f;
 }
 
-static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k, float cap) {
+static __device__ float dge_factor(float w, float scale, const dge_curve &curve) {
+    return dge_derivative(dge_quotient(w, scale), curve);
+}
+
+static __global__ void dge(float *dw, const __grid_constant__ ni_scaled w, nb_qtensor codes, dge_curve curve) {
     const bool small = codes.rows * codes.cols <= INT32_MAX;
+    const float factor = ni_narrow_factor(w);
     for (NI_EACH(i, codes.rows * codes.cols)) {
         const int64_t r = small ? (uint32_t)i / (uint32_t)codes.cols : i / codes.cols;
-        dw[i] *= dge_factor(w[i], ni_scale_of(codes, r, i - r * codes.cols, true), k, cap);
+        dw[i] *= dge_factor(ni_narrow_value(w, i, factor), ni_scale_of(codes, r, i - r * codes.cols, true), curve);
     }
 }
 
-/* One scale a row: four neighbours a thread. A weight's few powers are waited for more than they are work, so threads are
- * many and short. */
+/* One scale a row or a column: four neighbours a thread. A weight's few powers are waited for more than they are work, so
+ * threads are many and short. */
+template <bool COLUMNS>
 static __global__ void __launch_bounds__(NI_THREADS)
-    dge_of_rows(float4 *dw, const float4 *w, const float *scales, uint32_t across, uint32_t fours, float k, float cap) {
+    dge_of_vectors(float4 *dw, const __grid_constant__ ni_scaled w, const float *scales, uint32_t across,
+                   uint32_t fours, dge_curve curve) {
     const uint32_t at = blockIdx.x * NI_THREADS + threadIdx.x;
     if (at >= fours)
         return;
-    const float4 x = w[at];
-    float4 d = dw[at];
-    const float scale = scales[at / across];
-    d.x *= dge_factor(x.x, scale, k, cap);
-    d.y *= dge_factor(x.y, scale, k, cap);
-    d.z *= dge_factor(x.z, scale, k, cap);
-    d.w *= dge_factor(x.w, scale, k, cap);
+    const ni_four x = ni_four_of(w, at, ni_narrow_factor(w));
+    const uint32_t r = at / across;
+    float4 d = dw[at], scale;
+    if (COLUMNS) {
+        scale = ((const float4 *)scales)[at - r * across];
+    } else {
+        const float s = scales[r];
+        scale = make_float4(s, s, s, s);
+    }
+    d.x *= dge_factor(x.x[0], scale.x, curve);
+    d.y *= dge_factor(x.x[1], scale.y, curve);
+    d.z *= dge_factor(x.x[2], scale.z, curve);
+    d.w *= dge_factor(x.x[3], scale.w, curve);
     dw[at] = d;
 }
 
-int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
+int ni_cuda_launch_dge(void *stream, float *dw, const ni_scaled *w, const nb_qtensor *codes, float k, float cap) {
     const nb_quantizer *q = &codes->quantizer;
     const int64_t n = codes->rows * codes->cols;
+    const dge_curve curve = {1.0f / k - 1.0f, 1.0f / k, cap};
+    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL,
+               columns = q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
+    const unsigned grid = (unsigned)ni_divide_up(n / 4, NI_THREADS);
+    cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
-    if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL && codes->cols % 4 == 0 &&
-        n <= INT32_MAX && ni_aligned(dw) && ni_aligned(w))
-        dge_of_rows<<<(unsigned)ni_divide_up(n / 4, NI_THREADS), NI_THREADS, 0, (cudaStream_t)stream>>>(
-            (float4 *)dw, (const float4 *)w, codes->outer_scales, (uint32_t)(codes->cols / 4), (uint32_t)(n / 4), k,
-            cap);
+    if (q->scale_type == NB_SCALE_F32 && (rows || columns) && codes->cols % 4 == 0 && n <= INT32_MAX &&
+        ni_aligned(dw) && ni_has_fours(*w) && ni_aligned(codes->outer_scales))
+        (columns ? dge_of_vectors<true> : dge_of_vectors<false>)<<<grid, NI_THREADS, 0, on>>>(
+            (float4 *)dw, *w, codes->outer_scales, (uint32_t)(codes->cols / 4), (uint32_t)(n / 4), curve);
     else
-        dge<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(dw, w, *codes, k, cap);
+        dge<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dw, *w, *codes, curve);
     return cudaGetLastError();
 }
 

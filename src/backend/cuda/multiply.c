@@ -1,9 +1,10 @@
-/* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 goes through one
- * FP32 matrix, in the order of its terms.
+/* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 is one contraction
+ * where that can be (joined.h), else it goes through one FP32 matrix, in the order of its terms.
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/finish.h"
+#include "backend/cuda/joined.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
@@ -44,19 +45,10 @@ static ni_cuda_units units_of(nb_backend *be, const nb_operand *a, const nb_oper
         return NI_CUDA_BF16;
     const nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
     const ni_cuda_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
+    if (units == NI_CUDA_FP8_POW2 && !(a->form & b->form & NI_CUDA_POW2)) /* made for another product */
+        return NI_CUDA_BF16;
     *bytes = ni_cuda_coded_bytes(units, &x, &y);
     return units;
-}
-
-static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count) {
-    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0;
-    for (int32_t i = 0; i < count; i++) {
-        size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
-        units_of(be, terms[i].a, terms[i].b, &coded);
-        bytes = coded > bytes ? coded : bytes;
-        most = bytes > most ? bytes : most;
-    }
-    return 2 * matrix + most;
 }
 
 /* ---- one product ---- */
@@ -72,51 +64,47 @@ static bool has_row_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
 }
 
-static bool has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-}
-
 /* Their scale is in the numbers, whatever these are multiplied by. */
 static bool has_column_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
 }
 
+/* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
+static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
+    const nb_operand made = ni_cuda_pow2_as_made(o);
+    const nb_qtensor codes = ni_codes_of(&made);
+    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
+    if (!out->numbers.data)
+        return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
+    return ni_cuda_status(
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        "multiply", err);
+}
+
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
-    const bool whole = ni_is_plain(other); /* then the numbers carry every scale */
+    /* Then the numbers carry every scale. */
+    const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer);
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
     if (ni_is_plain(o))
         return NB_OK;
+    if (o->form & NI_CUDA_POW2)
+        return decoded_pow2(be, scratch, o, out, err);
     const nb_qtensor codes = ni_codes_of(o);
     const bool across = o->form & NI_CUDA_ACROSS;
     *out = (side){.numbers = o->form & NI_CUDA_BORROWED ? o->numbers
                              : across                   ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
                                                         : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
                   .transposed = across};
+    if (o->form & NI_CUDA_CARRIED)
+        return NB_OK;
     if (!whole)
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
-    if (whole == nb_quantizer_is_bf16(&o->other) && !(o->form & NI_CUDA_BYTES))
+    if (whole == ni_cuda_is_whole_valued(o) && !(o->form & NI_CUDA_BYTES))
         return NB_OK;
-    if (whole && o->form & NI_CUDA_SCALED) {
-        out->outer = (ni_cuda_outer){NULL, 0};
-        out->numbers.data = ni_cuda_scaled_behind(&out->numbers);
-        return NB_OK;
-    }
     if (o->form & NI_CUDA_UNCODED && has_column_scales(&o->quantizer))
         return NB_OK;
-    if (o->form & NI_CUDA_UNCODED && whole && has_one_scale(&o->quantizer) &&
-        out->numbers.rows * out->numbers.cols % 8 == 0) {
-        const nb_mat bare = out->numbers;
-        out->outer = (ni_cuda_outer){NULL, 0};
-        out->numbers.data = take(scratch, decoded_bytes(o));
-        if (!out->numbers.data)
-            return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-        return ni_cuda_status(
-            be,
-            ni_cuda_launch_scale_values(stream_of(be), out->numbers.data, bare.data, o->outer, bare.rows * bare.cols),
-            "multiply: scaled values", err);
-    }
     if (o->form & NI_CUDA_UNCODED)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply reads an operand that was made for another product");
     out->transposed = false;
@@ -155,6 +143,8 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
     side x, y;
     size_t bytes;
     const ni_cuda_units units = units_of(be, a, b, &bytes);
+    if (units == NI_CUDA_FP8_POW2)
+        return ni_cuda_multiply_pow2(be, c, a, b, accumulate, err);
     if (units != NI_CUDA_BF16) {
         const ni_cuda_coded first = coded_of(a), second = coded_of(b);
         void *memory = take(&scratch, bytes);
@@ -229,7 +219,7 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
 
 static bool is_row_coded(const nb_operand *o) {
     return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
-           !(o->form & NI_CUDA_ACROSS);
+           !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED | NI_CUDA_POW2));
 }
 
 /* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units
@@ -275,11 +265,70 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
                           "multiply: a sparse product", err);
 }
 
+/* ---- a sum as one contraction ---- */
+
+static bool is_bare_product(nb_backend *be, const ni_term *t) {
+    size_t bytes;
+    return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == NI_CUDA_BF16;
+}
+
+static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate) {
+    bool may = ni_cuda_joins(ni_cuda_of(be)) && c->dtype == NB_BF16 && !accumulate && count > 1 &&
+               count <= NI_CUDA_JOINED_MOST;
+    for (int32_t i = 0; i < count && may; i++)
+        may = is_bare_product(be, &terms[i]);
+    return may;
+}
+
+/* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
+static nb_status join(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_joined *j, bool *joined, nb_error *err) {
+    side x, y;
+    NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
+    NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
+    const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
+    if (j->count == 0)
+        j->across = y.transposed;
+    *joined = !x.transposed && !x.outer.step && !y.outer.step && y.transposed == j->across && (coded || !two);
+    if (!*joined)
+        return NB_OK;
+    ni_cuda_joined_term *to = &j->terms[j->count++];
+    *to = (ni_cuda_joined_term){x.numbers, y.numbers, x.outer.at ? x.outer.at : y.outer.at};
+    return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
+}
+
+static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
+                                 bool *done, nb_error *err) {
+    ni_cuda_joined j = {.c = *c, .room = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float))};
+    bool joined = true;
+    for (int32_t i = 0; i < count && joined; i++)
+        NB_TRY(join(be, &scratch, &terms[i], &j, &joined, err));
+    *done = joined && ni_cuda_can_join(&j);
+    if (!*done)
+        return NB_OK;
+    return ni_cuda_status(be, ni_cuda_launch_joined(stream_of(be), &j, ni_cuda_of(be)->multiprocessors),
+                          "multiply: products joined", err);
+}
+
+/* ---- sums ---- */
+
+static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool joined) {
+    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, all = 0;
+    for (int32_t i = 0; i < count; i++) {
+        size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
+        units_of(be, terms[i].a, terms[i].b, &coded);
+        bytes = coded > bytes ? coded : bytes;
+        most = bytes > most ? bytes : most;
+        all += bytes;
+    }
+    return 2 * matrix + (joined ? all : most);
+}
+
 nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                            nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
-    const size_t bytes = room_for(be, c, terms, count);
+    const bool joins = may_join(be, c, terms, count, accumulate);
+    const size_t bytes = room_for(be, c, terms, count, joins);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
         return ni_cuda_status(be, 0, "multiply", err);
@@ -288,6 +337,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
     bool done = false;
     if (!accumulate)
         NB_TRY(multiply_and_finish(be, scratch, c, terms, count, &done, err));
+    if (joins)
+        NB_TRY(multiply_joined(be, scratch, c, terms, count, &done, err));
     if (done)
         return NB_OK;
     if (!in_place) {

@@ -154,11 +154,14 @@ static __device__ __forceinline__ void load_terms(uint4 (&row)[CHUNKS], uint4 (&
             row[k] = change[k] = make_uint4(0, 0, 0, 0);
 }
 
+/* Blocks of a multiprocessor. */
+static __host__ __device__ constexpr int forward_blocks(int chunks) {
+    return chunks <= 3 ? 4 : chunks <= 5 ? 3 : 2;
+}
+
 /* A block takes a band after another. */
 template <int CHUNKS>
-static __global__ void __launch_bounds__(NI_THREADS, CHUNKS <= 3   ? 4
-                                                     : CHUNKS <= 5 ? 3
-                                                                   : 2)
+static __global__ void __launch_bounds__(NI_THREADS, forward_blocks(CHUNKS))
     rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm, bool staged) {
     extern __shared__ __align__(16) uint32_t band[]; /* and staged rows */
     __shared__ ni_known_amaxes known;
@@ -230,24 +233,24 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
     ni_join_amax(norm.amax, largest);
 }
 
-/* As many blocks as the GPU holds at once. */
+/* As many blocks as the GPU holds at once, if shared memory has room for them. */
 template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_cuda_norm *norm) {
-    const size_t band = band_bytes(norm->dim), all = band + staged_bytes<CHUNKS, 2>();
-    const bool staged = (int64_t)(all + 2 * sizeof(ni_known_amaxes)) <= ni_shared_bytes();
-    const size_t bytes = staged ? all : band;
-    int device = 0, multiprocessors = 0, blocks = 0;
+    const int64_t band = (int64_t)band_bytes(norm->dim), all = band + (int64_t)staged_bytes<CHUNKS, 2>(),
+                  room = ni_shared_bytes(), own = 1024; /* a block's beside what it asks for */
+    const bool staged = all + own <= room;
+    const int64_t bytes = staged ? all : band, fit = room / (bytes + own), most = forward_blocks(CHUNKS);
+    int device = 0, multiprocessors = 0;
     int code =
         cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
         code = cudaGetDevice(&device);
     if (code == cudaSuccess)
         code = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (code == cudaSuccess)
-        code = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, rmsnorm_forward_bands<CHUNKS>, NI_THREADS, bytes);
     if (code != cudaSuccess)
         return code;
-    const int64_t bands = norm->n / BAND, held = (int64_t)multiprocessors * (blocks ? blocks : 1);
-    rmsnorm_forward_bands<CHUNKS><<<(unsigned)(bands < held ? bands : held), NI_THREADS, bytes, on>>>(*norm, staged);
+    const int64_t bands = norm->n / BAND, held = multiprocessors * (fit < 1 ? 1 : fit < most ? fit : most);
+    rmsnorm_forward_bands<CHUNKS>
+        <<<(unsigned)(bands < held ? bands : held), NI_THREADS, (size_t)bytes, on>>>(*norm, staged);
     return code;
 }
 

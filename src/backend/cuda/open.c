@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/library.h"
+#include "backend/cuda/operand.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
 
@@ -171,6 +172,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     fill(&object->ops);
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
+    object->backend.takes_kept = ni_cuda_takes_kept;
     object->backend.clear_maxima = ni_cuda_clear_maxima;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;

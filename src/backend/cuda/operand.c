@@ -127,7 +127,8 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
                           nb_error *err) {
     nb_operand *out = making->out;
     const nb_quantizer *q = ni_making_quantizer(making);
-    out->form = 0;
+    out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
+    const bool filled = ni_cuda_is_whole_valued(out) || out->form;
     const int64_t rows = making->transpose ? from->cols : from->rows,
                   cols = making->transpose ? from->rows : from->cols;
     nb_qtensor codes = ni_codes_of(out);
@@ -141,7 +142,7 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
                           .quantizer = *q,
                           .out = codes,
                           .at = making->at,
-                          .values = ni_cuda_is_whole_valued(out) ? NULL : ni_cuda_values_of(out),
+                          .values = filled ? NULL : ni_cuda_values_of(out),
                           .value_stride = out->cols,
                           .noise = noise};
     int code = ni_cuda_load_source(stream_of(be), r.x, from, making->transpose);
@@ -158,7 +159,7 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
     codes.quantizer = *q;
     if (making->stats)
         NB_TRY(count_stats(be, making, &codes, &r, err));
-    return ni_cuda_is_whole_valued(out) ? ni_cuda_fill_values(be, out, err) : NB_OK;
+    return filled ? ni_cuda_fill_values(be, out, err) : NB_OK;
 }
 
 /* Four bits under scales of rows, as they lie. */
@@ -216,7 +217,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
     return (tiles || (ni_cuda_has_one_scale(&from->quantizer) && ni_cuda_has_one_scale(&out->quantizer))) &&
-           (from->form == 0 || from->form & NI_CUDA_SCALED) &&
+           (from->form == 0 || from->form == NI_CUDA_UNCODED) &&
            ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) && !(tiles && ni_cuda_is_whole_valued(out));
 }
 
@@ -258,16 +259,17 @@ static nb_status check_turn(const nb_operand *out, const nb_operand *from, nb_qt
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to, source;
     NB_TRY(check_turn(out, from, &to, &source, err));
+    if (!out->reread && (ni_cuda_borrow_pow2(be, out, from) || ni_cuda_borrow_carried(be, out, from)))
+        return NB_OK;
     if (is_read_across(be, out, from)) {
         NB_TRY(ni_cuda_check_coded(from, "turn", err));
         return decode_across(be, out, from, err);
     }
-    out->form = 0;
+    out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
     if (same) {
-        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED) |
-                    (from->form & NI_CUDA_SCALED);
+        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
         out->numbers = ni_cuda_value_matrix(from);
         out->outer = source.tensor_scale;
         if (out->form & NI_CUDA_UNCODED)

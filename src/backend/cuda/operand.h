@@ -9,6 +9,12 @@ static inline size_t ni_cuda_rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
 }
 
+/* ---- quantizers ---- */
+
+static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
 /* ---- operand_layout.c ---- */
 
 /* A sentence if `what` reads codes that were not kept. */
@@ -18,20 +24,37 @@ nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *e
  * exact (mx_bytes.h). */
 nb_status ni_cuda_fill_mx(nb_backend *be, nb_operand *const *operands, int count, bool cleared, nb_error *err);
 
+/* ---- pow2.c: operands under powers of two, for units of 8 bits; their form is NI_CUDA_POW2 ---- */
+
+/* Whether it is made, or turned, to be multiplied so. */
+bool ni_cuda_goes_as_pow2(nb_backend *be, const nb_operand *o);
+/* What a product reads, of codes that are there. */
+nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, int count, nb_error *err);
+/* 8-bit codes of BF16 numbers whose maximum is known, and what a product reads of them. */
+nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source *from, const uint32_t *amax,
+                                    const nb_operand *out, nb_error *err);
+/* `out`, turned, reads what lies with `from`; false: it does not. */
+bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from);
+/* The operand whose memory it reads, which is turned where that was borrowed. */
+nb_operand ni_cuda_pow2_as_made(const nb_operand *o);
+nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                                bool accumulate, nb_error *err);
+
+/* The same for units of BF16, which hold a four-bit code times a power of two as well: scales of rows go into its values
+ * and nothing is left for behind the sum (NI_CUDA_CARRIED); those of columns are there anyhow. */
+bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o);
+/* `out`, turned, reads the values of `from`, which hold all scales; false: it does not. */
+bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from);
+
 /* The values as they lie in its own rows. */
 static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
 }
 
-/* What NI_CUDA_SCALED says lies behind bare values. */
-static inline uint16_t *ni_cuda_scaled_behind(const nb_mat *bare) {
-    return (uint16_t *)(void *)((char *)bare->data +
-                                ni_cuda_rounded((size_t)(bare->rows * bare->cols) * sizeof(uint16_t)));
-}
-
-/* The values hold everything: they are multiplied by plain numbers. */
+/* The values hold everything: they are multiplied by plain numbers, and have other scales than one, which stays outside
+ * of that product too. */
 static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {
-    return nb_quantizer_is_bf16(&o->other);
+    return nb_quantizer_is_bf16(&o->other) && !ni_cuda_has_one_scale(&o->quantizer);
 }
 
 /* ---- operand.c ---- */
@@ -43,10 +66,6 @@ nb_status ni_cuda_check_source(const ni_source *source, nb_error *err);
 
 static inline bool ni_cuda_has_tensor_outer(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR;
-}
-
-static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
 /* As nb_mat.turned_amax has it. */
@@ -72,12 +91,17 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
 /* The operand as kernels of tiles see it, whose tensor scale is that of the step before, or known from who writes the
  * numbers; false: they do not make it, or it is not known. */
 bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
-/* A weight in tiles, one in rows, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
+/* A weight in tiles, one in rows or columns, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
  * take it. A piece's `minus` has its codes. */
 bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out);
 nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err);
 bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
                        ni_cuda_vector *v);
+bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols); /* nb_backend's */
+bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c);
+/* 48 at most; `out`: the operands. */
+nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
+                               nb_error *err);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy);
 /* A row copy and pieces of chosen columns of it, from one reading, where they can be, and further operands like it: the

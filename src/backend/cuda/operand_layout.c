@@ -11,6 +11,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
+#include "backend/cuda/pow2_bytes.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 
@@ -31,7 +32,9 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     const size_t values = ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
     const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
     const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : values) + (operand->by_numbers ? values : 0);
+    const size_t behind =
+        ni_cuda_is_pow2(&operand->quantizer) ? ni_cuda_pow2_room(&operand->quantizer, operand->rows, operand->cols) : 0;
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : behind > values ? behind : values);
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {
@@ -65,9 +68,12 @@ nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err
     const nb_qtensor codes = ni_codes_of(o);
     if (o->form & NI_CUDA_BYTES)
         return fill_bytes(be, o, err);
-    return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
-        "an operand's values", err);
+    if (o->form & NI_CUDA_POW2)
+        return ni_cuda_fill_pow2(be, &o, 1, err);
+    return ni_cuda_status(be,
+                          ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL,
+                                                ni_cuda_is_whole_valued(o) || o->form & NI_CUDA_CARRIED),
+                          "an operand's values", err);
 }
 
 /* ---- the canonical layout ---- */
@@ -95,7 +101,7 @@ nb_status ni_cuda_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *
     ni_cuda_upload(be, out->memory, &unknown, sizeof unknown);
     copy_codes(be, &codes, from);
     ni_cuda_alphas_changed(be, codes.tensor_scale);
-    out->form = 0;
+    out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
     out->outer = codes.tensor_scale;
     return ni_cuda_fill_values(be, out, err);
 }

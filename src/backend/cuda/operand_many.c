@@ -1,6 +1,7 @@
-/* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles
- * and in rows first and then chosen columns, dozens a launch; what none of them is goes one by one.
+/* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles,
+ * in rows and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by one.
  */
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -44,15 +45,40 @@ typedef struct row_list {
     int count;
 } row_list;
 
+typedef struct columns_list {
+    ni_cuda_columns at[MOST_LISTED];
+    const nb_operand *out[MOST_LISTED];
+    int count;
+} columns_list;
+
+/* A matrix in BF16, as it lies. */
+static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casting *cast) {
+    const nb_mat *from = source->numbers, *to = &m->out->numbers;
+    if (!ni_is_plain(m->out) || !from || source->minus || source->columns || source->row_scales ||
+        source->column_scales || from->dtype != NB_F32 || to->dtype != NB_BF16 || m->transpose || m->at ||
+        m->out->transposed || from->stride != from->cols || to->stride != to->cols || from->rows != to->rows ||
+        from->cols != to->cols || from->rows * from->cols % 8 || ((uintptr_t)from->data | (uintptr_t)to->data) % 16)
+        return false;
+    *cast = (ni_cuda_casting){to->data, from->data, from->rows * from->cols};
+    return true;
+}
+
 /* All weights of the call, MOST_LISTED at most; nothing that they are made of is made by it. `made` [count]. */
 static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
+    columns_list columns;
+    ni_cuda_casting casts[MOST_LISTED];
     ni_cuda_weight w;
-    list.count = rows.count = 0;
+    int cast = 0;
+    list.count = rows.count = columns.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
+        cast += made[i];
+        if (made[i])
+            continue;
         made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
         if (made[i]) {
             NB_TRY(take_weight(be, &list, &w, err));
@@ -60,8 +86,17 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
         }
         made[i] = ni_cuda_list_rows(be, &sources[i], &makings[i], &rows.from[rows.count], &rows.to[rows.count]);
         rows.count += made[i];
+        if (made[i])
+            continue;
+        made[i] = ni_cuda_list_columns(be, &sources[i], &makings[i], &columns.at[columns.count]);
+        columns.out[columns.count] = makings[i].out;
+        columns.count += made[i];
     }
+    if (columns.count)
+        NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
     NB_TRY(make_weights(be, &list, err));
+    if (cast)
+        NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
     const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);
     return ni_cuda_status(be, code, "quantize: vectors", err);
 }

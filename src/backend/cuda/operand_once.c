@@ -423,17 +423,15 @@ static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
 static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
-    const bool scaled =
-        out->by_numbers && !from->wide && ni_cuda_has_one_scale(&out->quantizer) && !ni_cuda_is_whole_valued(out);
-    const nb_mat values = ni_cuda_value_matrix(out);
-    out->form = (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (scaled ? NI_CUDA_SCALED : 0);
+    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out),
+               pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
+    out->form =
+        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (carried ? NI_CUDA_CARRIED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
-                            .values = ni_cuda_values_of(out),
+                            .values = pow2 ? NULL : ni_cuda_values_of(out),
                             .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
-                            .whole = ni_cuda_is_whole_valued(out),
-                            .scaled = scaled ? ni_cuda_scaled_behind(&values) : NULL,
+                            .whole = ni_cuda_is_whole_valued(out) || carried,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
                             .tensor_scale = codes.tensor_scale};
@@ -442,7 +440,8 @@ static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *f
 bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
                        ni_cuda_vector *v) {
     const nb_quantizer *q = ni_making_quantizer(making);
-    if (q->element != NB_ELEMENT_E2M1 || q->block_rows != 1 || !is_vector_copy(source, making, from) || !from->wide)
+    if (q->element != NB_ELEMENT_E2M1 || q->block_rows != 1 || !is_vector_copy(source, making, from) || !from->wide ||
+        ni_cuda_goes_as_pow2(be, making->out))
         return false;
     *v = vector_copy(be, from, making);
     return true;
@@ -464,7 +463,66 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
             v.amax = out->memory;
         }
     }
-    return ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err);
+    if (out->form & NI_CUDA_POW2 && v.amax && !from->wide && v.quantizer.round == NB_ROUND_EVEN)
+        return ni_cuda_make_pow2_numbers(be, from, v.amax, out, err);
+    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err));
+    return out->form & NI_CUDA_POW2 ? ni_cuda_fill_values(be, out, err) : NB_OK;
+}
+
+/* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
+
+static bool is_by_column(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL &&
+           q->block_cols == 1 && q->hadamard_size == 0 && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
+}
+
+static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {
+    return rows > 0 && rows <= INT32_MAX && cols <= INT32_MAX && is_sixteens(cols) && (uintptr_t)data % 16 == 0;
+}
+
+bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols) {
+    return kept->scale && is_by_column(q) && has_columns_for(kept->data, rows, cols);
+}
+
+bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_mat *w = source->numbers;
+    nb_operand *out = making->out;
+    if (!w || !(w->dtype == NB_F32 || source->scale) || making->transpose || making->stats || ni_is_plain(out) ||
+        !ni_source_is_simple(source) || !ni_making_is_whole(source, making) || !is_by_column(q) ||
+        w->stride != w->cols || !has_columns_for(w->data, w->rows, w->cols))
+        return false;
+    const nb_qtensor codes = ni_codes_of(out);
+    out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
+    out->outer = NULL;
+    *c = (ni_cuda_columns){.from = {.data = w->data, .dtype = w->dtype, .scale = (float *)source->scale},
+                           .rows = w->rows,
+                           .cols = w->cols,
+                           .rule = q->rule,
+                           .round = q->round,
+                           .codes = codes.codes,
+                           .scales = codes.outer_scales,
+                           .values = out->form ? NULL : ni_cuda_values_of(out)};
+    return true;
+}
+
+nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
+                               nb_error *err) {
+    enum { MOST = 48 };
+    const nb_operand *filled[MOST];
+    int fills = 0;
+    uint32_t *amaxes =
+        ni_cuda_scratch(be, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, "maxima of columns");
+    NB_TRY(ni_cuda_status(be, amaxes ? ni_cuda_quantize_columns(stream_of(be), weights, count, amaxes) : 0,
+                          "quantize: columns of weights", err));
+    for (int i = 0; i < count; i++)
+        if (out[i]->form & NI_CUDA_POW2)
+            filled[fills++] = out[i];
+    return fills ? ni_cuda_fill_pow2(be, filled, fills, err) : NB_OK;
+}
+
+static nb_status make_column(nb_backend *be, const ni_cuda_columns *weight, const nb_operand *out, nb_error *err) {
+    return ni_cuda_make_columns(be, weight, &out, 1, err);
 }
 
 nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
@@ -478,8 +536,9 @@ nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_ma
         return ni_compose_clamped(be, c, making, err);
     NB_TRY(ni_clamp_check(c->clamped, c->rest, c->x, c->low, c->high, false, err));
     NB_TRY(ni_check_making(&source, making, err));
-    return ni_cuda_status(be, ni_cuda_launch_clamp_codes(stream_of(be), &v, c->rest, c->x, c->low, c->high),
-                          "quantize: clamped vectors", err);
+    NB_TRY(ni_cuda_status(be, ni_cuda_launch_clamp_codes(stream_of(be), &v, c->rest, c->x, c->low, c->high),
+                          "quantize: clamped vectors", err));
+    return making->out->form & NI_CUDA_POW2 ? ni_cuda_fill_values(be, making->out, err) : NB_OK;
 }
 
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
@@ -489,12 +548,16 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
     for (int32_t i = 0; i < count; i++) {
         const ni_making *const m = &makings[i];
         ni_cuda_double_source from;
+        ni_cuda_columns columns;
         if (!done[i] && is_double_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_double(be, &from, m, err));
         } else if (!done[i] && is_vector_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_vector(be, source, &from, m, err));
+        } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_column(be, &columns, m->out, err));
         } else if (!done[i] && is_piece(source, m)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_piece(be, source, m, err));

@@ -33,15 +33,26 @@ static __global__ void sum_of_parts(double *out, const double *partial) {
         *out = sum;
 }
 
-/* The same of plain FP32, four at a time. */
+/* The same of plain FP32, four at a time; several are asked for before the first is waited for. */
 static __global__ void sum_parts_of_fours(double *partial, const float4 *x, int64_t fours, bool squares) {
+    enum { AT_ONCE = 4 };
     __shared__ double room[NI_WARPS];
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
     double a = 0, b = 0;
-    for (NI_EACH(i, fours)) {
-        const float4 v = x[i];
-        const double p = v.x, q = v.y, r = v.z, s = v.w;
-        a += squares ? p * p + q * q : p + q;
-        b += squares ? r * r + s * s : r + s;
+    for (int64_t first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; first < fours; first += AT_ONCE * step) {
+        float4 v[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (first + i * step < fours)
+                v[i] = x[first + i * step];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const double p = v[i].x, q = v[i].y, r = v[i].z, s = v[i].w;
+            if (first + i * step >= fours)
+                continue;
+            a += squares ? p * p + q * q : p + q;
+            b += squares ? r * r + s * s : r + s;
+        }
     }
     const double sum = ni_block_sum(a + b, room);
     if (threadIdx.x == 0)
@@ -345,6 +356,29 @@ static __device__ int piece_of(const narrow_list &list, int64_t *first, int64_t 
     return which;
 }
 
+/* The types of a list's tensors, which the kernels know where recipes have them so. */
+template <nb_dtype PARAM, nb_dtype M, nb_dtype V, nb_dtype GRAD> struct known_types {
+    static __device__ ni_scaled typed(ni_scaled x, nb_dtype type) {
+        x.dtype = type;
+        return x;
+    }
+    static __device__ narrow_tensor of(narrow_tensor t) {
+        t.param = typed(t.param, PARAM);
+        t.m = typed(t.m, M);
+        t.v = typed(t.v, V);
+        t.grad = typed(t.grad, GRAD);
+        t.fours = true;
+        return t;
+    }
+};
+struct any_types {
+    static __device__ narrow_tensor of(narrow_tensor t) {
+        return t;
+    }
+};
+typedef known_types<NB_F32, NB_E4M3, NB_F16, NB_E4M3> wide_masters;
+typedef known_types<NB_F16, NB_E4M3, NB_F16, NB_E4M3> narrow_masters;
+
 /* Numbers i to i + 3 where the tensor has whole fours, else number i alone. */
 static __device__ ni_four some_of(const narrow_tensor &t, const ni_scaled &x, int64_t i, float factor) {
     if (t.fours)
@@ -360,69 +394,105 @@ static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, in
         ni_narrow_store(x.data, x.dtype, i, ni_f32_mul(f.x[0], encode));
 }
 
+/* What is read before anything is computed of it, so that loads are on their way together. */
+enum { FOURS_AT_ONCE = 2 };
+
+typedef struct narrow_fours {
+    ni_four p, m, v, g;
+} narrow_fours;
+
+static __device__ narrow_fours fours_of(const narrow_tensor &t, int64_t i, bool params, const float *factors) {
+    narrow_fours f = {};
+    f.m = some_of(t, t.m, i, factors[1]);
+    f.v = some_of(t, t.v, i, factors[2]);
+    f.g = some_of(t, t.grad, i, factors[3]);
+    if (params)
+        f.p = some_of(t, t.param, i, factors[0]);
+    return f;
+}
+
 /* Largest magnitudes of moments, and of parameters where these have a scale: without one nobody asks. */
-static __global__ void narrow_amax(const __grid_constant__ narrow_list list, scalars s) {
+template <typename T>
+static __global__ void __launch_bounds__(NI_THREADS, 4)
+    narrow_amax(const __grid_constant__ narrow_list list, scalars s) {
     int64_t first, end;
     const int which = piece_of(list, &first, &end);
-    const narrow_tensor &t = list.at[which];
-    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v),
-                fg = ni_narrow_factor(t.grad);
-    const int step = t.fours ? 4 : 1;
+    const narrow_tensor t = T::of(list.at[which]);
+    const float factors[4] = {ni_narrow_factor(t.param), ni_narrow_factor(t.m), ni_narrow_factor(t.v),
+                              ni_narrow_factor(t.grad)};
+    const int step = t.fours ? 4 : 1, apart = step * NI_THREADS;
+    const bool params = t.param.dtype != NB_F32 && t.param.scale;
     uint32_t largest[3] = {0, 0, 0};
     s.keep = t.keep;
-    for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
-        ni_four p = {}, m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
-        const ni_four g = some_of(t, t.grad, i, fg);
-        if (t.param.scale)
-            p = some_of(t, t.param, i, fp);
+    for (int64_t i = first + step * threadIdx.x; i < end; i += FOURS_AT_ONCE * apart) {
+        narrow_fours f[FOURS_AT_ONCE];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            if (k >= step)
+        for (int at = 0; at < FOURS_AT_ONCE; at++)
+            f[at] = i + at * apart < end ? fours_of(t, i + at * apart, params, factors) : (narrow_fours){};
+#pragma unroll
+        for (int at = 0; at < FOURS_AT_ONCE; at++) {
+            if (i + at * apart >= end)
                 break;
-            if (t.param.scale)
-                update(&p.x[k], &m.x[k], &v.x[k], g.x[k], s);
-            else
-                update_moments(&m.x[k], &v.x[k], ni_f32_mul(s.scale, g.x[k]), s);
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                if (k >= step)
+                    break;
+                if (params)
+                    update(&f[at].p.x[k], &f[at].m.x[k], &f[at].v.x[k], f[at].g.x[k], s);
+                else
+                    update_moments(&f[at].m.x[k], &f[at].v.x[k], ni_f32_mul(s.scale, f[at].g.x[k]), s);
+            }
+            if (params)
+                largest[0] = max(largest[0], ni_largest_of_four(f[at].p));
+            largest[1] = max(largest[1], t.fours ? ni_largest_of_four(f[at].m) : ni_f32_magnitude(f[at].m.x[0]));
+            largest[2] = max(largest[2], t.fours ? ni_largest_of_four(f[at].v) : ni_f32_magnitude(f[at].v.x[0]));
         }
-        if (t.param.scale)
-            largest[0] = max(largest[0], ni_largest_of_four(p));
-        largest[1] = max(largest[1], t.fours ? ni_largest_of_four(m) : ni_f32_magnitude(m.x[0]));
-        largest[2] = max(largest[2], t.fours ? ni_largest_of_four(v) : ni_f32_magnitude(v.x[0]));
     }
     __syncwarp();
     for (int k = 0; k < 3; k++)
         ni_join_amax(&list.amaxes[3 * which + k], largest[k]);
 }
 
-static __global__ void narrow_adamw(const __grid_constant__ narrow_list list, scalars s) {
+template <typename T>
+static __global__ void __launch_bounds__(NI_THREADS, 4)
+    narrow_adamw(const __grid_constant__ narrow_list list, scalars s) {
     int64_t first, end;
     const int which = piece_of(list, &first, &end);
-    const narrow_tensor &t = list.at[which];
+    const narrow_tensor t = T::of(list.at[which]);
     const uint32_t *const amaxes = list.amaxes + 3 * which;
-    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v),
-                fg = ni_narrow_factor(t.grad);
+    const float factors[4] = {ni_narrow_factor(t.param), ni_narrow_factor(t.m), ni_narrow_factor(t.v),
+                              ni_narrow_factor(t.grad)};
     const float ep = ni_narrow_encode_of(t.param, &amaxes[0]), em = ni_narrow_encode_of(t.m, &amaxes[1]),
                 ev = ni_narrow_encode_of(t.v, &amaxes[2]);
-    const int step = t.fours ? 4 : 1;
+    const int step = t.fours ? 4 : 1, apart = step * NI_THREADS;
     uint32_t largest = 0;
     s.keep = t.keep;
-    for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
-        ni_four p = some_of(t, t.param, i, fp), m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
-        const ni_four g = some_of(t, t.grad, i, fg);
+    for (int64_t i = first + step * threadIdx.x; i < end; i += FOURS_AT_ONCE * apart) {
+        narrow_fours f[FOURS_AT_ONCE];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            if (k >= step)
+        for (int at = 0; at < FOURS_AT_ONCE; at++)
+            f[at] = i + at * apart < end ? fours_of(t, i + at * apart, true, factors) : (narrow_fours){};
+#pragma unroll
+        for (int at = 0; at < FOURS_AT_ONCE; at++) {
+            const int64_t here = i + at * apart;
+            ni_four &p = f[at].p;
+            if (here >= end)
                 break;
-            update(&p.x[k], &m.x[k], &v.x[k], g.x[k], s);
-            largest = max(largest, ni_f32_magnitude(p.x[k]));
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                if (k >= step)
+                    break;
+                update(&p.x[k], &f[at].m.x[k], &f[at].v.x[k], f[at].g.x[k], s);
+                largest = max(largest, ni_f32_magnitude(p.x[k]));
+            }
+            if (t.copy && t.fours)
+                *(uint2 *)(t.copy + here) = make_uint2(ni_pack_two(p.x[0], p.x[1]), ni_pack_two(p.x[2], p.x[3]));
+            else if (t.copy)
+                t.copy[here] = ni_bf16_even(p.x[0]);
+            store_some(t, t.param, here, p, ep);
+            store_some(t, t.m, here, f[at].m, em);
+            store_some(t, t.v, here, f[at].v, ev);
         }
-        if (t.copy && t.fours)
-            *(uint2 *)(t.copy + i) = make_uint2(ni_pack_two(p.x[0], p.x[1]), ni_pack_two(p.x[2], p.x[3]));
-        else if (t.copy)
-            t.copy[i] = ni_bf16_even(p.x[0]);
-        store_some(t, t.param, i, p, ep);
-        store_some(t, t.m, i, m, em);
-        store_some(t, t.v, i, v, ev);
     }
     __syncwarp();
     if (t.amax)
@@ -467,11 +537,27 @@ static narrow_tensor narrow_of(const ni_adamw_tensor *t, const ni_adamw *step, u
     return x;
 }
 
-static int launch_narrow(cudaStream_t on, narrow_list *list, const ni_adamw *step) {
+/* What a list's tensors have in common: the kernels that know their types. */
+typedef enum narrow_kind { NARROW_MASTERS, WIDE_MASTERS, ANY_TYPES, NARROW_KINDS } narrow_kind;
+
+static narrow_kind kind_of(const ni_adamw_tensor *t, const narrow_tensor *n) {
+    if (!n->fours || t->m.dtype != NB_E4M3 || t->v.dtype != NB_F16 || t->grad.dtype != NB_E4M3)
+        return ANY_TYPES;
+    return t->param.dtype == NB_F16 ? NARROW_MASTERS : t->param.dtype == NB_F32 ? WIDE_MASTERS : ANY_TYPES;
+}
+
+template <typename T> static void launch_types(cudaStream_t on, const narrow_list *list, const scalars &s) {
+    narrow_amax<T><<<list->blocks, NI_THREADS, 0, on>>>(*list, s);
+    narrow_adamw<T><<<list->blocks, NI_THREADS, 0, on>>>(*list, s);
+}
+
+static int launch_narrow(cudaStream_t on, narrow_list *list, narrow_kind kind, const ni_adamw *step) {
     if (list->count) {
+        const scalars s = scalars_of(step, 0);
         cudaMemsetAsync(list->amaxes, 0, 3 * (size_t)list->count * sizeof *list->amaxes, on);
-        narrow_amax<<<list->blocks, NI_THREADS, 0, on>>>(*list, scalars_of(step, 0));
-        narrow_adamw<<<list->blocks, NI_THREADS, 0, on>>>(*list, scalars_of(step, 0));
+        kind == NARROW_MASTERS ? launch_types<narrow_masters>(on, list, s)
+        : kind == WIDE_MASTERS ? launch_types<wide_masters>(on, list, s)
+                               : launch_types<any_types>(on, list, s);
         narrow_scales<<<1, 3 * (unsigned)list->count, 0, on>>>(*list);
     }
     list->count = 0;
@@ -479,19 +565,25 @@ static int launch_narrow(cudaStream_t on, narrow_list *list, const ni_adamw *ste
     return cudaGetLastError();
 }
 
-/* The narrow ones of `tensors`, a list at a time. */
+/* The narrow ones of `tensors`, a list of one kind at a time. */
 static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                              uint32_t *amaxes) {
-    narrow_list list = {};
-    list.amaxes = amaxes;
-    for (int32_t i = 0; i < count; i++)
-        if (tensors[i].n > 0 && !is_plain(&tensors[i])) {
-            list.at[list.count++] = narrow_of(&tensors[i], step, list.blocks);
+    for (int kind = 0; kind < NARROW_KINDS; kind++) {
+        narrow_list list = {};
+        list.amaxes = amaxes;
+        for (int32_t i = 0; i < count; i++) {
+            if (tensors[i].n == 0 || is_plain(&tensors[i]))
+                continue;
+            const narrow_tensor t = narrow_of(&tensors[i], step, list.blocks);
+            if (kind_of(&tensors[i], &t) != kind)
+                continue;
+            list.at[list.count++] = t;
             list.blocks += (uint32_t)ni_divide_up(tensors[i].n, PIECE);
             if (list.count == MOST_NARROW)
-                launch_narrow(on, &list, step);
+                launch_narrow(on, &list, (narrow_kind)kind, step);
         }
-    launch_narrow(on, &list, step);
+        launch_narrow(on, &list, (narrow_kind)kind, step);
+    }
     for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
         if (t->n > 0 && !is_plain(t) && t->param.dtype != NB_F32 && (t->copy || t->amax))

@@ -15,6 +15,8 @@ typedef struct turned_work {
     unsigned first[3]; /* tile across of each matrix */
 } turned_work;
 
+/* TURNS: q and k are turned first. */
+template <bool TURNS>
 static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     produce_turned(const __grid_constant__ turned_work work, const ni_tile_room *rooms) {
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
@@ -27,7 +29,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     if (at.r0 < 0)
         return;
     ni_load_own(own, work.s.x[which], at, cols);
-    if (work.s.turns && which < 2)
+    if (TURNS && which < 2)
         ni_turn_rows<NI_OWN_ROWS, NI_ROW_STEP, NI_ROW_STEP * NI_TILE_PITCH>(
             work.s.by, own, (uint32_t *)ni_own_of(tile, at, 0), work.s.positions, at.row, work.s.rows);
     ni_wait_for_it();
@@ -35,7 +37,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         *ni_own_of(tile, at, i) = own[i];
-        if (work.s.kept[which] && at.live)
+        if (TURNS && work.s.kept[which] && at.live)
             *(uint4 *)(work.s.x[which] + (at.row + NI_ROW_STEP * i) * cols + at.col) = own[i];
     }
     ni_make_both<8, 8>(work.to[which], room, tables, tile, own, at, work.s.rows, cols);
@@ -57,7 +59,7 @@ int ni_cuda_produce_turned(void *stream, void *rooms, const ni_cuda_turned_tiles
     const int code = ni_cuda_set_tile_scales(stream, rooms, to, 3);
     if (code != cudaSuccess)
         return code;
-    return ni_launch_following((cudaStream_t)stream, produce_turned,
+    return ni_launch_following((cudaStream_t)stream, s->turns ? produce_turned<true> : produce_turned<false>,
                                ni_tile_grid(s->rows, (int64_t)across * NI_TILE_COLS), NI_TILE_THREADS, 0, work,
                                (const ni_tile_room *)rooms);
 }

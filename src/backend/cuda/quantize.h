@@ -115,6 +115,9 @@ int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *pl
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
 int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned);
+/* Both, cleared, by one reading where that can be. */
+int ni_cuda_find_maxima(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *amax,
+                        uint32_t *turned);
 /* 16x16 tiles to nearest of FP32 matrices as they lie, many of them a launch: values and codes, of one matrix into up to
  * two operands. */
 typedef struct ni_cuda_weight_copy {
@@ -190,21 +193,33 @@ int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source
  * up. */
 typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
-    uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
+    uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once; NULL: codes alone */
     bool whole;
-    uint16_t *scaled; /* BF16 [rows, cols] beside bare values: times their one scale; NULL: nobody asks */
     uint8_t *bytes;   /* E4M3 of four-bit codes, in the place of values; NULL: values */
     uint8_t *codes;   /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
 } ni_cuda_vector;
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
-/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp.cu). */
+/* The same of x clamped by rows to ranks low and high, and the rest as clamp_rows has it, where it takes them (clamp_warp.cu). */
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x);
 int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
                                int64_t low, int64_t high);
 /* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
 int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
+/* The same under a scale a column, of FP32 numbers or of what masters are kept in; whole, columns in sixteens. */
+typedef struct ni_cuda_columns {
+    ni_scaled from; /* dense, 16-byte aligned */
+    int64_t rows, cols;
+    nb_scale_rule rule;
+    nb_rounding round; /* to nearest or up */
+    uint8_t *codes;
+    float *scales;    /* [cols] */
+    uint16_t *values; /* BF16, times their scales; NULL: nobody asks */
+} ni_cuda_columns;
+/* amaxes: scratch of so many words. */
+int64_t ni_cuda_column_words(const ni_cuda_columns *weights, int count);
+int ni_cuda_quantize_columns(void *stream, const ni_cuda_columns *weights, int count, uint32_t *amaxes);
 /* out[i] (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count);
 /* The same of one, and then its rest, in BF16. */

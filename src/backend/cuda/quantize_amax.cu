@@ -1,5 +1,6 @@
 /* quantize_amax.cu: maxima of whole matrices, plain and turned down the columns, from one reading.
  */
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/tile.cuh"
 
 /* What stands before a rotation: no signs, TransformerEngine's, or a pattern of this pass. */
@@ -112,19 +113,36 @@ static __global__ void __launch_bounds__(NI_THREADS) turned_column(uint32_t *ama
     ni_join_amax(amax, largest);
 }
 
-int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned) {
-    const ni_cuda_tile_source s = {x, rows, cols, stride};
+static bool has_fours(const ni_cuda_tile_source *s) {
+    return s->cols % 4 == 0 && s->stride % 4 == 0 && (uintptr_t)s->numbers % 8 == 0;
+}
+
+/* As an operand of wgrad may be turned (nb_mat.turned_amax); `plain` may be NULL. */
+static int find_in_fours(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *turned) {
     nb_quantizer q = {};
     ni_cuda_noise none = {};
     q.hadamard_size = 16;
     q.hadamard_signs = NB_SIGNS_FIXED;
     q.hadamard_round_bf16 = true;
+    return ni_cuda_tile_amaxes(stream, s, plain, turned, &q, &none);
+}
+
+int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned) {
+    const ni_cuda_tile_source s = {x, rows, cols, stride};
     if (!turned || rows * cols == 0 || rows % 16 != 0)
         return cudaSuccess;
-    if (cols % 4 != 0 || stride % 4 != 0 || (uintptr_t)x % 8 != 0) {
-        turned_column<<<ni_grid(ni_divide_up(rows / 16 * cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-            turned, s);
-        return cudaGetLastError();
-    }
-    return ni_cuda_tile_amaxes(stream, &s, NULL, turned, &q, &none);
+    if (has_fours(&s))
+        return find_in_fours(stream, &s, NULL, turned);
+    turned_column<<<ni_grid(ni_divide_up(rows / 16 * cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(turned,
+                                                                                                                s);
+    return cudaGetLastError();
+}
+
+int ni_cuda_find_maxima(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *amax,
+                        uint32_t *turned) {
+    const ni_cuda_tile_source s = {x, rows, cols, stride};
+    if (amax && turned && rows * cols > 0 && rows % 16 == 0 && has_fours(&s))
+        return find_in_fours(stream, &s, amax, turned);
+    const int code = amax ? ni_cuda_launch_amax(stream, amax, x, rows, cols, stride) : cudaSuccess;
+    return code != cudaSuccess ? code : ni_cuda_find_turned(stream, x, rows, cols, stride, turned);
 }

@@ -108,19 +108,6 @@ static __device__ float amax_of(const float *x) {
     return amax;
 }
 
-/* Turned, but for signs; `round`: to BF16. */
-template <bool TAME> static __device__ void turn(float *x, bool round) {
-    ni_rotate_sixteen(x);
-    if (!TAME)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            x[i] = ni_f32_mul(x[i], 0.25f);
-    if (round)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            x[i] = ni_bf16_round(x[i]);
-}
-
 template <int ROUND>
 static __device__ void draw(const ni_cuda_tile_copy &copy, const ni_philox_shared &shared, uint32_t group,
                             uint32_t *words) {
@@ -210,7 +197,7 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
     float x[16];
     unpack<TURN>(x, in, shared.neighbours);
     if (TURN)
-        turn<TAME>(x, copy.quantizer.hadamard_round_bf16);
+        ni_turn_signed<TAME>(x, copy.quantizer.hadamard_round_bf16);
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
     const uint32_t largest = TAME ? __float_as_uint(ni_f32_mul(amax_of(x), FACTOR)) : ni_amax_of_sixteen(x);
     const float amax = __uint_as_float(largest);
@@ -395,8 +382,8 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
     float a[16], b[16];
     unpack<TURN>(a, b, in, tile, signs);
     if (TURN) {
-        turn<TAME>(a, copy.quantizer.hadamard_round_bf16);
-        turn<TAME>(b, copy.quantizer.hadamard_round_bf16);
+        ni_turn_signed<TAME>(a, copy.quantizer.hadamard_round_bf16);
+        ni_turn_signed<TAME>(b, copy.quantizer.hadamard_round_bf16);
     }
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
     const uint32_t amax_a = TAME ? __float_as_uint(ni_f32_mul(amax_of(a), FACTOR)) : ni_amax_of_sixteen(a),

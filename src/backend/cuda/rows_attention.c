@@ -80,14 +80,13 @@ static int finish_amaxes(nb_backend *be, const ni_cuda_attention *shape, const v
     return shape->seq % 16 == 0 ? cudaSuccess : find_turned(be, shape, x, heads, stride, shape->turned_amax);
 }
 
-/* Both words by readings of their own: cuDNN knows nothing of them. */
+/* Both words by a reading of their own: cuDNN knows nothing of them. */
 static nb_status find_amaxes(nb_backend *be, const ni_cuda_attention *shape, const void *x, int64_t heads,
                              int64_t stride, uint32_t *amax, uint32_t *turned, nb_error *err) {
-    int code = ni_cuda_begin_maxima(be, NULL, turned);
-    if (code == cudaSuccess && amax)
-        code = ni_cuda_launch_amax(stream_of(be), amax, x, shape->batch * shape->seq, heads * shape->head_dim, stride);
+    int code = ni_cuda_begin_maxima(be, amax, turned);
     if (code == cudaSuccess)
-        code = find_turned(be, shape, x, heads, stride, turned);
+        code = ni_cuda_find_maxima(stream_of(be), x, shape->batch * shape->seq, heads * shape->head_dim, stride, amax,
+                                   turned);
     return ni_cuda_status(be, code, "amaxes of attention", err);
 }
 

@@ -15,7 +15,7 @@ static void *stream_of(nb_backend *be) {
 
 /* ---- DGE, OCC ---- */
 
-void ni_cuda_dge(nb_backend *be, void *dw, const void *w, const nb_operand *operand, double k, double cap) {
+void ni_cuda_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *operand, double k, double cap) {
     const nb_qtensor codes = ni_codes_of(operand);
     ni_cuda_good(be, ni_cuda_launch_dge(stream_of(be), dw, w, &codes, (float)k, (float)cap), "dge");
 }

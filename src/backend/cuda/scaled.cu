@@ -113,10 +113,14 @@ static __global__ void __launch_bounds__(NI_THREADS) amax_of_many(const __grid_c
     ni_join_amax(&list.amaxes[which], largest);
 }
 
+/* TYPE: of all tensors of the list, where it is known; else F32. */
+template <nb_dtype TYPE>
 static __global__ void __launch_bounds__(NI_THREADS) encode_many(const __grid_constant__ encode_list list) {
     int64_t first, end;
     const int which = piece_of(list, &first, &end);
-    const encoded_tensor &t = list.at[which];
+    encoded_tensor t = list.at[which];
+    if (TYPE != NB_F32)
+        t.to.dtype = TYPE;
     const float encode = ni_narrow_encode_of(t.to, &list.amaxes[which]);
     if (t.to.scale && first == 0 && threadIdx.x == 0)
         *t.to.scale = ni_vector_decode(encode);
@@ -132,11 +136,19 @@ static __global__ void __launch_bounds__(NI_THREADS) encode_many(const __grid_co
     }
 }
 
+static bool is_all(const encode_list *list, nb_dtype type) {
+    bool all = true;
+    for (int i = 0; i < list->count; i++)
+        all &= list->at[i].to.dtype == type;
+    return all;
+}
+
 static int launch_encode(cudaStream_t on, encode_list *list) {
     if (list->count) {
         cudaMemsetAsync(list->amaxes, 0, (size_t)list->count * sizeof *list->amaxes, on);
         amax_of_many<<<list->blocks, NI_THREADS, 0, on>>>(*list);
-        encode_many<<<list->blocks, NI_THREADS, 0, on>>>(*list);
+        (is_all(list, NB_E4M3) ? encode_many<NB_E4M3>
+                               : encode_many<NB_F32>)<<<list->blocks, NI_THREADS, 0, on>>>(*list);
     }
     list->count = 0;
     list->blocks = 0;

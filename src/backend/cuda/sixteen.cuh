@@ -47,19 +47,26 @@ template <int ROUND> static __device__ inline float ni_sixteenth_on_grid(float y
                        : ni_on_grid<ROUND, false>(y, words, lane);
 }
 
-/* Signs, stages and factor of format/hadamard.h; rounded where the quantizer says so. */
-static __device__ inline void ni_turn_sixteen(float *x, uint32_t signs, bool round) {
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
+/* Stages and factor of format/hadamard.h, the factor unless it is FOLDED into scales; rounded to BF16 where the quantizer says
+ * so. */
+template <bool FOLDED> static __device__ inline void ni_turn_signed(float *x, bool round) {
     ni_rotate_sixteen(x);
+    if (!FOLDED)
 #pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = ni_f32_mul(x[i], 0.25f);
+        for (int i = 0; i < 16; i++)
+            x[i] = ni_f32_mul(x[i], 0.25f);
     if (round)
 #pragma unroll
         for (int i = 0; i < 16; i++)
             x[i] = ni_bf16_round(x[i]);
+}
+
+/* The same behind its signs. */
+static __device__ inline void ni_turn_sixteen(float *x, uint32_t signs, bool round) {
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
+    ni_turn_signed<false>(x, round);
 }
 
 static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {

@@ -1,5 +1,5 @@
 /* vector.cuh: eight numbers under one FP32 scale of their row or tensor, as codes and values: what kernels share that make
- * such operands (quantize_vector.cu) or clamp rows on the way (clamp.cu).
+ * such operands (quantize_vector.cu) or clamp rows on the way (clamp_warp.cu).
  */
 #ifndef NI_BACKEND_CUDA_VECTOR_CUH
 #define NI_BACKEND_CUDA_VECTOR_CUH
@@ -111,14 +111,13 @@ static __device__ inline void ni_put_eight(const ni_cuda_vector &v, int64_t at, 
         *(uint2 *)(v.bytes + at) = make_uint2(ni_vector_bytes_of_four(value.x), ni_vector_bytes_of_four(value.x + 4));
         return;
     }
-    const uint4 bare = ni_word_of(value);
-    if (v.whole || v.scaled)
+    if (!v.values)
+        return;
+    if (v.whole)
 #pragma unroll
         for (int i = 0; i < 8; i++)
             value.x[i] = ni_f32_mul(value.x[i], decode);
-    if (v.scaled)
-        ni_store_eight(v.scaled + at, value);
-    *(uint4 *)(v.values + at) = v.scaled ? bare : ni_word_of(value);
+    ni_store_eight(v.values + at, value);
 }
 
 /* ---- the same of E2M1 rounded up, mostly two numbers an instruction: tame rows ----
@@ -188,7 +187,7 @@ typedef struct ni_vector_lane {
 static __device__ inline ni_vector_lane ni_vector_lane_of(const ni_cuda_vector &v, int64_t at) {
     const uint64_t first = (uint64_t)at + 8 * (threadIdx.x % 32);
     const ni_vector_lane to = {v.codes ? v.codes + first / 2 : NULL, v.bytes ? v.bytes + first : NULL,
-                               v.values + first};
+                               v.values ? v.values + first : NULL};
     return to;
 }
 
@@ -203,7 +202,7 @@ static __device__ inline void ni_put_eight_up(const ni_vector_lane &to, int i, c
     if (to.bytes)
         *(uint2 *)(to.bytes + 256 * i) =
             make_uint2(ni_vector_bytes_of_four_halves(q[0], q[1]), ni_vector_bytes_of_four_halves(q[2], q[3]));
-    else
+    else if (to.values)
         ni_store_words(ni_global(to.values + 256 * i),
                        make_uint4(ni_vector_scaled_pair(q[0], inner), ni_vector_scaled_pair(q[1], inner),
                                   ni_vector_scaled_pair(q[2], inner), ni_vector_scaled_pair(q[3], inner)));

@@ -32,11 +32,15 @@ template <int N> __device__ __forceinline__ void wgmma_hold(uint32_t (&a)[N][4])
 }
 
 /* Before the first product that reads or writes registers which other instructions wrote. */
-template <int N> __device__ __forceinline__ void wgmma_fence(float (&c)[N][4]) {
-    wgmma_hold(c);
+__device__ __forceinline__ void wgmma_fence() {
 #ifdef NIBBLE_WGMMA
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
+}
+
+template <int N> __device__ __forceinline__ void wgmma_fence(float (&c)[N][4]) {
+    wgmma_hold(c);
+    wgmma_fence();
 }
 
 __device__ __forceinline__ void wgmma_commit() {
@@ -51,6 +55,18 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
 #endif
 }
 
+/* What an instruction is told of an operand in shared memory that lies in panels of 64 columns, each row of 128 bytes
+ * with its eight 16-byte pieces permuted by the row: piece ^ (row % 8), the hardware's 128-byte swizzle; eight rows are a
+ * block of 1024 bytes. `panel`: bytes to the next 64 columns, for operands read across rows. */
+__device__ __forceinline__ uint64_t wgmma_operand(uint32_t at, int panel) {
+    const uint64_t next_block = 1024 >> 4, swizzle_128 = 1;
+    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)(panel >> 4) << 16 | next_block << 32 | swizzle_128 << 62;
+}
+
+__device__ __forceinline__ uint64_t wgmma_operand(const bf16 *at, int panel) {
+    return wgmma_operand(shared_address(at), panel);
+}
+
 #define WGMMA_SUMS(c) "+f"((c)[0]), "+f"((c)[1]), "+f"((c)[2]), "+f"((c)[3])
 #define WGMMA_LIST_64                                                                                                  \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
@@ -60,29 +76,51 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define WGMMA_LIST_256                                                                                                 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                 \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                                 \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                 \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                     \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}"
 #define WGMMA_SUMS_64(c)                                                                                               \
     WGMMA_SUMS(c[0]), WGMMA_SUMS(c[1]), WGMMA_SUMS(c[2]), WGMMA_SUMS(c[3]), WGMMA_SUMS(c[4]), WGMMA_SUMS(c[5]),        \
         WGMMA_SUMS(c[6]), WGMMA_SUMS(c[7])
 #define WGMMA_SUMS_128(c)                                                                                              \
     WGMMA_SUMS_64(c), WGMMA_SUMS(c[8]), WGMMA_SUMS(c[9]), WGMMA_SUMS(c[10]), WGMMA_SUMS(c[11]), WGMMA_SUMS(c[12]),     \
         WGMMA_SUMS(c[13]), WGMMA_SUMS(c[14]), WGMMA_SUMS(c[15])
+#define WGMMA_SUMS_256(c)                                                                                              \
+    WGMMA_SUMS_128(c), WGMMA_SUMS(c[16]), WGMMA_SUMS(c[17]), WGMMA_SUMS(c[18]), WGMMA_SUMS(c[19]), WGMMA_SUMS(c[20]),  \
+        WGMMA_SUMS(c[21]), WGMMA_SUMS(c[22]), WGMMA_SUMS(c[23]), WGMMA_SUMS(c[24]), WGMMA_SUMS(c[25]),                 \
+        WGMMA_SUMS(c[26]), WGMMA_SUMS(c[27]), WGMMA_SUMS(c[28]), WGMMA_SUMS(c[29]), WGMMA_SUMS(c[30]),                 \
+        WGMMA_SUMS(c[31])
 
-/* c[64, N] = (add ? c : 0) + a[64, 16] b[N, 16]^T, both in shared memory, read along their rows. */
-template <int N> __device__ __forceinline__ void wgmma_shared(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {
-    static_assert(N == 64 || N == 128, "instructions that are here");
+/* c[64, N] = (add ? c : 0) + a[64, 16] b[N, 16]^T, both in shared memory, read along their rows; ACROSS: b is stored as
+ * [16, N]. */
+template <int N, int ACROSS = 0>
+__device__ __forceinline__ void wgmma_shared(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {
+    static_assert(N == 64 || N == 128 || N == 256, "instructions that are here");
 #ifdef NIBBLE_WGMMA
     if constexpr (N == 64)
         asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;"
                      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_LIST_64
-                     ", %32, %33, p, 1, 1, 0, 0; }"
+                     ", %32, %33, p, 1, 1, 0, %35; }"
                      : WGMMA_SUMS_64(c)
-                     : "l"(a), "l"(b), "r"((int)add));
-    else
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
+    else if constexpr (N == 128)
         asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
                      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_LIST_128
-                     ", %64, %65, p, 1, 1, 0, 0; }"
+                     ", %64, %65, p, 1, 1, 0, %67; }"
                      : WGMMA_SUMS_128(c)
-                     : "l"(a), "l"(b), "r"((int)add));
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
+    else
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %130, 0;"
+                     " wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " WGMMA_LIST_256
+                     ", %128, %129, p, 1, 1, 0, %131; }"
+                     : WGMMA_SUMS_256(c)
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
 #else
     __trap();
 #endif

@@ -137,7 +137,7 @@ size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
         return 0;
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
     const double codes = o->reread ? (double)size.total : round_64((double)size.outer_scales);
-    return (size_t)(NI_HEAD_BYTES + codes + (o->by_numbers ? 2 : 1) * round_64(numbers_bytes(o)));
+    return (size_t)(NI_HEAD_BYTES + codes + round_64(numbers_bytes(o)));
 }
 
 /* What a product reads of an operand. */

@@ -2,8 +2,10 @@
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
+#include "backend/ref/scaled.h"
 #include "format/bf16.h"
 #include "format/element.h"
+#include "format/narrow.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -43,16 +45,17 @@ nb_qtensor ni_qtensor_row(const nb_qtensor *q, int64_t row) {
     return one;
 }
 
-void ni_ref_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+void ni_ref_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *codes, double k, double cap) {
     (void)be;
     float *gradient = dw;
-    const float *weight = w;
+    const float factor = ni_scaled_factor(w);
     nb_qtensor t = ni_codes_of(codes);
     for (int64_t r = 0; r < t.rows; r++)
         for (int64_t c = 0; c < t.cols; c++) {
             int64_t i = r * t.cols + c;
             float scale = ni_decode_scale(&t, r, c, true);
-            gradient[i] *= ni_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
+            float weight = ni_narrow_load(w->data, w->dtype, i) * factor;
+            gradient[i] *= ni_dge_derivative(scale > 0 ? weight / scale : 0, (float)k, (float)cap);
         }
 }
 

@@ -5,6 +5,7 @@
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize.h"
+#include "format/bf16.h"
 #include "format/ieee.h"
 #include "format/scale.h"
 
@@ -266,27 +267,51 @@ nb_status ni_ref_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *f
 
 /* ---- products ---- */
 
-/* As plain numbers: what has codes is decoded and rounded to BF16. */
+/* As plain numbers: what has codes is decoded and rounded to BF16, but for the one scale of a tensor. */
 static nb_status as_numbers(nb_backend *be, const nb_operand *o, nb_mat *out, void **memory, nb_error *err) {
+    const bool with_outer = !ni_scale_beside_numbers(o);
     *memory = NULL;
     *out = o->numbers;
     if (ni_is_plain(o))
         return NB_OK;
     NB_TRY(new_matrix(NB_BF16, o->rows, o->cols, out, err));
     *memory = out->data;
-    return ni_ref_decode(be, out, o, false, NULL, true, err);
+    return ni_ref_decode(be, out, o, false, NULL, with_outer, err);
+}
+
+/* C = (accumulate ? C : 0) + scale * sum, rounded once to C's type. */
+static void add_scaled(const nb_mat *c, const nb_mat *sum, float scale, bool accumulate) {
+    for (int64_t r = 0; r < c->rows; r++)
+        for (int64_t i = 0; i < c->cols; i++) {
+            const float x = scale * ((const float *)sum->data)[r * sum->stride + i];
+            const int64_t at = r * c->stride + i;
+            if (c->dtype == NB_F32) {
+                float *to = (float *)c->data + at;
+                *to = accumulate ? *to + x : x;
+            } else {
+                uint16_t *to = (uint16_t *)c->data + at;
+                *to = ni_bf16_even(accumulate ? ni_bf16_value(*to) + x : x);
+            }
+        }
 }
 
 static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                                bool accumulate, nb_error *err) {
-    nb_mat x, y;
+    const float *const scale = ni_scale_beside_numbers(ni_is_plain(a) ? b : a);
+    nb_mat x, y, sum = *c;
     void *own_x, *own_y = NULL;
     nb_status status = as_numbers(be, a, &x, &own_x, err);
     if (status == NB_OK)
         status = as_numbers(be, b, &y, &own_y, err);
+    if (status == NB_OK && scale)
+        status = new_matrix(NB_F32, c->rows, c->cols, &sum, err);
     if (status == NB_OK)
-        status = ni_ref_gemm(be, c, &x, ni_is_plain(a) && a->transposed, &y, !ni_is_plain(b) || !b->transposed,
-                             accumulate, err);
+        status = ni_ref_gemm(be, &sum, &x, ni_is_plain(a) && a->transposed, &y, !ni_is_plain(b) || !b->transposed,
+                             accumulate && !scale, err);
+    if (status == NB_OK && scale)
+        add_scaled(c, &sum, *scale, accumulate);
+    if (sum.data != c->data)
+        free(sum.data);
     free(own_x);
     free(own_y);
     return status;

@@ -32,6 +32,13 @@ nb_qtensor ni_inner_codes(const nb_qtensor *t) {
     return inner;
 }
 
+const float *ni_scale_beside_numbers(const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL
+               ? ni_codes_of(o).tensor_scale
+               : NULL;
+}
+
 nb_status ni_row_scales_of(const nb_operand *o, const float **scales, nb_error *err) {
     if (!has_row_scales(&o->quantizer))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: an operand whose scales are to be folded has none a row");

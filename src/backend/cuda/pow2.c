@@ -1,0 +1,120 @@
+/* pow2.c: operands whose scales are powers of two, multiplied as bytes by units of 8 bits (pow2_bytes.h): which they are,
+ * and their products.
+ */
+#include "backend/cuda/coded.h"
+#include "backend/cuda/operand.h"
+#include "backend/cuda/pow2_bytes.h"
+#include "backend/ref/operand_parts.h"
+
+static bool in_sixteens(const nb_operand *o) {
+    return o->rows > 0 && o->cols > 0 && o->rows % 16 == 0 && o->cols % 16 == 0 && o->rows <= INT32_MAX &&
+           o->cols <= INT32_MAX;
+}
+
+bool ni_cuda_goes_as_pow2(nb_backend *be, const nb_operand *o) {
+    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_FP8_POW2 && in_sixteens(o);
+}
+
+nb_operand ni_cuda_pow2_as_made(const nb_operand *o) {
+    nb_operand made = *o;
+    if (!(o->form & NI_CUDA_BORROWED))
+        return made;
+    made.rows = o->cols;
+    made.cols = o->rows;
+    made.memory = o->numbers.data;
+    made.quantizer.block_rows = o->quantizer.block_cols;
+    made.quantizer.block_cols = o->quantizer.block_rows;
+    return made;
+}
+
+static ni_cuda_pow2 parts_of(const nb_operand *made) {
+    const nb_qtensor codes = ni_codes_of(made);
+    return ni_cuda_pow2_place(&codes, ni_cuda_values_of(made));
+}
+
+nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, int count, nb_error *err) {
+    enum { MOST = 48 };
+    ni_cuda_pow2 parts[MOST];
+    int code = cudaSuccess;
+    for (int first = 0; first < count && !code; first += MOST) {
+        const int now = count - first < MOST ? count - first : MOST;
+        for (int i = 0; i < now; i++)
+            parts[i] = parts_of(operands[first + i]);
+        code = ni_cuda_launch_pow2_bytes(ni_cuda_of(be)->stream, parts, now);
+    }
+    return ni_cuda_status(be, code, "bytes both ways of codes", err);
+}
+
+nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source *from, const uint32_t *amax,
+                                    const nb_operand *out, nb_error *err) {
+    const ni_cuda_pow2 parts = parts_of(out);
+    return ni_cuda_status(
+        be, ni_cuda_launch_pow2_numbers(ni_cuda_of(be)->stream, &parts, from->numbers, from->stride, amax),
+        "quantize: bytes both ways", err);
+}
+
+bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from) {
+    if (!(from->form & NI_CUDA_POW2) || from->form & NI_CUDA_BORROWED || !ni_cuda_goes_as_pow2(be, out))
+        return false;
+    out->form = NI_CUDA_POW2 | NI_CUDA_BORROWED | NI_CUDA_UNCODED;
+    out->numbers.data = from->memory;
+    out->outer = from->outer;
+    return true;
+}
+
+/* ---- by units of BF16 ---- */
+
+static bool has_rows(const nb_quantizer *q) {
+    return q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
+}
+
+static bool in_bf16(nb_backend *be, const nb_operand *o) {
+    return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
+           !nb_quantizer_is_bf16(&o->other) &&
+           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_BF16;
+}
+
+bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
+    return in_bf16(be, o) && has_rows(&o->quantizer);
+}
+
+bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from) {
+    const bool whole = has_rows(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
+    if (!whole || from->form & NI_CUDA_BORROWED || !in_bf16(be, out) || !in_bf16(be, from))
+        return false;
+    out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | NI_CUDA_UNCODED | NI_CUDA_CARRIED;
+    out->numbers = ni_cuda_value_matrix(from);
+    out->outer = NULL;
+    return true;
+}
+
+/* ---- by units of 8 bits ---- */
+
+/* One side of a product: its bytes in the order that the product wants them. */
+static nb_mat bytes_of(const nb_operand *o, const ni_cuda_pow2 *parts) {
+    const nb_dtype type = o->quantizer.element == NB_ELEMENT_E5M2 ? NB_E5M2 : NB_E4M3;
+    return nb_mat_of(o->form & NI_CUDA_BORROWED ? parts->turned : parts->bytes, type, o->rows, o->cols);
+}
+
+nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                                bool accumulate, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    const nb_operand first = ni_cuda_pow2_as_made(a), second = ni_cuda_pow2_as_made(b);
+    const ni_cuda_pow2_mend m = {.c = *c,
+                                 .a = parts_of(&first),
+                                 .b = parts_of(&second),
+                                 .a_turned = a->form & NI_CUDA_BORROWED,
+                                 .b_turned = b->form & NI_CUDA_BORROWED,
+                                 .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
+    const ni_cuda_product p = {.a = bytes_of(a, &m.a),
+                               .b = bytes_of(b, &m.b),
+                               .c = *c,
+                               .trans_b = true,
+                               .beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL,
+                               .scaling = NI_CUDA_SCALING_WORD,
+                               .a_scale = m.a.scale,
+                               .b_scale = m.b.scale};
+    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    return ni_cuda_status(be, ni_cuda_launch_pow2_mend(cuda->stream, &m, cuda->multiprocessors),
+                          "multiply: vectors too far apart for FP8", err);
+}

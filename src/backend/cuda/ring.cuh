@@ -1,0 +1,240 @@
+/* ring.cuh: tiles of products by warpgroups, out of a ring of stages in shared memory (compute capability 9.0).
+ *
+ * Two blocks of a cluster make two tiles of 128 x 256, one below the other, so that they read the same of B: each copies
+ * half of it to both. In a block one thread copies what comes next into the ring, 64 of the contraction a stage, and two
+ * warpgroups multiply, 64 rows each. A stage is free again when all warps of the cluster that read it are done.
+ *
+ *     A   [128 rows, 64] in one panel
+ *     B   [256 rows, 64] in one panel, or ACROSS: [64, 256 columns] in four of 64
+ *
+ * What is beyond an edge comes as zeros. Sums run along the contraction, in FP32.
+ */
+#ifndef NI_BACKEND_CUDA_RING_CUH
+#define NI_BACKEND_CUDA_RING_CUH
+
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/tma.cuh"
+#include "nibble/backend.h"
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+enum {
+    CLUSTER = 2,
+    STAGES = 4,
+    TILE_ROWS = 128,
+    TILE_COLS = 256,
+    DEPTH = 64, /* of the contraction in a stage: 128 bytes */
+    GROUPS = 2, /* warpgroups that multiply */
+    GROUP_THREADS = 128,
+    THREADS = GROUP_THREADS * (GROUPS + 1),
+    GROUP_ROWS = TILE_ROWS / GROUPS,
+    SUMS = TILE_COLS / 8, /* of four numbers, a thread */
+    PANEL_BYTES = 64 * 128,
+    A_BYTES = TILE_ROWS * DEPTH * 2,
+    B_BYTES = TILE_COLS * DEPTH * 2,
+    STAGE_BYTES = A_BYTES + B_BYTES,
+    OUT_BYTES = 2 * PANEL_BYTES, /* of a warpgroup, on their way to C */
+    RING_BYTES = STAGES * STAGE_BYTES,
+    SHARED_BYTES = 1024 + RING_BYTES + GROUPS * OUT_BYTES + 2 * STAGES * 8
+};
+
+struct ring {
+    uint32_t memory, at, parity;
+
+    __device__ uint32_t a() const {
+        return memory + at * STAGE_BYTES;
+    }
+    __device__ uint32_t b() const {
+        return a() + A_BYTES;
+    }
+    __device__ uint32_t out(int group) const {
+        return memory + RING_BYTES + group * OUT_BYTES;
+    }
+    __device__ uint32_t full() const {
+        return out(GROUPS) + at * 8;
+    }
+    __device__ uint32_t free(uint32_t stage) const {
+        return out(GROUPS) + (STAGES + stage) * 8;
+    }
+    __device__ void advance() {
+        if (++at == STAGES) {
+            at = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* For all threads of a cluster, which come together. */
+static __device__ inline ring ring_begin() {
+    ring r = {(shared_address(shared_memory()) + 1023) / 1024 * 1024, 0, 0};
+    if (threadIdx.x == 0) {
+        for (uint32_t s = 0; s < STAGES; s++) {
+            r.at = s;
+            barrier_init(r.full(), 1);
+            barrier_init(r.free(s), CLUSTER * GROUPS * GROUP_THREADS / 32);
+        }
+        barrier_init_fence();
+    }
+    r.at = 0;
+    sync_cluster();
+    __syncthreads();
+    return r;
+}
+
+/* ---- copying, by one thread of a block ---- */
+
+/* This block's share of B, into all blocks of the cluster. */
+template <int ACROSS>
+static __device__ __forceinline__ void load_b(uint32_t to, const CUtensorMap *b, int depth, int col, uint32_t block,
+                                              uint32_t barrier) {
+    constexpr int SHARE = TILE_COLS / CLUSTER, COPIES = ACROSS ? SHARE / 64 : 1, WIDE = SHARE / COPIES;
+#pragma unroll
+    for (int i = 0; i < COPIES; i++) {
+        const int part = (int)block * COPIES + i, at = col + part * WIDE;
+        load_tile(to + part * WIDE * DEPTH * 2, b, ACROSS ? at : depth, ACROSS ? depth : at, barrier,
+                  (uint16_t)((1 << CLUSTER) - 1));
+    }
+}
+
+/* All of the contraction of one product, of a tile of C. */
+template <int ACROSS>
+static __device__ __forceinline__ void copy_stages(ring &r, const CUtensorMap *a, const CUtensorMap *b, int stages,
+                                                   int row, int col, uint32_t block) {
+    for (int s = 0; s < stages; s++, r.advance()) {
+        barrier_wait(r.free(r.at), r.parity ^ 1);
+        barrier_expect(r.full(), STAGE_BYTES);
+        load_tile(r.a(), a, s * DEPTH, row, r.full());
+        load_b<ACROSS>(r.b(), b, s * DEPTH, col, block, r.full());
+    }
+}
+
+/* ---- multiplying, by a warpgroup ---- */
+
+static __device__ __forceinline__ void release(const ring &r, uint32_t stage) {
+    const uint32_t lane = threadIdx.x % 32;
+    if (lane < CLUSTER)
+        barrier_arrive(r.free(stage), lane);
+}
+
+/* One after the other into c, which begins with 0 where `held` is none; `held` is the stage that is read still. */
+enum { NO_STAGE = -1 };
+template <int ACROSS>
+static __device__ __forceinline__ void multiply_stages(float (&c)[SUMS][4], ring &r, int stages, int &held, bool &add) {
+    const uint32_t own = threadIdx.x / GROUP_THREADS * (GROUP_ROWS * DEPTH * 2);
+    for (; stages > 0; stages--, r.advance()) {
+        barrier_wait(r.full(), r.parity);
+        wgmma_fence();
+        const uint64_t a = wgmma_operand(r.a() + own, 0), b = wgmma_operand(r.b(), ACROSS ? PANEL_BYTES : 0);
+#pragma unroll
+        for (int k = 0; k < DEPTH / 16; k++)
+            wgmma_shared<TILE_COLS, ACROSS>(c, a + (k * 32 >> 4), b + (k * (ACROSS ? 16 * 128 : 32) >> 4), add || k);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (held != NO_STAGE)
+            release(r, (uint32_t)held);
+        held = (int)r.at;
+        add = true;
+    }
+}
+
+/* The sums may be read. */
+static __device__ __forceinline__ void finish_stages(float (&c)[SUMS][4]) {
+    wgmma_wait<0>();
+    wgmma_hold(c);
+}
+
+static __device__ __forceinline__ void scale_sums(float (&c)[SUMS][4], float by) {
+#pragma unroll
+    for (int i = 0; i < SUMS; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            c[i][j] *= by;
+}
+
+/* This thread's numbers of the warpgroup's part, which begins at (row, col): f(sum, row, column), two of a row at once.
+ */
+template <typename F> static __device__ __forceinline__ void each_pair(float (&c)[SUMS][4], int row, int col, F f) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+#pragma unroll
+    for (int i = 0; i < SUMS; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            f(&c[i][2 * h], row + 16 * warp + 8 * h + lane / 4, col + 8 * i + lane % 4 * 2);
+}
+
+/* `copies` is run by one thread of the block, `multiplies` by two warpgroups. */
+template <typename C, typename M> static __device__ __forceinline__ void ring_run(C copies, M multiplies) {
+    if (threadIdx.x / GROUP_THREADS == GROUPS) {
+        give_registers<40>();
+        if (threadIdx.x == GROUPS * GROUP_THREADS)
+            copies();
+    } else {
+        take_registers<232>();
+        multiplies();
+    }
+    __syncwarp();
+    sync_cluster(); /* nobody arrives at a barrier of a block that is gone */
+}
+
+/* ---- the host's side ---- */
+
+static PFN_cuTensorMapEncodeTiled_v12000 tile_encoder(void) {
+    static PFN_cuTensorMapEncodeTiled_v12000 found = NULL;
+    if (!found) {
+        void *entry = NULL;
+        cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+        const cudaError_t code =
+            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result);
+#else
+        const cudaError_t code = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &result);
+#endif
+        if (code == cudaSuccess && result == cudaDriverEntryPointSuccess)
+            found = (PFN_cuTensorMapEncodeTiled_v12000)entry;
+    }
+    return found;
+}
+
+/* Tiles of `rows` rows of 64 columns of a BF16 matrix. */
+static bool map_tiles(CUtensorMap *map, const nb_mat *m, int rows) {
+    const cuuint64_t size[2] = {(cuuint64_t)m->cols, (cuuint64_t)m->rows}, stride[1] = {(cuuint64_t)m->stride * 2};
+    const cuuint32_t box[2] = {64, (cuuint32_t)rows}, step[2] = {1, 1};
+    return tile_encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, m->data, size, stride, box, step,
+                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* What copy_stages reads. */
+static bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, const nb_mat *right, bool across) {
+    return map_tiles(a, left, TILE_ROWS) && map_tiles(b, right, across ? DEPTH : TILE_COLS / CLUSTER);
+}
+
+/* Addresses and strides in multiples of 16 bytes. */
+static bool can_map(const nb_mat *m) {
+    return m->dtype == NB_BF16 && (uintptr_t)m->data % 16 == 0 && m->stride % 8 == 0 && m->rows > 0 && m->cols > 0 &&
+           m->rows < INT32_MAX && m->cols < INT32_MAX;
+}
+
+/* `tiles` are those of a cluster, which take turns. */
+template <typename W>
+static int launch_ring(cudaStream_t stream, void (*kernel)(W), const W &work, int64_t tiles, int multiprocessors) {
+    const int64_t most = multiprocessors / CLUSTER;
+    const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
+    if (code != cudaSuccess)
+        return code;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = CLUSTER;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t how = {};
+    how.gridDim = dim3((unsigned)(CLUSTER * (tiles < most ? tiles : most)));
+    how.blockDim = dim3(THREADS);
+    how.dynamicSmemBytes = SHARED_BYTES;
+    how.stream = stream;
+    how.attrs = &cluster;
+    how.numAttrs = 1;
+    return cudaLaunchKernelEx(&how, kernel, work);
+}
+
+#endif

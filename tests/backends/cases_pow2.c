@@ -1,0 +1,201 @@
+/* cases_pow2.c: the three products of a layer whose scales are powers of two a token and an input channel, with E5M2
+ * under one of the tensor: by BF16, and by units for 8 bits that carry the scales in their exponents. */
+#include "operands.h"
+
+static const int64_t SIZES[][3] = {{48, 128, 128}, {160, 144, 272}, {64, 48, 256}, {33, 17, 66}, {1, 16, 64}};
+enum { SHAPES = 5, WAYS = 2 };
+
+static nb_quantizer under_pow2(const char *family, int32_t block_rows, int32_t block_cols, nb_rounding round) {
+    nb_quantizer q = ni_format_family_find(family)->defaults;
+    q.block_rows = block_rows;
+    q.block_cols = block_cols;
+    q.rule = NB_RULE_POW2;
+    q.round = round;
+    return q;
+}
+
+static void set(nb_mat *m, int64_t i, double x) {
+    if (m->dtype == NB_BF16)
+        ((uint16_t *)m->data)[i] = ni_bf16_even((float)x);
+    else
+        ((float *)m->data)[i] = (float)x;
+}
+
+/* Every third token and every fifth channel is so much smaller that E4M3 holds it beside none of the others, and some
+ * sums have nothing but those. */
+static nb_mat tokens(trial *t, int64_t m, int64_t k, bool far) {
+    nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, m, k, k);
+    for (int64_t i = 0; i < m * k; i++) {
+        const int64_t r = i / k, c = i % k;
+        const bool small = far && r % 3 == 2;
+        set(&x, i,
+            r == 0 || (far && c % 4 == 3 && !small) ? 0
+                                                    : ldexp(datum(DATA_NORMAL, 21, i), small ? -22 : -(int)(r % 2)));
+    }
+    return input_mat(t, &x);
+}
+
+static nb_mat weights(trial *t, int64_t n, int64_t k, bool far) {
+    nb_mat w = data_matrix(DATA_NORMAL, NB_F32, n, k, k);
+    for (int64_t i = 0; i < n * k; i++) {
+        const int64_t r = i / k, c = i % k;
+        const bool small = far && c % 5 == 4;
+        set(&w, i,
+            c == 1 || (far && r % 4 == 3 && !small) ? 0
+                                                    : ldexp(datum(DATA_NORMAL, 22, i), small ? -25 : -(int)(c % 2)));
+    }
+    return input_mat(t, &w);
+}
+
+static nb_operand turned(trial *t, const nb_operand *from, const nb_quantizer *other, ni_side side) {
+    nb_operand o = {.quantizer = from->quantizer,
+                    .other = *other,
+                    .rows = from->cols,
+                    .cols = from->rows,
+                    .side = side,
+                    .turned = true};
+    o.quantizer.block_rows = from->quantizer.block_cols;
+    o.quantizer.block_cols = from->quantizer.block_rows;
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    EXPECT_OK(t, t->be->ops->turn(t->be, &o, from, &err));
+    return o;
+}
+
+static void multiply(trial *t, const char *what, const nb_operand *a, const nb_operand *b) {
+    const int64_t n = a->rows * b->rows;
+    for (int i = 0; i < 4; i++) {
+        const nb_dtype type = i & 1 ? NB_F32 : NB_BF16;
+        const nb_mat c = nb_mat_of(input(t, type, normals_in(NB_BF16, 9, n, 0, 1), n), type, a->rows, b->rows);
+        const ni_term term = {.a = a, .b = b};
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, (i & 2) != 0, &err));
+        keep(t, what, c.data, type, n, false);
+    }
+}
+
+typedef struct layer {
+    nb_operand x, w, dy;
+} layer;
+
+/* Gradients in BF16 or FP32 under one scale, in E5M2 or E4M3. */
+static layer made_layer_of(trial *t, bool far, nb_dtype type, const char *family) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    const nb_quantizer by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                       by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
+                       by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                       whole = under_pow2(family, NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+    const nb_mat x = tokens(t, m, k, far), w = weights(t, n, k, far),
+                 dy = nb_mat_of(input(t, type, normals_in(NB_BF16, 23, m * n, 0, 1), m * n), type, m, n);
+    layer l = {made(t, &by_token, &x, NI_LEFT, &by_channel), made(t, &by_channel, &w, NI_RIGHT, &by_token),
+               made(t, &whole, &dy, NI_LEFT, &by_row)};
+    return l;
+}
+
+static layer made_layer(trial *t, bool far) {
+    return made_layer_of(t, far, NB_BF16, "e5m2");
+}
+
+static void backward(trial *t, const layer *l) {
+    const nb_operand w = turned(t, &l->w, &l->dy.quantizer, NI_RIGHT);
+    multiply(t, "dgrad", &l->dy, &w);
+    nb_quantizer by_column = l->x.quantizer;
+    by_column.block_rows = NB_BLOCK_ALL;
+    by_column.block_cols = 1;
+    const nb_operand dy = turned(t, &l->dy, &by_column, NI_LEFT), x = turned(t, &l->x, &l->dy.quantizer, NI_RIGHT);
+    multiply(t, "wgrad", &dy, &x);
+}
+
+static nb_status permit(nb_backend *be, bool no_fp8) {
+    return be->ops->permit(be, &(ni_permits){.no_fp8 = no_fp8}, NULL);
+}
+
+/* BF16 holds a code times a power of two: nothing is lost. */
+static void run_in_bf16(trial *t) {
+    permit(t->be, true);
+    for (int far = 0; far < WAYS; far++) {
+        const layer l = made_layer(t, far);
+        multiply(t, "fprop", &l.x, &l.w);
+        backward(t, &l);
+    }
+    permit(t->be, false);
+}
+
+/* Sums of products of four bits whose scales differ by 2 at most are below what 14 bits hold; and what is far apart is
+ * summed in FP32. */
+static void run_exact(trial *t) {
+    const layer l = made_layer(t, false);
+    multiply(t, "fprop", &l.x, &l.w);
+    keep_operand(t, "X", &l.x);
+    keep_operand(t, "W", &l.w);
+    keep_operand(t, "dY", &l.dy);
+}
+
+static void run_cut(trial *t) {
+    if (t->be->mended)
+        t->be->mended(t->be);
+    const layer l = made_layer(t, true);
+    multiply(t, "fprop", &l.x, &l.w);
+    backward(t, &l);
+    const layer wide = made_layer_of(t, true, NB_F32, "e5m2"), fine = made_layer_of(t, true, NB_BF16, "e4m3");
+    backward(t, &wide);
+    backward(t, &fine);
+    if (!t->be->mended)
+        return;
+    const bool fp8 = strncmp(t->be->ops->product_kernel(t->be, &l.x.quantizer, &l.w.quantizer), "fp8", 3) == 0,
+               sixteens = SIZES[t->shape][0] % 16 == 0, mended = t->be->mended(t->be) > 0;
+    if (mended != (fp8 && sixteens))
+        fail_trial(t, "vectors that FP8 does not hold", NB_INTERNAL, &(nb_error){.message = "not counted"});
+}
+
+/* Masters in FP16 under a scale, quantized as they are kept where a backend takes that, else decoded first; several at
+ * once, from one a scale a channel is turned. */
+static void run_kept(trial *t) {
+    enum { MASTERS = 3 };
+    const int64_t *size = SIZES[t->shape], n = size[1], k = size[2];
+    nb_backend *be = t->be;
+    nb_operand out[MASTERS];
+    nb_mat numbers[MASTERS];
+    ni_source sources[MASTERS];
+    ni_making makings[MASTERS];
+    for (int i = 0; i < MASTERS; i++) {
+        const nb_quantizer by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, i ? NB_ROUND_UP : NB_ROUND_EVEN),
+                           by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP);
+        const int64_t rows = i == 2 ? 2 * n : n;
+        const ni_scaled kept = {.data = scratch(t, (size_t)(rows * k) * sizeof(uint16_t)),
+                                .dtype = NB_F16,
+                                .rule = i ? NB_RULE_POW2 : NB_RULE_ABSMAX,
+                                .scale = scratch(t, sizeof(float))};
+        be->ops->scaled_encode(
+            be, &kept, input(t, NB_F32, normals_in(NB_F32, 30 + (uint32_t)i, rows * k, 0, 1), rows * k), rows * k);
+        out[i] = placed(t, &by_channel, rows, k, NI_RIGHT, &by_token);
+        if (be->takes_kept && be->takes_kept(&by_channel, &kept, rows, k)) {
+            numbers[i] = nb_mat_of(kept.data, NB_F16, rows, k);
+            sources[i] = (ni_source){.numbers = &numbers[i], .scale = kept.scale};
+        } else {
+            numbers[i] = nb_mat_of(scratch(t, (size_t)(rows * k) * sizeof(float)), NB_F32, rows, k);
+            be->ops->scaled_decode(be, numbers[i].data, &kept, rows * k);
+            sources[i] = (ni_source){.numbers = &numbers[i]};
+        }
+        makings[i] = (ni_making){.out = &out[i]};
+    }
+    EXPECT_OK(t, be->ops->make_many(be, sources, makings, MASTERS, &err));
+    for (int i = 0; i < MASTERS; i++)
+        keep_operand(t, "a master's codes", &out[i]);
+}
+
+static double depth(const trial *t) {
+    const int64_t *size = SIZES[t->shape];
+    return 2 * (double)(size[0] + size[1] + size[2]) + 16;
+}
+
+/* An instruction loses 34 times 2^-13 of its largest addend at most, a sum four times that (fp8_units.h). */
+static double cut_depth(const trial *t) {
+    return depth(t) + 4 * 34 * 0x1p-13 / U;
+}
+
+static const test_case POW2[] = {
+    {"multiply turn permit", "powers of two, in BF16", CODES, SHAPES, run_in_bf16, NULL, depth},
+    {"multiply", "powers of two, near each other", CODES, SHAPES, run_exact, NULL, depth},
+    {"multiply turn", "powers of two, far apart", CODES, SHAPES, run_cut, NULL, cut_depth},
+    {"make_many scaled_decode", "masters as they are kept", CODES, SHAPES, run_kept, NULL, depth},
+};
+const case_list pow2_cases = {POW2, sizeof POW2 / sizeof *POW2};
