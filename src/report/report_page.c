@@ -11,8 +11,8 @@
 #include <string.h>
 #include <time.h>
 
-/* Seven digits are more than a screen shows. */
-#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(7))
+/* What a screen shows of them has seven digits at most, and is not rounded twice but once in hundreds of times. */
+#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(9))
 
 typedef struct page_out {
     ni_writer *writer;
