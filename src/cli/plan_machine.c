@@ -32,6 +32,7 @@ static const ni_word unknown_words[] = {{"unknown", 0, "such work is counted by 
 
 static const ni_word none_words[] = {{"unknown", 0, "there are none"}, {NULL, 0, NULL}};
 static const ni_word peak_words[] = {{"unknown", 0, "rates.bf16"}, {NULL, 0, NULL}};
+static const ni_word work_words[] = {{"unknown", 0, "rates.work"}, {NULL, 0, NULL}};
 static const ni_word packing_words[] = {{"unknown", 0, "the longer of arithmetic and movement counts"},
                                         {NULL, 0, NULL}};
 static const ni_word memory_words[] = {{"unknown", 0, "nothing is said of what does not fit"}, {NULL, 0, NULL}};
@@ -88,6 +89,20 @@ static const ni_key rows[] = {
     RATE(work, "FP32 arithmetic outside of products"),
     RATE(f32, "products of FP32 numbers"),
     RATE(bf16, "products of BF16 numbers"),
+    {.path = "rates.sparse",
+     .type = NI_KEY_FLOAT,
+     FIELD(rate[NI_PAPER_sparse]),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = work_words,
+     .help = "FLOP/s of products of the entries of a sparse operand"},
+    {.path = "rates.adamw",
+     .type = NI_KEY_FLOAT,
+     FIELD(adamw),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = work_words,
+     .help = "FLOP/s of AdamW's arithmetic"},
     {.path = "rates.decoded",
      .type = NI_KEY_FLOAT,
      FIELD(rate[NI_PAPER_decoded]),
@@ -148,8 +163,12 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
     NB_TRY(ni_yaml_load(path, &doc, err));
     nb_status status = ni_keys_read(&ni_machine_keys, out, doc.root, err);
     ni_yaml_free(&doc);
-    if (status == NB_OK && out->rate[NI_PAPER_decoded] == 0)
-        out->rate[NI_PAPER_decoded] = out->rate[NI_PAPER_bf16];
+    if (status != NB_OK)
+        return status;
+    double *rate = out->rate;
+    rate[NI_PAPER_decoded] = rate[NI_PAPER_decoded] > 0 ? rate[NI_PAPER_decoded] : rate[NI_PAPER_bf16];
+    rate[NI_PAPER_sparse] = rate[NI_PAPER_sparse] > 0 ? rate[NI_PAPER_sparse] : rate[NI_PAPER_work];
+    out->adamw = out->adamw > 0 ? out->adamw : rate[NI_PAPER_work];
     return status;
 }
 
@@ -165,7 +184,8 @@ static bool is_product(ni_paper_kind kind) {
 
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound) {
     const bool native = machine->nvfp4 > 0 && is_nvfp4(entry);
-    const double rate = native ? machine->nvfp4 : machine->rate[entry->kind];
+    const bool adamw = entry->row == NI_PAPER_ROW_adamw;
+    const double rate = native ? machine->nvfp4 : adamw ? machine->adamw : machine->rate[entry->kind];
     const double read = native && machine->operands != NI_OPERANDS_CPU ? entry->read * (0.5625 / 2) : entry->read;
     const bool packs = machine->packing > 0 && is_product(entry->kind);
     const double moving = (read + entry->written) / (packs ? machine->packing : machine->bandwidth);

@@ -25,6 +25,7 @@ typedef struct ni_machine {
     double packing;                   /* bytes a second of what products read and write, beside their arithmetic; 0: as
                                          all others they take the longer of the two */
     double rate[NI_PAPER_KIND_COUNT]; /* FLOP/s; 0: not known, counted by bytes alone */
+    double adamw;                     /* of AdamW's arithmetic */
     double nvfp4;                     /* FLOP/s of units for four bits; 0: there are none, or the run does without */
     double peak;                      /* FLOP/s that MFU is a share of; 0: rate of BF16 products */
     double memory;                    /* bytes of a rank; 0: not known */

@@ -326,7 +326,7 @@ static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const
     ni_paper_note(be, row,
                   (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + (last ? out : 0),
                                   .written = last ? out : 0,
-                                  .kind = NI_PAPER_work,
+                                  .kind = NI_PAPER_sparse,
                                   .flops = 2.0 * sparse_entries(s, c->rows) * (double)c->cols,
                                   .formats = s->exact ? "sparse f32" : "sparse bf16"});
 }

@@ -27,6 +27,7 @@ typedef enum ni_paper_row {
 #define NI_PAPER_KINDS(X)                                                                                              \
     X(moves, "bytes alone")                                                                                            \
     X(work, "FP32 arithmetic outside of products")                                                                     \
+    X(sparse, "products of the entries of a sparse operand")                                                           \
     X(f32, "products of FP32 numbers")                                                                                 \
     X(bf16, "products of BF16 numbers")                                                                                \
     X(decoded, "products of codes that are decoded to BF16 numbers")                                                   \
