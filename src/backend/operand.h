@@ -25,12 +25,12 @@ typedef struct nb_operand {
     nb_quantizer other; /* of the operand that it will be multiplied with: a backend keeps what that product reads */
     int64_t rows, cols;
     ni_side side;
-    bool reread;     /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
-                        numbers where `other` has codes (or the reverse): codes and scales stay. What has one scale may
-                        be multiplied with plain numbers, turned or not, without: the scale stays outside of that sum */
-    bool turned;     /* it will be made by `turn` */
-    void *memory;    /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
-    nb_mat numbers;  /* plain numbers, act: where they are; [cols, rows] if transposed */
+    bool reread;    /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
+                       numbers where `other` has codes (or the reverse): codes and scales stay. What has one scale may
+                       be multiplied with plain numbers, turned or not, without: the scale stays outside of that sum */
+    bool turned;    /* it will be made by `turn` */
+    void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
+    nb_mat numbers; /* plain numbers, act: where they are; [cols, rows] if transposed */
     bool transposed;
     int32_t form;        /* set by the backend when it fills the memory: how it lies, in the backend's own words */
     const float *factor; /* [1] backend memory: plain numbers times this; NULL: 1. Stays outside of the sum. */
@@ -39,9 +39,9 @@ typedef struct nb_operand {
 
 /* What an operand is made of. Exactly one of `numbers` and `operand`. */
 typedef struct ni_source {
-    const nb_mat *numbers;     /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
-    const float *scale;        /* [1] numbers times this, which may then be F16: a master as it is kept, for make_many of
-                                  what takes_kept says. NULL: 1 */
+    const nb_mat *numbers; /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
+    const float *scale;    /* [1] numbers times this, which may then be F16: a master as it is kept, for make_many of
+                              what takes_kept says. NULL: 1 */
     const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer; of one that is
                                   rotated the rotated ones */
     const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have

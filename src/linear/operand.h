@@ -57,9 +57,9 @@ typedef struct ni_cached_operand {
     const struct ni_cached_operand *fold;   /* whose row scales are multiplied into the numbers first; NULL */
     uint32_t mechanisms;                    /* that prepare or replace X for it */
     ni_keeper keeper;
-    void *memory;    /* of the group; NULL: in scratch, or where the numbers are */
-    bool reread;     /* other operands, or mechanisms, start from it */
-    bool random;     /* draws bits */
+    void *memory; /* of the group; NULL: in scratch, or where the numbers are */
+    bool reread;  /* other operands, or mechanisms, start from it */
+    bool random;  /* draws bits */
     bool fresh;
     bool shown; /* the lens has seen it in this pass: weights, which outlive passes */
     ni_history history;

@@ -2,8 +2,8 @@
  * 16-bit key.
  *
  *     rows that fit a warp's registers    clamp_warp.cu
- *     any other row                       a block counts the upper bytes of keys, then the lower bytes of those that share
- *                                         the upper one
+ *     any other row                       a block counts the upper bytes of keys, then the lower bytes of those that
+ *                                         share the upper one
  *     a whole tensor                      counts of all keys in memory
  */
 #include "backend/cuda/clamp.cuh"

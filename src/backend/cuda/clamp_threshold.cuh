@@ -1,6 +1,6 @@
-/* clamp_threshold.cuh: two order statistics of a row near its ends. Few numbers lie beyond both bounds; they are found first,
- * and the bounds are theirs of a rank: the rank-th of the lanes' own extremes is a threshold that at least rank numbers are
- * beyond, and seldom many more.
+/* clamp_threshold.cuh: two order statistics of a row near its ends. Few numbers lie beyond both bounds; they are found
+ * first, and the bounds are theirs of a rank: the rank-th of the lanes' own extremes is a threshold that at least rank
+ * numbers are beyond, and seldom many more.
  */
 #ifndef NI_BACKEND_CUDA_CLAMP_THRESHOLD_CUH
 #define NI_BACKEND_CUDA_CLAMP_THRESHOLD_CUH
@@ -107,8 +107,8 @@ static __device__ uint32_t outside(const uint32_t *words, uint32_t least, uint32
     return (bits | bits >> 16) & 0xffu;
 }
 
-/* Lists those who are not between, and zeros of either sign with those at 0, key above and column below, columns ascending; their number, of which `room` at most
- * are listed. */
+/* Lists those who are not between, and zeros of either sign with those at 0, key above and column below, columns
+ * ascending; their number, of which `room` at most are listed. */
 template <int VECTORS>
 static __device__ int list_outside(uint32_t *list, uint16_t *numbers, int room, const uint16_t *from,
                                    const uint32_t *words, int64_t cols, uint32_t least, uint32_t most) {

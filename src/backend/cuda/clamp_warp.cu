@@ -1,9 +1,9 @@
-/* clamp_warp.cu: a row of BF16 in the registers of a warp, clamped (clamp.cu): into numbers, or into codes of E2M1, for what was
- * clamped stays in registers, and its largest magnitude is that of a bound.
+/* clamp_warp.cu: a row of BF16 in the registers of a warp, clamped (clamp.cu): into numbers, or into codes of E2M1, for
+ * what was clamped stays in registers, and its largest magnitude is that of a bound.
  *
  *     by a threshold    clamp_threshold.cuh
- *     bit by bit        where that does not go: from the highest bit of a key, which stays set where no more keys than the
- *                       rank are smaller
+ *     bit by bit        where that does not go: from the highest bit of a key, which stays set where no more keys than
+ *                       the rank are smaller
  */
 #include "backend/cuda/clamp_threshold.cuh"
 #include "backend/cuda/vector.cuh"
@@ -164,8 +164,8 @@ static __device__ __noinline__ void clamp_by_bits(const T &to, const ni_sparse &
 
 /* ---- by a threshold ---- */
 
-/* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
- * beyond the thresholds. */
+/* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too
+ * many beyond the thresholds. */
 template <int VECTORS, int GROUPS, typename T>
 static __device__ bool clamp_by_threshold(uint32_t *list, uint16_t *numbers, int room, T out, const ni_sparse &rest,
                                           const uint16_t *from, const uint32_t *words, int64_t r, int64_t cols,

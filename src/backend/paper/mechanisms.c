@@ -23,7 +23,8 @@ static double floats(int64_t n) {
 void ni_paper_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *codes, double k, double cap) {
     const int64_t n = codes->rows * codes->cols;
     const double scales = codes_bytes(codes) - (double)n / 2;
-    NI_PAPER_NOTE(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n), NI_PAPER_work, 9.0 * (double)n);
+    NI_PAPER_NOTE(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n), NI_PAPER_work,
+                  9.0 * (double)n);
 }
 
 /* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */

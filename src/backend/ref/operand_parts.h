@@ -30,8 +30,8 @@ nb_qtensor ni_codes_of(const nb_operand *o);
 /* The codes without what stays outside of the sum: scales of rows and of the tensor. */
 nb_qtensor ni_inner_codes(const nb_qtensor *t);
 
-/* The one scale of a tensor's codes, which stays outside of their product with plain numbers; NULL: there is none, and such
- * a product reads them decoded, scales and all. */
+/* The one scale of a tensor's codes, which stays outside of their product with plain numbers; NULL: there is none, and
+ * such a product reads them decoded, scales and all. */
 const float *ni_scale_beside_numbers(const nb_operand *o);
 
 /* FP32 scales of the rows; NULL with a sentence where the operand has none. */
