@@ -40,7 +40,7 @@ case $paper in
         recipes=$ours/fp4-w8a4.yaml
         for alpha in 999 99 97; do recipes=$recipes,$ours/fp4-w8a4-occ-$alpha.yaml; done
         ;;
-    fp4-dialects) recipes=fp4-msamp,fp4-fork ;;
+    fp4-dialects) recipes=fp4-msamp,$ours/fp4-msamp-sparse.yaml,fp4-fork ;;
     fp4-coarse) recipes=$ours/fp4-coarse.yaml,$ours/fp4-coarse-a.yaml,$ours/fp4-coarse-w.yaml ;;
     narrow)
         recipes=$ours/bf16-narrow.yaml

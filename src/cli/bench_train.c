@@ -260,7 +260,7 @@ static nb_status measure_together(const train_options *o, const nb_run_config *c
     }
     *taken = n;
     NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, n + 1, o->seconds, err));
-    for (int32_t i = 0; i <= n && first->on_gpu; i++)
+    for (int32_t i = 0; i <= n && first->on_gpu && !o->processor_time; i++)
         list[i].best = arms[i]->ms * 1e-3;
     NB_TRY(print_arms(o, config, arms, list, n + 1, first->on_gpu, err));
     return NB_OK;

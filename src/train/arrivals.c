@@ -7,7 +7,7 @@
 
 bool ni_arrivals_possible(const ni_share *share, const ni_reducer *x) {
     const nb_ranks *r = x->ranks;
-    return share->out && r->neighbours && r->near == r->world && x->worker && x->be->companion &&
+    return share->out && !share->gradients && r->neighbours && r->near == r->world && x->worker && x->be->companion &&
            x->be->companion->lend;
 }
 

@@ -77,6 +77,12 @@ static int32_t *bucket_of(ni_cuda_alpha_table *t, const float *a, const float *b
     }
 }
 
+void ni_cuda_alphas_begin(nb_backend *be, int32_t count) {
+    const ni_cuda_alpha_table *t = ni_cuda_of(be)->alphas;
+    if (t && t->count + count > MOST_PAIRS)
+        ni_cuda_alphas_forget(be);
+}
+
 nb_status ni_cuda_alpha(nb_backend *be, const float *a, const float *b, const float **alpha, nb_error *err) {
     ni_cuda_alpha_table *t = table_of(be);
     if (!t)

@@ -34,6 +34,9 @@ int ni_cuda_launch_alpha(void *stream, ni_cuda_factors *pairs, float *products, 
 
 #include "backend/cuda/cuda.h"
 
+/* The next `count` pairs stand beside each other: none of them is forgotten for another's sake. */
+void ni_cuda_alphas_begin(nb_backend *be, int32_t count);
+
 /* For a kernel that multiplies all pairs anew. */
 ni_cuda_alphas ni_cuda_alphas_of(nb_backend *be);
 /* Such a kernel is enqueued: all products are right behind it. */

@@ -90,6 +90,7 @@ static __device__ __forceinline__ void multiply_tile(float (&c)[SUMS][4], const 
         if (quotient[t] == 0) {
             set_aside(c, w, row, col, alpha[t], aside);
             aside = true;
+            wgmma_hold(c);
             continue;
         }
         scale_sums(c, quotient[t]);

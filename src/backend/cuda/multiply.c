@@ -300,6 +300,7 @@ static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, 
                                  bool *done, nb_error *err) {
     ni_cuda_joined j = {.c = *c, .room = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float))};
     bool joined = true;
+    ni_cuda_alphas_begin(be, count);
     for (int32_t i = 0; i < count && joined; i++)
         NB_TRY(join(be, &scratch, &terms[i], &j, &joined, err));
     *done = joined && ni_cuda_can_join(&j);
