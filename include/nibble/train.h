@@ -178,7 +178,8 @@ typedef struct nb_step_report {
     double mfu;          /* model FLOPs / time / peak; NaN where no peak was measured */
     double seconds_left; /* from the mean of the last steps */
     bool skipped;        /* a bad number: parameters were left as they were */
-    int64_t fp32_rows; /* rows of operands that FP8 units did not hold exactly, multiplied in FP32 (fp8_units: mxfp4, all) */
+    int64_t fp32_rows;   /* rows of operands that FP8 units did not hold exactly, multiplied in FP32 (fp8_units: mxfp4,
+                            all) */
 } nb_step_report;
 
 typedef struct nb_eval_report {
