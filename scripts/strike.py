@@ -107,6 +107,8 @@ class Trunk:
         self.at = n
         try:
             os.write(self.orders, f"{fault}\n".encode())
+            if not select.select([self.lines], [], [], SECONDS)[0]:
+                self.process.kill() # it hangs before that call: those that follow are processes of their own
             branch = int(self.lines.readline())
         except (BrokenPipeError, ValueError):
             return None

@@ -23,7 +23,7 @@ static __device__ float dge_derivative(float x, const dge_curve &curve) {
     const bool inner = x >= -2 && x < 2, middle = x >= -4 && x < 4;
     const float twice_over_width = inner ? 4.0f : middle ? 2.0f : 1.0f;
     const float low = inner ? floorf(2 * x) * 0.5f : middle ? floorf(x) : x >= 4 ? 4.0f : -6.0f;
-    const float at = fabsf(twice_over_width * (x - low) - 1.0f), t = at > 1 ? 1.0f : at; /* NaN has the slope of 0 */
+    const float at = fabsf(twice_over_width * (x - low) - 1.0f), t = at > 1 ? 1.0f : at; /* NaN: the cap, as at 0 */
     const float slope = exp2f(curve.exponent * log2f(t)) * curve.over_k;
     return t == 0 && curve.exponent < 0 ? curve.cap : t == 0 ? curve.over_k : fminf(slope, curve.cap);
 }
