@@ -94,14 +94,16 @@ void ni_screen_close(ni_screen *screen) {
 }
 
 static void print_step(ni_screen *s, const nb_step_report *r) {
-    char rate[32], left[32], mfu[16] = "  -";
+    char rate[32], left[32], mfu[16] = "  -", light[24] = "";
     int digits = snprintf(NULL, 0, "%lld", (long long)r->steps);
     if (isfinite(r->mfu))
         snprintf(mfu, sizeof mfu, "%4.1f%%", 100 * r->mfu);
+    if (isfinite(r->light))
+        snprintf(light, sizeof light, "  light %4.1f%%", 100 * r->light);
     ni_progress_line(&s->progress,
-                     "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s  left %s%s", digits,
-                     (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
-                     ni_count_text(ni_whole(r->tokens_per_second), rate, sizeof rate), mfu,
+                     "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s%s  left %s%s",
+                     digits, (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
+                     ni_count_text(ni_whole(r->tokens_per_second), rate, sizeof rate), mfu, light,
                      ni_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
 }
 
