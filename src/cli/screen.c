@@ -151,24 +151,27 @@ nb_train_callbacks ni_screen_callbacks(ni_screen *screen) {
 
 /* ---- tables ---- */
 
-#define MOST_ROWS 32
+int32_t ni_memory_rows(const nb_trainer *trainer, nb_memory_row rows[NI_MEMORY_ROWS]) {
+    const int32_t count = nb_trainer_memory(trainer, rows, NI_MEMORY_ROWS);
+    return count < NI_MEMORY_ROWS ? count : NI_MEMORY_ROWS;
+}
 
 double ni_memory_total(const nb_trainer *trainer) {
-    nb_memory_row rows[MOST_ROWS];
-    const int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    nb_memory_row rows[NI_MEMORY_ROWS];
+    const int32_t count = ni_memory_rows(trainer, rows);
     double total = 0;
-    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
+    for (int32_t i = 0; i < count; i++)
         total += (double)rows[i].bytes;
     return total;
 }
 
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
-    nb_memory_row rows[MOST_ROWS];
+    nb_memory_row rows[NI_MEMORY_ROWS];
     char text[32];
-    int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    const int32_t count = ni_memory_rows(trainer, rows);
     const double total = ni_memory_total(trainer) + (double)program_bytes;
     ni_progress_line(&screen->progress, "memory");
-    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
+    for (int32_t i = 0; i < count; i++)
         ni_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
                          ni_bytes_text((double)rows[i].bytes, text, sizeof text));
     ni_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",

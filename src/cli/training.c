@@ -102,7 +102,8 @@ typedef struct beforehand {
     const ni_training *training;
     ni_screen *screen;
     size_t program_bytes;
-    double bytes;          /* of the memory table */
+    nb_memory_row rows[NI_MEMORY_ROWS]; /* of the memory table */
+    int32_t row_count;
     bool planned, refused; /* it was told; there is no room */
     ni_light light;
 } beforehand;
@@ -112,17 +113,29 @@ static void tell_beforehand(void *user, nb_trainer *paper) {
     say_what_runs(b->screen, b->config, paper, b->training->ranks);
     if (b->training->tables)
         ni_screen_memory(b->screen, paper, b->program_bytes);
-    b->bytes = ni_memory_total(paper);
+    b->row_count = ni_memory_rows(paper, b->rows);
 }
 
-/* The table was told on paper: a trainer that holds something else is said, so that nobody trusts a plan that is wrong.
- */
+static size_t bytes_said(const beforehand *b, const char *what) {
+    for (int32_t i = 0; i < b->row_count; i++)
+        if (strcmp(b->rows[i].what, what) == 0)
+            return b->rows[i].bytes;
+    return 0;
+}
+
+/* The table was told on paper: what a trainer holds otherwise is said, so that nobody trusts a plan that is wrong. */
 static void compare_with_paper(const beforehand *b, const nb_trainer *trainer) {
-    const double is = ni_memory_total(trainer), said = b->bytes;
-    char text[2][32];
-    if (b->training->tables && (is > 1.01 * said || is < 0.99 * said))
-        ni_progress_line(&b->screen->progress, "memory: %s in the place of the %s of the table above",
-                         ni_bytes_text(is, text[0], sizeof text[0]), ni_bytes_text(said, text[1], sizeof text[1]));
+    nb_memory_row rows[NI_MEMORY_ROWS];
+    const int32_t count = ni_memory_rows(trainer, rows);
+    const double all = ni_memory_total(trainer);
+    for (int32_t i = 0; i < count && b->training->tables; i++) {
+        const double is = (double)rows[i].bytes, said = (double)bytes_said(b, rows[i].what);
+        char text[2][32];
+        if (fabs(is - said) > 0.01 * all)
+            ni_progress_line(&b->screen->progress, "memory: %s take %s in the place of the %s of the table above",
+                             rows[i].what, ni_bytes_text(is, text[0], sizeof text[0]),
+                             ni_bytes_text(said, text[1], sizeof text[1]));
+    }
 }
 
 /* Damage is found before anything is told or measured. */
