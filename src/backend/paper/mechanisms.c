@@ -123,6 +123,17 @@ void ni_paper_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, floa
     NI_PAPER_NOTE(measure, ni_paper_mat_bytes(x), 0, NI_PAPER_work, 8 * count_of(x));
 }
 
+void ni_paper_summarize_crests(nb_backend *be, const ni_crest_map *maps, int32_t count) {
+    int64_t crests = 0;
+    for (int32_t i = 0; i < count; i++)
+        crests += maps[i].rows * maps[i].cols;
+    NI_PAPER_NOTE(summarize_crests, floats(crests), 0, NI_PAPER_work, 2.0 * (double)crests);
+}
+
+void ni_paper_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scales, int64_t n) {
+    NI_PAPER_NOTE(count_scales, (double)n, 16.0 * sizeof *counts, NI_PAPER_work, (double)n);
+}
+
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                 ni_attention_stats *stats) {
     const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
