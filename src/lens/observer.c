@@ -30,6 +30,7 @@ struct ni_observer {
     ni_observer_options options;
     ni_record record;
     nb_lens lens;
+    nb_lens following;    /* in a window: weights */
     nb_lens scalars_only; /* between windows: mechanisms may tell what they did */
     ni_skipped skipped;
     char skipped_path[1024];
@@ -232,8 +233,7 @@ const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
     } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
         return &o->scalars_only;
     }
-    o->lens.counts = sampling(o);
-    return &o->lens;
+    return sampling(o) ? &o->lens : &o->following;
 }
 
 nb_status ni_observer_scalar(ni_observer *o, int64_t step, const char *name, double value, nb_error *err) {
@@ -272,12 +272,14 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
         o->options.window = o->options.every - 1;
     o->window_start = -1;
     o->lens = (nb_lens){.context = o,
+                        .counts = true,
                         .operand = on_operand,
                         .attention = on_attention,
                         .approximation = on_approximation,
                         .scalar = on_scalar,
                         .gate = on_gate,
                         .output = on_output};
+    o->following = (nb_lens){.context = o, .operand = on_operand, .scalar = on_scalar, .roles = 1u << NB_FPROP_W};
     o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {

@@ -144,19 +144,19 @@ static double *parts_for(nb_backend *be, int64_t count, const char *what) {
 }
 
 void ni_cuda_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
-    double *parts = parts_for(be, 4 * a->cols, "measure_gate");
+    double *parts = parts_for(be, ni_cuda_column_sums(4, a->rows, a->cols), "measure_gate");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_gate(stream_of(be), out, a, bias, parts), "measure_gate");
 }
 
 void ni_cuda_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
-    double *parts = parts_for(be, 3 * x->cols, "measure_pair");
+    double *parts = parts_for(be, ni_cuda_column_sums(3, x->rows, x->cols), "measure_pair");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_pair(stream_of(be), out, x, y, parts), "measure_pair");
 }
 
 void ni_cuda_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
-    double *parts = parts_for(be, a->rows, "measure_alignment");
+    double *parts = parts_for(be, ni_cuda_row_sums(a->rows, a->cols), "measure_alignment");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_alignment(stream_of(be), out, a, b, parts), "measure_alignment");
 }

@@ -16,6 +16,11 @@ nb_qtensor ni_codes_of(const nb_operand *o) {
     return nb_qtensor_place(&o->quantizer, o->rows, o->cols, (char *)o->memory + NI_HEAD_BYTES);
 }
 
+bool ni_lends_codes(const nb_operand *from, nb_qtensor *out) {
+    *out = ni_codes_of(from);
+    return true;
+}
+
 static bool has_row_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
 }
