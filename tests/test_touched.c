@@ -57,11 +57,12 @@ static ni_param_array gradients(nb_backend *be) {
 
 static void sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) {
     ni_accumulator acc;
-    ni_overlap overlap;
+    ni_overlap overlap = {0};
     CHECK(ni_accumulator_create(grads, 1, &acc, NULL) == NB_OK);
     CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0));
     ni_overlap_final(&overlap, tensors[1].offset);
     CHECK(ni_overlap_end(&overlap, true, NULL) == NB_OK);
+    ni_overlap_free(&overlap);
     ni_accumulator_free(&acc);
 }
 
