@@ -191,7 +191,7 @@ static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t r
 /* Others read the room. */
 static nb_status lay_open(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
     NB_TRY(ni_arrivals_settle(x, err));
-    NB_TRY(ni_model_ready_to_put(x->model, pass, err));
+    NB_TRY(ni_model_ready_to_put(x->model, x->share->begin, x->share->end, pass, err));
     NB_TRY(put(x, pass, 0, err));
     x->behind = true;
     return ni_arrivals_begin(x, err);
