@@ -52,11 +52,11 @@ const char *ni_paper_kind_name(ni_paper_kind kind); /* "bf16" */
 typedef struct ni_paper_entry {
     ni_paper_row row;
     ni_paper_kind kind;
-    char formats[64]; /* of a product: "nvfp4 1x16 x nvfp4 16x16"; else "" */
+    char formats[64];       /* of a product: "nvfp4 1x16 x nvfp4 16x16"; else "" */
     int64_t calls, regions; /* regions: how often threads of a processor are started and waited for */
     double read, written;   /* bytes */
-    double flops;         /* one for each addition and each multiplication; other kinds as rows.c counts them */
-    ni_paper_kind beside; /* what it does besides, and how much */
+    double flops;           /* one for each addition and each multiplication; other kinds as rows.c counts them */
+    ni_paper_kind beside;   /* what it does besides, and how much */
     double also;
 } ni_paper_entry;
 
