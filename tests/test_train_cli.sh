@@ -79,6 +79,16 @@ for file in run.yaml recipe.yaml census.txt metrics.jsonl checkpoints/step-00000
     [ -s "runs/a/$file" ] || fail "runs/a/$file is missing"
 done
 grep -q '"mfu":0' runs/a/metrics.jsonl || fail "no MFU in metrics.jsonl"
+grep -q '"light"' runs/a/metrics.jsonl && fail "a share of the speed of light of no machine"
+printf 'name: slow\noperands: hopper\nbandwidth: 1e6\n' > slow.yaml
+"$nibble" train run.yaml --set machine=./slow.yaml --set out=runs/light --set steps=1 > lit
+least=$("$nibble" plan run.yaml --machine ./slow.yaml --set steps=1 | sed -n 's/^on slow at least \([0-9.]*\) ms.*/\1/p')
+awk -v least="$least" -F '[:,]' '/"light":/ {
+    for (i = 1; i < NF; i++) { if ($i == "\"ms\"") ms = $(i + 1); if ($i == "\"light\"") light = $(i + 1) }
+    share = ms * light / least; ok = share > 0.99 && share < 1.01
+} END { exit !ok }' runs/light/metrics.jsonl || fail "light is not plan's least time over the step's: $least, $(cat runs/light/metrics.jsonl)"
+grep -q 'light *[0-9.]*%' lit || fail "train does not say its share of the speed of light: $(cat lit)"
+rm -r runs/light
 "$nibble" train runs/a/run.yaml --set peak_flops=1e12 --resume -q || fail "the effective run.yaml does not resume its own run"
 expect 2 "holds a run already" "$nibble" train run.yaml
 
@@ -94,6 +104,7 @@ measured="--set peak_flops=auto"
     quiet 2 "another value of steps" "$nibble" train run.yaml $measured --set steps=9 --resume
     quiet 2 "nowhere" "$nibble" train run.yaml $measured --from nowhere --set out=runs/none
     quiet 2 "nosuch" "$nibble" train run.yaml $measured --set model=nosuch --set out=runs/none
+    quiet 2 "no machine is called 'nosuch'" "$nibble" train run.yaml $measured --set machine=nosuch --set out=runs/none
     cp -r runs/a/checkpoints/step-00000004 broken
     head -c 3000 runs/a/checkpoints/step-00000004/model.safetensors > broken/model.safetensors
     quiet 2 "broken" "$nibble" train run.yaml $measured --from broken --set out=runs/none

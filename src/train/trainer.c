@@ -244,6 +244,10 @@ void nb_trainer_set_peak(nb_trainer *t, double flops) {
     t->peak_flops = flops;
 }
 
+void nb_trainer_set_floor(nb_trainer *t, double seconds) {
+    t->floor_seconds = seconds;
+}
+
 int64_t nb_trainer_steps_done(const nb_trainer *t) {
     return t->at.step;
 }
@@ -341,6 +345,7 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
     double flops = nb_model_flops_per_token(t->model, t->config.seq);
     const double peak = t->peak_flops * nb_ranks_world(t->ranks);
     r->mfu = peak > 0 ? flops * r->tokens_per_second / peak : NAN;
+    r->light = t->floor_seconds > 0 ? t->floor_seconds / seconds : NAN;
     t->mean_ms = t->mean_ms > 0 ? 0.9 * t->mean_ms + 0.1 * r->ms : r->ms;
     r->seconds_left = (double)(t->steps - r->step) * t->mean_ms * 1e-3;
 }

@@ -29,6 +29,7 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
 #include "backend/ops.inc"
     object->backend.paper = true;
     object->backend.host_memory = !hopper;
+    object->backend.wants_amax = hopper; /* as cuda/open.c says: early wgrad.x is memory */
     if (hopper)
         object->backend.logit_elements = NI_LOGITS_GPU;
     *out = &object->backend;

@@ -130,14 +130,20 @@ static double numbers_bytes(const nb_operand *o) {
     return ni_paper_bytes(o->rows * o->cols, NB_BF16);
 }
 
+/* On Hopper there is room for codes whether they are kept or not (cuda/operand_layout.c). */
 size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
     if (!paper(be)->hopper)
         return ni_cpu_operand_bytes(&paper(be)->machine, o);
-    if (ni_is_plain(o))
-        return 0;
+    return ni_is_plain(o) ? 0 : ni_canonical_bytes(o) + (size_t)round_64(numbers_bytes(o));
+}
+
+/* What is written of it. */
+static double kept_bytes(nb_backend *be, const nb_operand *o) {
+    if (!paper(be)->hopper)
+        return (double)ni_cpu_operand_bytes(&paper(be)->machine, o);
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
-    const double codes = o->reread ? (double)size.total : round_64((double)size.outer_scales);
-    return (size_t)(NI_HEAD_BYTES + codes + round_64(numbers_bytes(o)));
+    return NI_HEAD_BYTES + (o->reread ? (double)size.total : round_64((double)size.outer_scales)) +
+           round_64(numbers_bytes(o));
 }
 
 /* What a product reads of an operand. */
@@ -160,7 +166,7 @@ static double written_bytes(nb_backend *be, const ni_making *m, int64_t rows, in
     if (ni_is_plain(m->out))
         return ni_paper_bytes(rows * cols, m->out->numbers.dtype);
     const double share = (double)(rows * cols) / (double)(m->out->rows * m->out->cols);
-    return share * (double)ni_paper_operand_bytes(be, m->out);
+    return share * kept_bytes(be, m->out);
 }
 
 /* Stages that each number goes through: its block's scale, rounding; what random bits, blocks of several rows, codes of
