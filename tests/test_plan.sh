@@ -117,7 +117,7 @@ grep -q "^rates.work of h100 is unknown: counted by bytes alone$" timed || fail 
 for machine in "$source"/machines/*.yaml; do
     "$nibble" plan run.yaml --machine "$machine" > /dev/null || fail "$machine"
 done
-printf 'name: slow\nbandwidth: 1e9\ncall: 1\n' > slow.yaml
+printf 'name: slow\noperands: hopper\nbandwidth: 1e9\ncall: 1\n' > slow.yaml
 calls=$("$nibble" plan run.yaml --machine ./slow.yaml | awk '$1 == "total" { calls = $2 } END { print calls }')
 "$nibble" plan run.yaml --machine ./slow.yaml | awk -v calls="$calls" '/^on slow at least/ { ms = $5 }
     END { exit !(calls > 100 && ms >= calls * 1000 && ms < calls * 1000 + 60000) }' || fail "calls are not paid for"

@@ -19,12 +19,12 @@ static double floats(int64_t n) {
     return sizeof(float) * (double)n;
 }
 
-/* Scale, cell, power by exponential and logarithm, cap, product. */
+/* Scale, cell, power by exponential and logarithm (which has a quotient), cap, product. */
 void ni_paper_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *codes, double k, double cap) {
     const int64_t n = codes->rows * codes->cols;
     const double scales = codes_bytes(codes) - (double)n / 2;
-    NI_PAPER_NOTE(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n), NI_PAPER_work,
-                  9.0 * (double)n);
+    NI_PAPER_NOTE_WORK(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n),
+                       NI_PAPER_functions, 7.0 * (double)n, 9.0 * (double)n);
 }
 
 /* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */
@@ -59,7 +59,7 @@ nb_status ni_paper_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_
 
 void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
                           const float *past) {
-    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_work, 4 * count_of(x));
+    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_stages, 3 * count_of(x));
 }
 
 void ni_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
