@@ -424,8 +424,8 @@ static void run_outer(trial *t) {
     record(t, "refused", &refused, NB_I32, 1, true);
 }
 
-/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one of
- * the tensor. */
+/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one
+ * of the tensor. */
 static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_quantizer quantizers[2] = {of("e2m1", 1, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
