@@ -8,6 +8,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
+#include "format/scale.h"
 
 #include <stdlib.h>
 
@@ -165,9 +166,8 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
 /* Four bits under scales of rows, as they lie. */
 static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out) {
     const nb_quantizer *q = &codes->quantizer;
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 &&
-           q->block_cols == NB_BLOCK_ALL && out->dtype == NB_BF16 && codes->cols % 8 == 0 && out->stride % 8 == 0 &&
-           (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
+    return q->element == NB_ELEMENT_E2M1 && ni_has_row_scales(q) && out->dtype == NB_BF16 && codes->cols % 8 == 0 &&
+           out->stride % 8 == 0 && (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
@@ -225,9 +225,8 @@ static bool has_same_values(const nb_operand *out, const nb_operand *from) {
  */
 static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_operand *from) {
     const nb_quantizer *q = &out->quantizer;
-    return !out->reread && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1 &&
-           from->quantizer.scale_type == NB_SCALE_F32 && from->quantizer.block_rows == 1 &&
-           ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
+    return !out->reread && ni_has_column_scales(q) && from->quantizer.scale_type == NB_SCALE_F32 &&
+           from->quantizer.block_rows == 1 && ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
 }
 
 /* Its values are to hold what the codes decode to: the operand, and where that goes. */

@@ -8,6 +8,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
+#include "format/scale.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -399,9 +400,9 @@ static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_
 static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_mat *x = source->numbers;
-    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL, whole = ni_cuda_has_one_scale(q);
+    const bool rows = ni_has_row_scales(q), whole = ni_cuda_has_one_scale(q);
     if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
-        !ni_making_is_whole(source, making) || q->hadamard_size || q->scale_type != NB_SCALE_F32 || !(rows || whole) ||
+        !ni_making_is_whole(source, making) || q->hadamard_size || !(rows || whole) ||
         !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
         return false;
     const bool wide = x->dtype == NB_F32;
@@ -472,8 +473,8 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
 /* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
 
 static bool is_by_column(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL &&
-           q->block_cols == 1 && q->hadamard_size == 0 && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
+    return q->element == NB_ELEMENT_E2M1 && ni_has_column_scales(q) && q->hadamard_size == 0 &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
 }
 
 static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {

@@ -5,6 +5,7 @@
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/ref/operand_parts.h"
+#include "format/scale.h"
 
 static bool in_sixteens(const nb_operand *o) {
     return o->rows > 0 && o->cols > 0 && o->rows % 16 == 0 && o->cols % 16 == 0 && o->rows <= INT32_MAX &&
@@ -64,10 +65,6 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 
 /* ---- by units of BF16 ---- */
 
-static bool has_rows(const nb_quantizer *q) {
-    return q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
 static bool in_bf16(nb_backend *be, const nb_operand *o) {
     return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
            !nb_quantizer_is_bf16(&o->other) &&
@@ -75,11 +72,11 @@ static bool in_bf16(nb_backend *be, const nb_operand *o) {
 }
 
 bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
-    return in_bf16(be, o) && has_rows(&o->quantizer);
+    return in_bf16(be, o) && ni_has_row_scales(&o->quantizer);
 }
 
 bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from) {
-    const bool whole = has_rows(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
+    const bool whole = ni_has_row_scales(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
     if (!whole || from->form & NI_CUDA_BORROWED || !in_bf16(be, out) || !in_bf16(be, from))
         return false;
     out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | NI_CUDA_UNCODED | NI_CUDA_CARRIED;

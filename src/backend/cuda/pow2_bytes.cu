@@ -7,14 +7,6 @@
 
 enum { TOP = 6, SPREAD = 14, NOTHING = INT32_MIN };
 
-static __host__ __device__ bool has_columns(const nb_quantizer &q) {
-    return q.block_rows == NB_BLOCK_ALL && q.block_cols == 1;
-}
-
-static __host__ __device__ bool has_rows(const nb_quantizer &q) {
-    return q.block_rows == 1 && q.block_cols == NB_BLOCK_ALL;
-}
-
 /* ---- where things lie ---- */
 
 static size_t rounded(size_t bytes) {
@@ -22,17 +14,17 @@ static size_t rounded(size_t bytes) {
 }
 
 bool ni_cuda_is_pow2(const nb_quantizer *q) {
-    const bool whole = q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL,
-               wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2;
-    return q->scale_type == NB_SCALE_F32 && q->rule == NB_RULE_POW2 && q->hadamard_size == 0 &&
-           ((q->element == NB_ELEMENT_E2M1 && (has_rows(*q) || has_columns(*q))) || (wide && whole));
+    const bool wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2,
+               vectors = ni_has_row_scales(q) || ni_has_column_scales(q);
+    return q->rule == NB_RULE_POW2 && q->hadamard_size == 0 &&
+           ((q->element == NB_ELEMENT_E2M1 && vectors) || (wide && ni_has_tensor_scale(q)));
 }
 
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols) {
     const size_t one_way = rounded((size_t)(rows * cols));
     if (q->element != NB_ELEMENT_E2M1)
         return one_way;
-    return 2 * one_way + 256 + rounded((size_t)(has_rows(*q) ? rows : cols) * sizeof(uint32_t));
+    return 2 * one_way + 256 + rounded((size_t)(ni_has_row_scales(q) ? rows : cols) * sizeof(uint32_t));
 }
 
 ni_cuda_pow2 ni_cuda_pow2_place(const nb_qtensor *codes, void *room) {
@@ -307,7 +299,7 @@ static listed listed_of(const ni_cuda_pow2 *p, uint32_t first_block) {
     const nb_quantizer *q = &p->codes.quantizer;
     listed l = {};
     l.codes = p->codes.codes;
-    l.columns = has_columns(*q);
+    l.columns = ni_has_column_scales(q);
     l.scales = p->codes.outer_scales;
     l.bytes = p->bytes;
     l.turned = p->turned;
@@ -542,7 +534,7 @@ static __global__ void __launch_bounds__(NI_THREADS) mend_pow2(const __grid_cons
 }
 
 static mended_side side_of(const ni_cuda_pow2 *p, bool turned) {
-    mended_side s = {p->codes, p->wide, p->list, turned, has_columns(p->codes.quantizer) != turned};
+    mended_side s = {p->codes, p->wide, p->list, turned, ni_has_column_scales(&p->codes.quantizer) != turned};
     return s;
 }
 
