@@ -5,6 +5,7 @@
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
@@ -284,9 +285,8 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
 
 nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
                             nb_error *err) {
-    enum { MOST = 48 };
-    nb_mat values[MOST];
-    nb_qtensor codes[MOST], to, source;
+    nb_mat values[NI_CUDA_LIST_MOST];
+    nb_qtensor codes[NI_CUDA_LIST_MOST], to, source;
     int listed = 0, code = cudaSuccess;
     for (int32_t i = 0; i < count && !code; i++) {
         NB_TRY(check_turn(out[i], from[i], &to, &source, err));
@@ -298,7 +298,7 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
             continue;
         }
         read_across(out[i], from[i]);
-        if (++listed < MOST)
+        if (++listed < NI_CUDA_LIST_MOST)
             continue;
         code = ni_cuda_decode_rows(stream_of(be), values, codes, listed);
         listed = 0;

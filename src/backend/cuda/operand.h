@@ -99,7 +99,7 @@ bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making 
                        ni_cuda_vector *v);
 bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols); /* nb_backend's */
 bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c);
-/* 48 at most; `out`: the operands. */
+/* NI_CUDA_LIST_MOST at most; `out`: the operands. */
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,

@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
@@ -509,8 +510,7 @@ bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_maki
 
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err) {
-    enum { MOST = 48 };
-    const nb_operand *filled[MOST];
+    const nb_operand *filled[NI_CUDA_LIST_MOST];
     int fills = 0;
     uint32_t *amaxes =
         ni_cuda_scratch(be, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, "maxima of columns");

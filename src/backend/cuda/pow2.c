@@ -2,6 +2,7 @@
  * and their products.
  */
 #include "backend/cuda/coded.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/ref/operand_parts.h"
@@ -34,11 +35,10 @@ static ni_cuda_pow2 parts_of(const nb_operand *made) {
 }
 
 nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, int count, nb_error *err) {
-    enum { MOST = 48 };
-    ni_cuda_pow2 parts[MOST];
+    ni_cuda_pow2 parts[NI_CUDA_LIST_MOST];
     int code = cudaSuccess;
-    for (int first = 0; first < count && !code; first += MOST) {
-        const int now = count - first < MOST ? count - first : MOST;
+    for (int first = 0; first < count && !code; first += NI_CUDA_LIST_MOST) {
+        const int now = count - first < NI_CUDA_LIST_MOST ? count - first : NI_CUDA_LIST_MOST;
         for (int i = 0; i < now; i++)
             parts[i] = parts_of(operands[first + i]);
         code = ni_cuda_launch_pow2_bytes(ni_cuda_of(be)->stream, parts, now);

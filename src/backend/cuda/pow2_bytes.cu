@@ -42,7 +42,7 @@ ni_cuda_pow2 ni_cuda_pow2_place(const nb_qtensor *codes, void *room) {
 
 /* ---- which vectors are exact ---- */
 
-enum { MOST_LISTED = 48, SCALES_THREADS = 1024 };
+enum { SCALES_THREADS = 1024 };
 
 /* What the kernels read of an operand. */
 typedef struct listed {
@@ -57,7 +57,7 @@ typedef struct listed {
 } listed;
 
 typedef struct operand_list {
-    listed at[MOST_LISTED];
+    listed at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
 } operand_list;
@@ -430,7 +430,7 @@ int ni_cuda_launch_pow2_bytes(void *stream, const ni_cuda_pow2 *operands, int co
             list.at[list.count++] = listed_of(p, list.blocks);
             list.blocks += tiles;
         }
-        if (list.count == MOST_LISTED)
+        if (list.count == NI_CUDA_LIST_MOST)
             code = launch_list(on, &list);
     }
     return code ? code : launch_list(on, &list);
