@@ -166,7 +166,7 @@ static __global__ void __launch_bounds__(SCALES_THREADS) find_scales(const __gri
         found += all;
     }
     if (threadIdx.x == 0) {
-        *l.scale = ldexpf(1.0f, largest - TOP);
+        *l.scale = ldexpf(1.0f, largest - TOP); /* scales are 2^-127 and more (ni_vector_encode): never 0 */
         *l.wide = (uint32_t)found;
     }
 }
