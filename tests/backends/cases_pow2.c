@@ -6,9 +6,7 @@ static const int64_t SIZES[][3] = {{48, 128, 128}, {160, 144, 272}, {64, 48, 256
 enum { SHAPES = 5, WAYS = 2 };
 
 static nb_quantizer under_pow2(const char *family, int32_t block_rows, int32_t block_cols, nb_rounding round) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    q.block_rows = block_rows;
-    q.block_cols = block_cols;
+    nb_quantizer q = format_of(family, block_rows, block_cols);
     q.rule = NB_RULE_POW2;
     q.round = round;
     return q;
