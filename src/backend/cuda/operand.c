@@ -217,7 +217,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
 /* Under 16x16 tiles, or one scale for all, a value is the same whichever way its codes are read. */
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
-    return (tiles || (ni_cuda_has_one_scale(&from->quantizer) && ni_cuda_has_one_scale(&out->quantizer))) &&
+    return (tiles || (ni_has_tensor_scale(&from->quantizer) && ni_has_tensor_scale(&out->quantizer))) &&
            (from->form == 0 || from->form == NI_CUDA_UNCODED) &&
            ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) && !(tiles && ni_cuda_is_whole_valued(out));
 }

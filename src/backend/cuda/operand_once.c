@@ -401,7 +401,7 @@ static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_
 static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_mat *x = source->numbers;
-    const bool rows = ni_has_row_scales(q), whole = ni_cuda_has_one_scale(q);
+    const bool rows = ni_has_row_scales(q), whole = ni_has_tensor_scale(q);
     if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
         !ni_making_is_whole(source, making) || q->hadamard_size || !(rows || whole) ||
         !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
@@ -453,7 +453,7 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
                              const ni_making *making, nb_error *err) {
     nb_operand *out = making->out;
     ni_cuda_vector v = vector_copy(be, from, making);
-    if (ni_cuda_has_one_scale(&v.quantizer)) {
+    if (ni_has_tensor_scale(&v.quantizer)) {
         v.amax = source->numbers->amax;
         if (!v.amax) {
             const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
@@ -530,7 +530,7 @@ nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_ma
     const ni_source source = {.numbers = c->x};
     ni_cuda_double_source from;
     if (c->whole || c->x->rows == 0 || !is_vector_copy(&source, making, &from) || from.wide ||
-        ni_cuda_has_one_scale(ni_making_quantizer(making)))
+        ni_has_tensor_scale(ni_making_quantizer(making)))
         return ni_compose_clamped(be, c, making, err);
     const ni_cuda_vector v = vector_copy(be, &from, making);
     if (!ni_cuda_clamps_into_codes(&v, c->rest, c->x))
