@@ -36,6 +36,7 @@ done
 expect_usage_error "unknown command 'hlep'; did you mean 'help'?" "$nibble" hlep
 expect_usage_error "unknown command 'zzzzzzzz'; 'nibble help' lists them" "$nibble" zzzzzzzz
 expect_usage_error "no command is called 'recip'; did you mean 'recipe'?" "$nibble" help recip
+expect_usage_error "no command is called 'zzzzzzzz'; hint: nibble help lists them" "$nibble" help zzzzzzzz
 expect_usage_error "expected run, recipe, model or machine, found 'modl'; did you mean 'model'?" "$nibble" help --keys modl
 expect_usage_error "unknown option --marckdown; did you mean --markdown?" "$nibble" help --marckdown run
 expect_usage_error "--keys needs a value" "$nibble" help --keys

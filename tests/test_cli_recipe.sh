@@ -52,7 +52,7 @@ expect_error 2 "no recipe is called 'nvpf4'.*did you mean 'nvfp4'?" "$nibble" re
 expect_error 2 "no-such.yaml: No such file" "$nibble" recipe check "$work/no-such.yaml"
 expect_error 2 "expected 'list', 'show NAME'" "$nibble" recipe shwo nvfp4
 expect_error 2 "unknown option --yml; did you mean --yaml?" "$nibble" recipe show nvfp4 --yml
-expect_error 2 "something is missing" "$nibble" recipe
+expect_error 2 "something is missing; usage: nibble recipe list, or: nibble recipe show NAME.*, or: nibble recipe check" "$nibble" recipe
 expect_error 2 "NIBBLE_HOME is .*, which holds no folder 'recipes'" env NIBBLE_HOME="$work" "$nibble" recipe list
 
 mkdir -p "$work/home/recipes"

@@ -71,6 +71,7 @@ refused 'kurtosis is measured of .*expected --role' runs/resets --metric kurtosi
 refused 'no module fits' runs/resets --drift nothing
 refused '2 runs; expected one' runs/resets runs/bf16 --drift '*'
 refused 'no run has a number called flips' runs/resets --metric flips
+refused 'no run has a number called kurtosis of fprop.z' runs/resets --metric kurtosis --role fprop.z
 refused 'neither run.yaml' data
 
 # ---- what report takes, lens takes: a parent, a glob with other files in it ------------------------------------------------

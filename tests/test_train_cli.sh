@@ -54,6 +54,9 @@ sed 's/hidden: .*/hidden: 128/' model.yaml > odd.yaml
 expect 2 "unknown key 'optimiser'; did you mean 'optimizer'" "$nibble" train run.yaml --set optimiser.lr=1
 expect 2 "schedule.kind" "$nibble" train run.yaml --set schedule.kind=cosin
 expect 2 "steps" "$nibble" train run.yaml --set steps=0
+expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
+expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
+expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
 expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
 expect 1 "no-such.yaml" "$nibble" train no-such.yaml
 expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
@@ -169,6 +172,10 @@ cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
 expect 2 "temperature" "$nibble" generate $last --temperature -1
 expect 2 "no such folder" "$nibble" eval runs/b
+expect 2 "no such folder; expected a run, or a checkpoint" "$nibble" export runs/b -o b
+expect 2 "expected one, as RUN/checkpoints/" "$nibble" eval runs
+sed 's/^family: .*/family: qwen3/' model.yaml > family.yaml
+expect 2 "family is .* there and qwen3 in model" "$nibble" train run.yaml --from runs/a --set model=./family.yaml --set out=runs/qwen
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
 
