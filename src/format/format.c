@@ -3,7 +3,7 @@
 
 #include "format/element.h"
 #include "format/hif4.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -116,19 +116,6 @@ static inline NI_HD float ni_outer128_encode(uint8_t byte, float outer_scale) {
 
 /* ---- one FP32 scale a row, a column or a tensor ---- */
 
-static inline NI_HD bool ni_has_row_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
-static inline NI_HD bool ni_has_column_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
-}
-
-/* Alone: above no blocks. */
-static inline NI_HD bool ni_has_tensor_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-}
-
 /* The encode scale; the operand stores ni_vector_decode of it. */
 static inline NI_HD float ni_vector_encode(nb_scale_rule rule, float max, float amax) {
     float s = ni_encode_scale(max, amax);

@@ -1,6 +1,6 @@
 /* check.c: whether a plan can be carried out on this backend, at these sizes, before anything runs. */
 #include "backend/table.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* ---- codes that serve two GEMMs ---- */

@@ -9,7 +9,7 @@
  * history a rank.
  */
 #include "backend/table.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 #include "recipe/mechanism.h"
 

@@ -3,7 +3,7 @@
  * Two layers share an operand of X if their rules are equal and the same mechanisms prepare or replace X for them.
  */
 #include "backend/table.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* ---- what a GEMM reads ---- */

@@ -1,6 +1,6 @@
 /* wanted.c: which maxima of X and dY the quantizers of a group would take from whoever writes those. */
 #include "backend/table.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* Above its blocks, or alone. A delayed one needs no maximum before its first number. */

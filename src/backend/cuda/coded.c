@@ -5,8 +5,8 @@
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/cuda/rows.h"
-#include "format/scale.h"
 #include "format/swizzle.h"
+#include "format/vector_scales.h"
 
 /* ---- which units ---- */
 

@@ -9,7 +9,7 @@
 #include "format/bf16.h"
 #include "format/hadamard.h"
 #include "format/quartet.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 /* ---- DGE ---- */
 

@@ -10,7 +10,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;

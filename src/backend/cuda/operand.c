@@ -9,7 +9,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 #include <stdlib.h>
 

@@ -4,7 +4,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/quantize.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 static inline size_t ni_cuda_rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;

@@ -6,7 +6,7 @@
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/ref/operand_parts.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 static bool in_sixteens(const nb_operand *o) {
     return o->rows > 0 && o->cols > 0 && o->rows % 16 == 0 && o->cols % 16 == 0 && o->rows <= INT32_MAX &&

@@ -4,6 +4,7 @@
 #include "backend/cuda/follow.cuh"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/vector.cuh"
+#include "format/vector_scales.h"
 
 enum { TOP = 6, SPREAD = 14, NOTHING = INT32_MIN };
 

@@ -6,7 +6,7 @@
 #include "format/e8m0.h"
 #include "format/element.h"
 #include "format/hif4.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 /* ---- what the operands are ---- */
 

@@ -3,7 +3,7 @@
 
 #include "backend/ref/quantize_parts.h"
 #include "format/element.h"
-#include "format/scale.h"
+#include "format/vector_scales.h"
 
 #include <string.h>
 
