@@ -2,14 +2,9 @@
 # test_lens_cli.sh NIBBLE SOURCE_DIR: a run that is looked at, and `nibble lens` on it: flips before and after resets.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 printf 'name: small\nfamily: olmo2\nvocab: 257\nhidden: 32\nlayers: 1\nheads: 2\nintermediate: 64\nmax_seq: 64\n' > model.yaml
 printf 'name: resets\nbase: nvfp4\nkeep: {last_blocks: 0}\noscireset: {start: 4, period: 4, window: 2, threshold: 1}\n' \
