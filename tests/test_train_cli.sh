@@ -164,6 +164,12 @@ expect 2 "family is .* there and qwen3 in model" "$nibble" train run.yaml --from
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
 
+# ---- patterns that keep nothing are told ---------------------------------------------------------------------------------
+printf 'base: nvfp4\nname: typo\nkeep: {modules: [embedding, lm_head, "*.q_proj", "*.q_porj"]}\n' > typo.yaml
+"$nibble" train run.yaml --set recipe=./typo.yaml --set out=runs/typo > out
+[ "$(grep 'fits no module' out)" = "keep.modules: *.q_porj fits no module of this model; hint: their names are in census.txt" ] ||
+    fail "a pattern that fits nothing: $(cat out)"
+
 # ---- a folder that another program wrote -------------------------------------------------------------------------------------
 cp -r $last theirs
 rm theirs/nibble.json theirs/optimizer.safetensors
