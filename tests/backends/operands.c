@@ -1,21 +1,6 @@
 /* operands.c: see operands.h. */
 #include "operands.h"
 
-nb_quantizer format_of(const char *family, int32_t block_rows, int32_t block_cols) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    q.block_rows = block_rows;
-    q.block_cols = block_cols;
-    return q;
-}
-
-nb_quantizer nvfp4(int32_t block_rows) {
-    return format_of("nvfp4", block_rows, 16);
-}
-
-nb_quantizer rows_of(const char *family) {
-    return format_of(family, 1, NB_BLOCK_ALL);
-}
-
 nb_quantizer unrotated(const nb_quantizer *q) {
     nb_quantizer straight = *q;
     straight.hadamard_size = 0;

@@ -6,9 +6,6 @@
 
 /* ---- quantizers ---- */
 
-nb_quantizer format_of(const char *family, int32_t block_rows, int32_t block_cols);
-nb_quantizer nvfp4(int32_t block_rows);        /* in blocks of 16 columns */
-nb_quantizer rows_of(const char *family);      /* a scale a row */
 nb_quantizer unrotated(const nb_quantizer *q); /* the other copy of a rotated operand, as it lies */
 
 /* Shapes among which a case shares out quantizers; where they are few, the first ones are all that such a run makes. */
