@@ -3,23 +3,9 @@
 # and without a machine; its table is that of `nibble train`.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-expect() { # STATUS PATTERN COMMAND...
-    status=0 wanted=$1 pattern=$2
-    shift 2
-    "$@" > out 2> err || status=$?
-    [ "$status" = "$wanted" ] || fail "$*: exit $status, expected $wanted: $(cat err)"
-    [ "$(wc -l < err)" = 1 ] || fail "$*: not one line on stderr: $(cat err)"
-    grep -q -e "^nibble: .*$pattern" err || fail "$*: $(cat err) (expected: $pattern)"
-}
 
 cat > run.yaml << 'END_OF_RUN'
 model: llama-tiny
