@@ -21,20 +21,20 @@ typedef struct ni_tile_place {
     bool live;        /* not beyond the last column */
 } ni_tile_place;
 
+/* Of BANDS in a block. Where there is none, it is beyond the last column: its threads come together with the others. */
+template <int BANDS = 1>
 static __device__ inline ni_tile_place ni_tile_at(unsigned across, int64_t rows, int64_t cols) {
-    const int64_t r0 = ni_tile_row(rows);
+    const int64_t r0 = ni_tile_row<BANDS>(rows), first = threadIdx.x / NI_TILE_VECTORS;
     const int vector = threadIdx.x % NI_TILE_VECTORS;
     const int64_t c0 = (int64_t)across * NI_TILE_COLS, col = c0 + 8 * vector;
-    return {r0, c0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};
+    if (BANDS > 1 && r0 < 0)
+        return {0, cols, first, cols, vector, false};
+    return {r0, c0, r0 + first, col, vector, col < cols};
 }
 
-static __device__ inline ni_tile_place ni_tile_here(int64_t rows, int64_t cols) {
-    return ni_tile_at(blockIdx.x, rows, cols);
-}
-
-static inline dim3 ni_tile_grid(int64_t rows, int64_t cols) {
+static inline dim3 ni_tile_grid(int64_t rows, int64_t cols, int bands_of_block = 1) {
     enum { MOST = 65535 };
-    const int64_t bands = rows / NI_TILE_ROWS, deep = ni_divide_up(bands, MOST);
+    const int64_t bands = ni_divide_up(rows / NI_TILE_ROWS, bands_of_block), deep = ni_divide_up(bands, MOST);
     return dim3((unsigned)ni_divide_up(cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
 }
 
