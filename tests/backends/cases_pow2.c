@@ -146,6 +146,37 @@ static void run_cut(trial *t) {
         fail_trial(t, "vectors that FP8 does not hold", NB_INTERNAL, &(nb_error){.message = "not counted"});
 }
 
+/* dX of three layers that read one input, of which each has scales of its own, the second far below the others. */
+static void run_group(trial *t) {
+    enum { LAYERS = 3 };
+    const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
+    nb_operand dy[LAYERS], w[LAYERS];
+    ni_term terms[LAYERS];
+    for (int far = 0; far < WAYS; far++) {
+        for (int i = 0; i < LAYERS; i++) {
+            const int64_t n = size[1] * (1 + i % 2);
+            const nb_quantizer by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                               by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
+                               by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                               whole = under_pow2("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+            nb_mat gradients = data_matrix(DATA_NORMAL, NB_BF16, m, n, n);
+            for (int64_t j = 0; j < m * n; j++)
+                set(&gradients, j, ldexp(datum(DATA_NORMAL, 31 + (uint32_t)i, j), i == 1 ? -40 : 0));
+            gradients = input_mat(t, &gradients);
+            const nb_mat numbers = weights(t, n, k, far);
+            const nb_operand made_w = made(t, &by_channel, &numbers, NI_RIGHT, &by_token);
+            dy[i] = made(t, &whole, &gradients, NI_LEFT, &by_row);
+            w[i] = turned(t, &made_w, &whole, NI_RIGHT);
+            terms[i] = (ni_term){.a = &dy[i], .b = &w[i]};
+        }
+        for (int count = 2; count <= LAYERS; count++) {
+            const nb_mat dx = nb_mat_of(scratch(t, (size_t)(m * k) * sizeof(uint16_t)), NB_BF16, m, k);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &dx, terms, count, false, &err));
+            keep(t, "dX of a group", dx.data, NB_BF16, m * k, false);
+        }
+    }
+}
+
 /* Masters in FP16 under a scale, quantized as they are kept where a backend takes that, else decoded first; several at
  * once, from one a scale a channel is turned. */
 static void run_kept(trial *t) {
@@ -196,6 +227,7 @@ static const test_case POW2[] = {
     {"multiply turn permit", "powers of two, in BF16", CODES, SHAPES, run_in_bf16, NULL, depth},
     {"multiply", "powers of two, near each other", CODES, SHAPES, run_exact, NULL, depth},
     {"multiply turn", "powers of two, far apart", CODES, SHAPES, run_cut, NULL, cut_depth},
+    {"multiply turn", "powers of two, dX of a group", CODES, SHAPES, run_group, NULL, cut_depth},
     {"make_many scaled_decode", "masters as they are kept", CODES, SHAPES, run_kept, NULL, depth},
 };
 const case_list pow2_cases = {POW2, sizeof POW2 / sizeof *POW2};

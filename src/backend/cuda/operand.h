@@ -39,6 +39,10 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 nb_operand ni_cuda_pow2_as_made(const nb_operand *o);
 nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                                 bool accumulate, nb_error *err);
+/* C = a sum of such products, of NI_CUDA_JOINED_MOST terms at most; false: it cannot be one contraction. `room` is
+ * [rows, cols], `found` a word. */
+nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count,
+                                       float *room, uint32_t *found, bool *done, nb_error *err);
 
 /* The same for units of BF16, which hold a four-bit code times a power of two as well: scales of rows go into its values
  * and nothing is left for behind the sum (NI_CUDA_CARRIED); those of columns are there anyhow. */

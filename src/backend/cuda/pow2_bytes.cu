@@ -546,11 +546,91 @@ static mended_side side_of(const ni_cuda_pow2 *p, bool turned) {
     return s;
 }
 
-int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors) {
+static mending mending_of(const ni_cuda_pow2_mend *m) {
     const mending all = {m->c, side_of(&m->a, m->a_turned), side_of(&m->b, m->b_turned),
                          m->a_turned ? m->a.codes.rows : m->a.codes.cols, m->mended};
+    return all;
+}
+
+int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors) {
+    const mending all = mending_of(m);
     if (m->c.rows > 0 && m->c.cols > 0 && (all.a.wide || all.b.wide))
         return ni_launch_following((cudaStream_t)stream, mend_pow2, dim3((unsigned)multiprocessors), NI_THREADS, 0,
                                    all);
     return cudaSuccess;
+}
+
+/* ---- before a sum of products ---- */
+
+typedef struct apart_term {
+    mended_side a, b;
+    int64_t depth;
+} apart_term;
+
+typedef struct apart_list {
+    apart_term at[NI_CUDA_APART_MOST];
+    float *room;
+    int64_t rows, cols;
+    int32_t count;
+    uint32_t *found, *mended;
+} apart_list;
+static_assert(sizeof(apart_list) <= 4096, "a kernel's arguments");
+
+static __device__ uint32_t count_of(const apart_list &list) {
+    uint32_t all = 0;
+    for (int t = 0; t < list.count; t++)
+        all += (list.at[t].a.wide ? *list.at[t].a.wide : 0) + (list.at[t].b.wide ? *list.at[t].b.wide : 0);
+    return all;
+}
+
+/* One sum's share. */
+static __device__ float add_apart(float sum, const apart_term &t, int64_t i, int64_t j) {
+    if (is_listed(t.a, count_of(t.a, false), (uint32_t)i) || is_listed(t.b, count_of(t.b, false), (uint32_t)j)) {
+        for (int64_t k = 0; k < t.depth; k++)
+            sum = __fmaf_rn(number_of(t.a, i, k), number_of(t.b, j, k), sum);
+        return sum;
+    }
+    const uint32_t of_a = count_of(t.a, true), of_b = count_of(t.b, true);
+    for (uint32_t k = 0; k < of_a; k++)
+        sum = __fmaf_rn(number_of(t.a, i, t.a.list[k]), number_of(t.b, j, t.a.list[k]), sum);
+    for (uint32_t k = 0; k < of_b; k++)
+        if (!is_listed(t.a, of_a, t.b.list[k]))
+            sum = __fmaf_rn(number_of(t.a, i, t.b.list[k]), number_of(t.b, j, t.b.list[k]), sum);
+    return sum;
+}
+
+static __global__ void __launch_bounds__(NI_THREADS) sum_apart(const __grid_constant__ apart_list list) {
+    ni_wait_for_it();
+    ni_let_follow();
+    const uint32_t all = count_of(list);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *list.found = all;
+        if (all)
+            atomicAdd(list.mended, all);
+    }
+    if (all == 0)
+        return;
+    for (NI_EACH(n, list.rows * list.cols)) {
+        float sum = 0.0f;
+        for (int t = 0; t < list.count; t++)
+            sum = add_apart(sum, list.at[t], n / list.cols, n % list.cols);
+        list.room[n] = sum;
+    }
+}
+
+int ni_cuda_launch_pow2_apart(void *stream, const ni_cuda_pow2_apart *m, int multiprocessors) {
+    apart_list list = {};
+    list.room = m->room;
+    list.rows = m->rows;
+    list.cols = m->cols;
+    list.found = m->found;
+    list.mended = m->mended;
+    list.count = m->count;
+    for (int t = 0; t < m->count; t++) {
+        const mending all = mending_of(&m->terms[t]);
+        list.at[t].a = all.a;
+        list.at[t].b = all.b;
+        list.at[t].depth = all.depth;
+    }
+    return ni_launch_following((cudaStream_t)stream, sum_apart, dim3((unsigned)multiprocessors), NI_THREADS, 0, list);
 }

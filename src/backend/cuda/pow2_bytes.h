@@ -51,6 +51,18 @@ typedef struct ni_cuda_pow2_mend {
 } ni_cuda_pow2_mend;
 int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors);
 
+/* The same before a sum of products that is one contraction (joined.h): room = what they are worth in all terms, and
+ * *found is not 0; where there are none, it is, and room stays as it is. */
+enum { NI_CUDA_APART_MOST = 12 };
+typedef struct ni_cuda_pow2_apart {
+    float *room; /* [rows, cols] */
+    int64_t rows, cols;
+    ni_cuda_pow2_mend terms[NI_CUDA_APART_MOST]; /* c is not read */
+    int32_t count;
+    uint32_t *found, *mended; /* [1] */
+} ni_cuda_pow2_apart;
+int ni_cuda_launch_pow2_apart(void *stream, const ni_cuda_pow2_apart *m, int multiprocessors);
+
 #ifdef __cplusplus
 }
 #endif
