@@ -35,17 +35,12 @@ static __device__ factors factors_of(const float *const *scales) {
 }
 
 /* The warpgroups multiply in turns: one's products are under way while the other adds. Barriers 3 and 4 of the block. */
-#ifndef TURNS
-#define TURNS 1
-#endif
 static __device__ __forceinline__ void take_turn() {
-    if (TURNS)
-        asm volatile("bar.sync %0, 256;" ::"r"(3 + (int)threadIdx.x / GROUP_THREADS) : "memory");
+    asm volatile("bar.sync %0, 256;" ::"r"(3 + (int)threadIdx.x / GROUP_THREADS) : "memory");
 }
 
 static __device__ __forceinline__ void give_turn() {
-    if (TURNS)
-        asm volatile("bar.arrive %0, 256;" ::"r"(4 - (int)threadIdx.x / GROUP_THREADS) : "memory");
+    asm volatile("bar.arrive %0, 256;" ::"r"(4 - (int)threadIdx.x / GROUP_THREADS) : "memory");
 }
 
 template <int E5M2>
@@ -61,15 +56,16 @@ static __device__ __forceinline__ void multiply_half(float (&part)[SUMS / 2][4],
     wgmma_hold(part);
 }
 
-/* c += the factors' part. */
-static __device__ __forceinline__ void add_part(float *c, float (&part)[SUMS / 2][4], const factors &f) {
+/* The sums from FIRST on += the factors' part. */
+template <int FIRST>
+static __device__ __forceinline__ void add_part(float (&c)[SUMS][4], float (&part)[SUMS / 2][4], const factors &f) {
     if (f.first != 1.0f)
 #pragma unroll
         for (int i = 0; i < SUMS * 2; i++)
             part[i / 4][i % 4] *= f.first;
 #pragma unroll
     for (int i = 0; i < SUMS * 2; i++)
-        c[i] = fmaf(f.then, part[i / 4][i % 4], c[i]);
+        c[FIRST + i / 4][i % 4] = fmaf(f.then, part[i / 4][i % 4], c[FIRST + i / 4][i % 4]);
 }
 
 template <int E5M2>
@@ -80,10 +76,10 @@ static __device__ __forceinline__ void add_stages(float (&c)[SUMS][4], ring &r, 
         const uint64_t a = wgmma_operand(r.a() + own, 0), b = wgmma_operand(r.b(), 0);
         float part[SUMS / 2][4];
         multiply_half<E5M2>(part, a, b);
-        add_part(c[0], part, f);
+        add_part<0>(c, part, f);
         multiply_half<E5M2>(part, a, b + (HALF * BYTES >> 4));
         release(r, r.at);
-        add_part(c[SUMS / 2], part, f);
+        add_part<SUMS / 2>(c, part, f);
     }
 }
 

@@ -35,7 +35,9 @@ static size_t decoded_bytes(const nb_operand *o) {
 }
 
 static ni_cuda_coded coded_of(const nb_operand *o) {
-    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES ? (const uint8_t *)ni_cuda_values_of(o) : NULL};
+    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES    ? (const uint8_t *)ni_cuda_values_of(o)
+                                           : o->form & NI_CUDA_BESIDE ? ni_cuda_bytes_beside(o)
+                                                                      : NULL};
 }
 
 /* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
@@ -69,15 +71,17 @@ static bool has_column_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
 }
 
-/* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
+/* Bytes both ways, multiplied by what is none: powers of two are in the numbers, exactly; one scale stays outside. */
 static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
     const nb_operand made = ni_cuda_pow2_as_made(o);
     const nb_qtensor codes = ni_codes_of(&made);
-    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
+    const bool one = ni_cuda_has_one_scale(&o->quantizer);
+    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols),
+                  .outer = {one ? o->outer : NULL, 0}};
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, !one),
         "multiply", err);
 }
 
@@ -267,7 +271,7 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
 
 /* ---- a sum as one contraction ---- */
 
-/* All terms are products by these units. */
+/* All terms are products by these units, and the sum is one that the library does not make. */
 static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                      ni_cuda_units units) {
     bool may = ni_cuda_joins(ni_cuda_of(be)) && c->dtype == NB_BF16 && !accumulate && count > 1 &&
@@ -366,6 +370,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
 
 const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     const ni_cuda_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
+    if (units == NI_CUDA_FP8_POW2 && ni_cuda_has_one_scale(a) && ni_cuda_has_one_scale(b)) /* nothing is carried */
+        return ni_cuda_units_text(NI_CUDA_FP8);
     if (units != NI_CUDA_BF16)
         return ni_cuda_units_text(units);
     switch (ni_product_of(a, b)) {

@@ -5,6 +5,7 @@
 #include "backend/cuda/joined.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
+#include "backend/cuda/recode.h"
 #include "backend/ref/operand_parts.h"
 
 static bool in_sixteens(const nb_operand *o) {
@@ -52,6 +53,31 @@ nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source 
     return ni_cuda_status(
         be, ni_cuda_launch_pow2_numbers(ni_cuda_of(be)->stream, &parts, from->numbers, from->stride, amax),
         "quantize: bytes both ways", err);
+}
+
+bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_making *making) {
+    const nb_operand *from = source->operand, *out = making->out;
+    return from && !ni_is_plain(from) && !ni_is_plain(out) && !(from->form & NI_CUDA_UNCODED) && !making->stats &&
+           ni_source_is_simple(source) && ni_making_is_whole(source, making) && in_sixteens(from) &&
+           from->rows * from->cols / 8 <= INT32_MAX && ni_cuda_goes_as_pow2(be, out) &&
+           ni_cuda_recodes(&from->quantizer, ni_making_quantizer(making));
+}
+
+/* The codes that are kept are those of its own rows. */
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err) {
+    nb_operand *const out = making->out;
+    const ni_cuda_pow2 parts = parts_of(out);
+    const bool turned = making->transpose;
+    out->form = NI_CUDA_POW2;
+    out->outer = parts.scale;
+    const ni_cuda_recoding r = {.from = ni_codes_of(from),
+                                .bytes = turned ? parts.turned : parts.bytes,
+                                .turned = turned ? parts.bytes : parts.turned,
+                                .scale = parts.scale,
+                                .amax = out->memory,
+                                .quantizer = *ni_making_quantizer(making)};
+    return ni_cuda_status(be, ni_cuda_launch_recode(ni_cuda_of(be)->stream, &r), "quantize: codes anew, both ways",
+                          err);
 }
 
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from) {

@@ -5,7 +5,8 @@
  *     scale of them all = 2^(largest - 6)
  *
  * A vector is a row or a column. Every E2M1 number is exact in E4M3 from 2^6 down to 2^-8 times itself, so
- * a vector is exact whose d <= 14; those of zeros have no say. 8-bit codes under one scale are bytes as they are. The units
+ * a vector is exact whose d <= 14; those of zeros have no say. 8-bit codes under one scale, which may be any number, are
+ * bytes as they are. The units
  * read a contraction along rows alone, so bytes lie both ways: what is read the other way is not made anew.
  *
  * Vectors that are not exact are found by the GPU, and nothing waits for it: their bytes are zeros, so that they add
@@ -30,7 +31,7 @@ typedef struct ni_cuda_pow2 {
     uint32_t *list;          /* [*wide] which ones, ascending */
 } ni_cuda_pow2;
 
-/* E2M1 under scales of rows or of columns; E4M3 or E5M2 under one of the tensor. */
+/* E2M1 under powers of two of rows or of columns; E4M3 or E5M2 under one scale of the tensor, whatever its rule. */
 bool ni_cuda_is_pow2(const nb_quantizer *q);
 /* Room behind the codes, 64-byte aligned, and what lies where in it. */
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols);
