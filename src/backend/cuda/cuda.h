@@ -104,11 +104,15 @@ enum {
     NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
     NI_CUDA_CARRIED = 16, /* its values carry scales of rows that are powers of two: nothing stays outside of the sum */
     NI_CUDA_POW2 = 32,    /* bytes both ways in the place of values, a scale of the tensor (pow2_bytes.h) */
-    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
+    NI_CUDA_BESIDE =
+        64,           /* E4M3 bytes of its four-bit codes behind its values: a weight of a product by units for 8 bits
+                             and of a sparse one */
+    NI_CUDA_BYTES = 8 /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
                              MXFP4 with scales of rows (mx_bytes.h) */
 };
-/* The BF16 values of an operand that has codes. */
+/* The BF16 values of an operand that has codes, and its bytes behind them. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
+uint8_t *ni_cuda_bytes_beside(const nb_operand *o);
 /* Makes them anew from the codes, or the bytes that stand in their place. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 

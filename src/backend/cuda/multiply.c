@@ -36,7 +36,9 @@ static size_t decoded_bytes(const nb_operand *o) {
 }
 
 static ni_cuda_coded coded_of(const nb_operand *o) {
-    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES ? (const uint8_t *)ni_cuda_values_of(o) : NULL};
+    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES    ? (const uint8_t *)ni_cuda_values_of(o)
+                                           : o->form & NI_CUDA_BESIDE ? ni_cuda_bytes_beside(o)
+                                                                      : NULL};
 }
 
 /* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
@@ -61,15 +63,17 @@ typedef struct side {
     ni_cuda_outer outer;
 } side;
 
-/* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
+/* Bytes both ways, multiplied by what is none: powers of two are in the numbers, exactly; one scale stays outside. */
 static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
     const nb_operand made = ni_cuda_pow2_as_made(o);
     const nb_qtensor codes = ni_codes_of(&made);
-    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
+    const bool one = ni_has_tensor_scale(&o->quantizer);
+    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols),
+                  .outer = {one ? o->outer : NULL, 0}};
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, !one),
         "multiply", err);
 }
 
@@ -259,16 +263,14 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
 
 /* ---- a sum as one contraction ---- */
 
-static bool is_bare_product(nb_backend *be, const ni_term *t) {
-    size_t bytes;
-    return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == NI_CUDA_BF16;
-}
-
-static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate) {
+/* All terms are products by these units, and the sum is one that the library does not make. */
+static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
+                     ni_cuda_units units) {
     bool may = ni_cuda_joins(ni_cuda_of(be)) && c->dtype == NB_BF16 && !accumulate && count > 1 &&
                count <= NI_CUDA_JOINED_MOST;
+    size_t bytes;
     for (int32_t i = 0; i < count && may; i++)
-        may = is_bare_product(be, &terms[i]);
+        may = terms[i].a && !terms[i].columns && units_of(be, terms[i].a, terms[i].b, &bytes) == units;
     return may;
 }
 
@@ -284,7 +286,7 @@ static nb_status join(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_j
     if (!*joined)
         return NB_OK;
     ni_cuda_joined_term *to = &j->terms[j->count++];
-    *to = (ni_cuda_joined_term){x.numbers, y.numbers, x.outer.at ? x.outer.at : y.outer.at};
+    *to = (ni_cuda_joined_term){.a = x.numbers, .b = y.numbers, .alpha = x.outer.at ? x.outer.at : y.outer.at};
     return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
 }
 
@@ -300,6 +302,13 @@ static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, 
         return NB_OK;
     return ni_cuda_status(be, ni_cuda_launch_joined(stream_of(be), &j, ni_cuda_of(be)->multiprocessors),
                           "multiply: products joined", err);
+}
+
+static nb_status multiply_bytes_joined(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms,
+                                       int32_t count, bool *done, nb_error *err) {
+    float *const apart = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float));
+    uint32_t *const found = take(&scratch, sizeof(uint32_t));
+    return ni_cuda_multiply_pow2_joined(be, c, terms, count, apart, found, done, err);
 }
 
 /* ---- sums ---- */
@@ -320,7 +329,7 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
                            nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
-    const bool joins = may_join(be, c, terms, count, accumulate);
+    const bool joins = may_join(be, c, terms, count, accumulate, NI_CUDA_BF16);
     const size_t bytes = room_for(be, c, terms, count, joins);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
@@ -332,6 +341,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
         NB_TRY(multiply_and_finish(be, scratch, c, terms, count, &done, err));
     if (joins)
         NB_TRY(multiply_joined(be, scratch, c, terms, count, &done, err));
+    if (may_join(be, c, terms, count, accumulate, NI_CUDA_FP8_POW2))
+        NB_TRY(multiply_bytes_joined(be, scratch, c, terms, count, &done, err));
     if (done)
         return NB_OK;
     if (!in_place) {
@@ -351,6 +362,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
 
 const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     const ni_cuda_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
+    if (units == NI_CUDA_FP8_POW2 && ni_has_tensor_scale(a) && ni_has_tensor_scale(b)) /* nothing is carried */
+        return ni_cuda_units_text(NI_CUDA_FP8);
     if (units != NI_CUDA_BF16)
         return ni_cuda_units_text(units);
     switch (ni_product_of(a, b)) {

@@ -444,8 +444,8 @@ static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_
            (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
 }
 
-/* Rows of four-bit codes whose product is of units for 8 bits. Weights are made once for many products, and a sparse
- * one may want their values. */
+/* Rows of four-bit codes whose product is of units for 8 bits. Weights keep their values too, which a sparse product
+ * may want. */
 static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
     const nb_quantizer *q = &o->quantizer;
     return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
@@ -456,14 +456,22 @@ static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
 static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out),
+    const bool coded = are_codes_read(be, making), as_bytes = is_multiplied_as_bytes(be, out),
+               bytes = as_bytes && !from->wide,
+               beside = as_bytes && from->wide && out->side == NI_RIGHT && out->quantizer.element == NB_ELEMENT_E2M1,
                pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
-    out->form =
-        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (carried ? NI_CUDA_CARRIED : 0);
+    out->form = pow2 ? NI_CUDA_POW2
+                     : (coded ? bytes    ? NI_CUDA_BYTES
+                                : beside ? NI_CUDA_BESIDE
+                                         : 0
+                              : NI_CUDA_UNCODED) |
+                           (carried ? NI_CUDA_CARRIED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
-                            .values = pow2 ? NULL : ni_cuda_values_of(out),
-                            .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
+                            .values = pow2 || bytes ? NULL : ni_cuda_values_of(out),
+                            .bytes = bytes    ? (uint8_t *)ni_cuda_values_of(out)
+                                     : beside ? ni_cuda_bytes_beside(out)
+                                              : NULL,
                             .whole = ni_cuda_is_whole_valued(out) || carried,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
@@ -587,6 +595,9 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_vector_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_vector(be, source, &from, m, err));
+        } else if (!done[i] && ni_cuda_recodes_pow2(be, source, m)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(ni_cuda_recode_pow2(be, source->operand, m, err));
         } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_column(be, &columns, m->out, err));

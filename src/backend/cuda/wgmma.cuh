@@ -147,4 +147,22 @@ __device__ __forceinline__ void wgmma_registers(float (&c)[N / 8][4], const uint
     __trap();
 #endif
 }
+/* c[64, 128] = (add ? c : 0) + a[64, 32] b[128, 32]^T, bytes of E4M3 (a: or E5M2) in shared memory, read along their
+ * rows. Sums are cut to 13 bits behind the largest addend. */
+template <int E5M2> __device__ __forceinline__ void wgmma_bytes(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
+#ifdef NIBBLE_WGMMA
+    if constexpr (E5M2)
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+                     " wgmma.mma_async.sync.aligned.m64n128k32.f32.e5m2.e4m3 " WGMMA_LIST_128 ", %64, %65, p, 1, 1; }"
+                     : WGMMA_SUMS_128(c)
+                     : "l"(a), "l"(b), "r"((int)add));
+    else
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+                     " wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " WGMMA_LIST_128 ", %64, %65, p, 1, 1; }"
+                     : WGMMA_SUMS_128(c)
+                     : "l"(a), "l"(b), "r"((int)add));
+#else
+    __trap();
+#endif
+}
 #endif
