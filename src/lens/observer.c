@@ -39,6 +39,7 @@ struct ni_observer {
     int32_t count, capacity;
     int64_t window_start;     /* step of the last sample; -1 = none in this process */
     ni_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
+    ni_bin_room bins;
 };
 
 ni_observer_options ni_observer_defaults(void) {
@@ -135,7 +136,7 @@ static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *se
     if (has_channels(seen->role) && seen->source)
         ni_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
-    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares, &of)) {
+    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, &o->bins, seen, shares, &of)) {
         static const double limits[] = {0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
         ni_record_shares(&o->record, w->prefix, "bin_distances", shares, 10, limits, (double)of);
     }
@@ -295,6 +296,7 @@ void ni_observer_free(ni_observer *o) {
     }
     free(o->watched);
     ni_record_free_results(&o->record);
+    ni_bin_room_free(&o->bins);
     ni_lens_buffers_free(&o->buffers);
     ni_series_writer_close(o->record.series);
     ni_series_reader_free(o->before);
@@ -312,7 +314,8 @@ const char *ni_observer_aside(const ni_observer *o) {
 }
 
 size_t ni_observer_bytes(const ni_observer *o) {
-    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_lens_buffers_bytes(&o->buffers);
+    size_t bytes =
+        sizeof *o + o->bins.bytes + (size_t)o->capacity * sizeof *o->watched + ni_lens_buffers_bytes(&o->buffers);
     for (int32_t i = 0; i < o->count; i++)
         bytes += o->watched[i].followed.bytes +
                  (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);

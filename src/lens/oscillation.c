@@ -107,7 +107,24 @@ static void shares_of(const int64_t counts[NI_DISTANCE_COUNTS], float shares[NI_
         shares[i] = total ? (float)counts[i] / (float)total : 0;
 }
 
-bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10], int64_t *of) {
+void ni_bin_room_free(ni_bin_room *room) {
+    if (room->be)
+        nb_backend_release(room->be, room->memory);
+    *room = (ni_bin_room){0};
+}
+
+static float *reserve(ni_bin_room *room, nb_backend *be, size_t bytes) {
+    if (room->be == be && bytes <= room->bytes)
+        return room->memory;
+    ni_bin_room_free(room);
+    room->memory = be->ops->alloc(be, bytes, "bins of the lens");
+    room->be = room->memory ? be : NULL;
+    room->bytes = room->memory ? bytes : 0;
+    return room->memory;
+}
+
+bool ni_bin_distances(ni_record *record, ni_bin_room *room, const nb_lens_operand *seen, float shares[10],
+                      int64_t *of) {
     nb_backend *be = seen->be;
     if (!is_of_use(seen) || !seen->operand || seen->source->stride != seen->source->cols || !be->ops->bin_widths ||
         seen->quantized->quantizer.element != NB_ELEMENT_E2M1)
@@ -115,7 +132,7 @@ bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shar
     nb_qtensor rows = first_rows(seen->quantized);
     int64_t n = rows.rows * rows.cols, all = seen->quantized->rows * rows.cols, counts[NI_DISTANCE_COUNTS];
     int64_t *on_device = ni_record_results(record, be);
-    float *q = be->ops->alloc(be, 2 * (size_t)all * sizeof *q, "bins of the lens");
+    float *q = reserve(room, be, 2 * (size_t)all * sizeof *q);
     nb_mat decoded = nb_mat_of(q, NB_F32, seen->quantized->rows, rows.cols);
     bool good = on_device && q && be->ops->decode(be, &decoded, seen->operand, false, NULL, true, NULL) == NB_OK;
     if (good) {
@@ -126,6 +143,5 @@ bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shar
         shares_of(counts, shares);
         *of = n;
     }
-    nb_backend_release(be, q);
     return good;
 }
