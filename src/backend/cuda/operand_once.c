@@ -8,6 +8,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
+#include "backend/ref/quantize_parts.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -153,21 +154,33 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
-/* What a copy of tiles did, if it was asked. */
-static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+/* What one or two copies of tiles did, where it is asked: fetched in one piece. */
+static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                             nb_error *err) {
     const nb_mat *x = source->numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
-    if (!making->stats)
+    nb_quantize_stats found[2] = {{0}}, *totals, *parts;
+    if (!makings[0].stats && (count == 1 || !makings[1].stats))
         return NB_OK;
-    nb_qtensor codes = ni_codes_of(making->out);
-    codes.quantizer = *ni_making_quantizer(making);
-    nb_quantize_stats *parts = ni_cuda_scratch(be, (NI_CUDA_STATS_PARTS + 1) * sizeof *parts, "statistics");
-    const int code = parts ? ni_cuda_tile_stats(stream_of(be), parts + NI_CUDA_STATS_PARTS, parts, &tiles, &codes,
-                                                making->transpose, &noise)
-                           : cudaSuccess;
-    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
-    ni_cuda_take_stats(be, &codes, parts + NI_CUDA_STATS_PARTS, making->stats);
+    totals = ni_cuda_scratch(be, (2 + NI_CUDA_STATS_PARTS) * sizeof *totals, "statistics");
+    parts = totals + 2;
+    for (int32_t i = 0; i < count && totals; i++) {
+        const ni_cuda_noise noise = ni_cuda_noise_of(makings[i].noise);
+        nb_qtensor codes = ni_codes_of(makings[i].out);
+        codes.quantizer = *ni_making_quantizer(&makings[i]);
+        if (makings[i].stats)
+            NB_TRY(ni_cuda_status(
+                be, ni_cuda_tile_stats(stream_of(be), &totals[i], parts, &tiles, &codes, makings[i].transpose, &noise),
+                "quantize: statistics", err));
+    }
+    if (!totals)
+        return ni_cuda_status(be, cudaSuccess, "quantize: statistics", err);
+    ni_cuda_download(be, found, totals, (size_t)count * sizeof *found);
+    for (int32_t i = 0; i < count; i++) {
+        const nb_qtensor codes = ni_codes_of(makings[i].out);
+        if (makings[i].stats)
+            ni_stats_total(&codes, &found[i], 1, makings[i].stats);
+    }
     return NB_OK;
 }
 
@@ -603,9 +616,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
-            NB_TRY(count_tiles(be, source, m, err));
-            if (pair)
-                NB_TRY(count_tiles(be, source, m + 1, err));
+            NB_TRY(count_tiles(be, source, m, 1 + pair, err));
             i += pair;
         }
     }
