@@ -16,19 +16,6 @@
 #include <malloc.h>
 #include <sys/prctl.h>
 
-/* Memory of the process that no file backs, in bytes; 0 where the system does not say. */
-static double anonymous_bytes(void) {
-    FILE *status = fopen("/proc/self/status", "r");
-    char line[256];
-    double kilobytes = 0;
-    while (status && fgets(line, sizeof line, status))
-        if (strncmp(line, "RssAnon:", 8) == 0)
-            kilobytes = strtod(line + 8, NULL);
-    if (status)
-        fclose(status);
-    return kilobytes * 1024;
-}
-
 typedef struct on_paper {
     nb_backend *be;
     nb_trainer *trainer;

@@ -219,6 +219,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
 void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
+    ni_overlap_free(&t->overlap);
     ni_results_free(&t->results);
     free(t->suspects);
     ni_combiner_free(&t->combiner);
@@ -363,7 +364,9 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     nb_model_params_changed(t->model);
     if (status == NB_OK)
         status = ni_hand_over_codes(&t->handed, &pass, err);
-    return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
+    if (status != NB_OK || t->handed.seen.theirs) /* who reads parcels where they are has waited for what was made */
+        return status;
+    return t->be->ops->synchronize(t->be, err);
 }
 
 static const size_t *shared_parts(const nb_trainer *t) {

@@ -4,15 +4,6 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 
-static __device__ float load(const nb_mat &x, int64_t r, int64_t c) {
-    int64_t at = r * x.stride + c;
-    return x.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
-}
-
-static __device__ bool is_finite(float x) {
-    return ni_f32_magnitude(x) < NI_F32_INF_BITS;
-}
-
 static __device__ void join(ni_cuda_moment_sums *a, const ni_cuda_moment_sums &b) {
     for (int i = 0; i < 4; i++)
         a->sums[i] += b.sums[i];
@@ -29,24 +20,6 @@ static __device__ ni_cuda_moment_sums block_total(ni_cuda_moment_sums mine, ni_c
     }
     __syncthreads();
     return room[0];
-}
-
-static __global__ void moment_parts(ni_cuda_moment_sums *partial, nb_mat x) {
-    __shared__ ni_cuda_moment_sums room[NI_THREADS];
-    ni_cuda_moment_sums mine = {};
-    for (NI_EACH(i, x.rows * x.cols)) {
-        float v = load(x, i / x.cols, i % x.cols);
-        if (!is_finite(v))
-            continue;
-        double d = v, power = 1;
-        for (int j = 0; j < 4; j++)
-            mine.sums[j] += power *= d;
-        mine.count++;
-        mine.amax = fmax(mine.amax, fabs(d));
-    }
-    mine = block_total(mine, room);
-    if (threadIdx.x == 0)
-        partial[blockIdx.x] = mine;
 }
 
 /* From the number of elements and the raw sums of x, x^2, x^3, x^4: as ni_moments_of_sums. */
@@ -74,33 +47,121 @@ static __global__ void moment_total(ni_moments *out, const ni_cuda_moment_sums *
         *out = moments_of(mine.count, elements - mine.count, mine.amax, mine.sums);
 }
 
-static __global__ void column_amaxes(float *out, nb_mat x) {
-    for (NI_EACH(c, x.cols)) {
-        uint32_t largest = 0;
-        for (int64_t r = 0; r < x.rows; r++)
-            if (is_finite(load(x, r, c)))
-                largest = max(largest, ni_f32_magnitude(load(x, r, c)));
-        out[c] = ni_f32_from(largest);
+/* ---- tiles of 16x16 ---- */
+
+enum { TILE = 16, DOWN = 8 }; /* tiles that a warp walks down before it says what its columns' maxima are */
+
+/* Eight columns from c on of row r, 0 where there are none; how many there are. ALIGNED: 16 bytes at a time. */
+template <bool BF16, bool ALIGNED> static __device__ int load_eight(float v[8], const nb_mat &x, int64_t r, int64_t c) {
+    const int64_t left = r < x.rows ? x.cols - c : 0;
+    const int count = left > 8 ? 8 : left > 0 ? (int)left : 0;
+    const int64_t at = r * x.stride + c;
+    if (ALIGNED && count == 8) {
+        if (BF16) {
+            const ni_eight e = ni_load_eight((const uint16_t *)x.data + at);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = e.x[j];
+        } else {
+            const float4 a = ((const float4 *)((const float *)x.data + at))[0],
+                         b = ((const float4 *)((const float *)x.data + at))[1];
+            const float both[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = both[j];
+        }
+        return count;
     }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        v[j] = j >= count ? 0.0f
+               : BF16     ? ni_bf16_value(((const uint16_t *)x.data)[at + j])
+                          : ((const float *)x.data)[at + j];
+    return count;
 }
 
-/* A thread a tile of 16x16: largest magnitude over root mean square. */
-static __global__ void tile_crests(float *out, nb_mat x) {
-    const int64_t across = (x.cols + 15) / 16, tiles = across * ((x.rows + 15) / 16);
-    for (NI_EACH(t, tiles)) {
-        double largest = 0, squares = 0;
-        int64_t count = 0;
-        for (int64_t r = t / across * 16; r < x.rows && r < t / across * 16 + 16; r++)
-            for (int64_t c = t % across * 16; c < x.cols && c < t % across * 16 + 16; c++) {
-                double v = load(x, r, c);
-                if (!is_finite((float)v))
-                    continue;
-                largest = fmax(largest, fabs(v));
-                squares += v * v;
-                count++;
+/* Of a lane's numbers of one tile. */
+struct tile_part {
+    double squares;
+    uint32_t largest; /* bits of a magnitude */
+    int count;
+};
+
+static __device__ tile_part over_warp(tile_part p) {
+    for (int s = 16; s; s /= 2)
+        p.squares += __shfl_xor_sync(~0u, p.squares, s);
+    p.largest = __reduce_max_sync(~0u, p.largest);
+    p.count = __reduce_add_sync(~0u, p.count);
+    return p;
+}
+
+static __device__ float crest_of(const tile_part &t) {
+    return t.squares > 0 ? (float)((double)ni_f32_from(t.largest) / sqrt(t.squares / (double)t.count)) : 0.0f;
+}
+
+/* A warp a tile, a lane half a row of it; column_amax [cols] is 0 before. */
+template <bool BF16, bool ALIGNED>
+static __global__ __launch_bounds__(NI_THREADS, 4) void measure_tiles(ni_cuda_moment_sums *partial, nb_mat x,
+                                                                      uint32_t *column_amax, float *tile_crest) {
+    __shared__ ni_cuda_moment_sums room[NI_THREADS];
+    const int lane = threadIdx.x % 32;
+    const int64_t across = (x.cols + TILE - 1) / TILE, high = (x.rows + TILE - 1) / TILE;
+    ni_cuda_moment_sums mine = {};
+    uint32_t amax = 0;
+    for (int64_t unit = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; unit < across * ((high + DOWN - 1) / DOWN);
+         unit += (int64_t)gridDim.x * NI_WARPS) {
+        const int64_t first = unit / across * DOWN, column = unit % across * TILE + lane % 2 * 8;
+        const int tiles = high - first < DOWN ? (int)(high - first) : DOWN;
+        uint32_t maxima[8] = {};
+        tile_part kept = {};
+#pragma unroll 2
+        for (int t = 0; t < tiles; t++) {
+            float v[8];
+            const int count = load_eight<BF16, ALIGNED>(v, x, (first + t) * TILE + lane / 2, column);
+            tile_part part = {0, 0, count};
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const bool finite = ni_f32_magnitude(v[j]) < NI_F32_INF_BITS;
+                const uint32_t magnitude = finite ? ni_f32_magnitude(v[j]) : 0;
+                const double d = finite ? v[j] : 0.0f, square = d * d;
+                part.count -= !finite;
+                part.squares += square;
+                part.largest = max(part.largest, magnitude);
+                maxima[j] = max(maxima[j], magnitude);
+                mine.sums[0] += d;
+                mine.sums[2] += square * d;
+                mine.sums[3] += square * square;
             }
-        out[t] = squares > 0 ? (float)(largest / sqrt(squares / (double)count)) : 0.0f;
+            mine.sums[1] += part.squares;
+            mine.count += part.count;
+            part = over_warp(part);
+            amax = max(amax, part.largest);
+            if (lane == t)
+                kept = part;
+        }
+        if (tile_crest && lane < tiles)
+            tile_crest[(first + lane) * across + unit % across] = crest_of(kept);
+        for (int j = 0; column_amax && j < 8; j++) {
+            for (int s = 2; s < 32; s *= 2)
+                maxima[j] = max(maxima[j], __shfl_xor_sync(~0u, maxima[j], s));
+            if (lane < 2 && column + j < x.cols)
+                atomicMax(&column_amax[column + j], maxima[j]);
+        }
     }
+    mine.amax = ni_f32_from(amax);
+    mine = block_total(mine, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = mine;
+}
+
+template <bool BF16>
+static void launch_tiles(cudaStream_t on, bool aligned, const nb_mat *x, ni_cuda_moment_sums *partial,
+                         float *column_amax, float *tile_crest) {
+    uint32_t *const maxima = (uint32_t *)(void *)column_amax;
+    if (aligned)
+        measure_tiles<BF16, true><<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x, maxima, tile_crest);
+    else
+        measure_tiles<BF16, false><<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x, maxima, tile_crest);
 }
 
 /* ---- a matrix ---- */
@@ -108,12 +169,13 @@ static __global__ void tile_crests(float *out, nb_mat x) {
 int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
                            float *column_amax, float *tile_crest) {
     cudaStream_t on = (cudaStream_t)stream;
-    const int64_t tiles = ((x->cols + 15) / 16) * ((x->rows + 15) / 16);
-    moment_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x);
+    const bool aligned = (uintptr_t)x->data % 16 == 0 && x->stride % (x->dtype == NB_BF16 ? 8 : 4) == 0;
+    if (column_amax)
+        cudaMemsetAsync(column_amax, 0, (size_t)x->cols * sizeof *column_amax, on);
+    if (x->dtype == NB_BF16)
+        launch_tiles<true>(on, aligned, x, partial, column_amax, tile_crest);
+    else
+        launch_tiles<false>(on, aligned, x, partial, column_amax, tile_crest);
     moment_total<<<1, NI_THREADS, 0, on>>>(moments, partial, x->rows * x->cols);
-    if (column_amax && x->cols > 0)
-        column_amaxes<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
-    if (tile_crest && tiles > 0)
-        tile_crests<<<ni_grid(ni_divide_up(tiles, NI_THREADS)), NI_THREADS, 0, on>>>(tile_crest, *x);
     return cudaGetLastError();
 }

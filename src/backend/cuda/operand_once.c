@@ -3,12 +3,14 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
+#include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -443,9 +445,9 @@ static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_
 static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_mat *x = source->numbers;
-    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL, whole = ni_cuda_has_one_scale(q);
+    const bool rows = ni_has_row_scales(q), whole = ni_has_tensor_scale(q);
     if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
-        !ni_making_is_whole(source, making) || q->hadamard_size || q->scale_type != NB_SCALE_F32 || !(rows || whole) ||
+        !ni_making_is_whole(source, making) || q->hadamard_size || !(rows || whole) ||
         !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
         return false;
     const bool wide = x->dtype == NB_F32;
@@ -495,7 +497,7 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
                              const ni_making *making, nb_error *err) {
     nb_operand *out = making->out;
     ni_cuda_vector v = vector_copy(be, from, making);
-    if (ni_cuda_has_one_scale(&v.quantizer)) {
+    if (ni_has_tensor_scale(&v.quantizer)) {
         v.amax = source->numbers->amax;
         if (!v.amax) {
             const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
@@ -516,8 +518,8 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
 /* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
 
 static bool is_by_column(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL &&
-           q->block_cols == 1 && q->hadamard_size == 0 && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
+    return q->element == NB_ELEMENT_E2M1 && ni_has_column_scales(q) && q->hadamard_size == 0 &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
 }
 
 static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {
@@ -552,8 +554,7 @@ bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_maki
 
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err) {
-    enum { MOST = 48 };
-    const nb_operand *filled[MOST];
+    const nb_operand *filled[NI_CUDA_LIST_MOST];
     int fills = 0;
     uint32_t *amaxes =
         ni_cuda_scratch(be, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, "maxima of columns");
@@ -573,7 +574,7 @@ nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_ma
     const ni_source source = {.numbers = c->x};
     ni_cuda_double_source from;
     if (c->whole || c->x->rows == 0 || !is_vector_copy(&source, making, &from) || from.wide ||
-        ni_cuda_has_one_scale(ni_making_quantizer(making)))
+        ni_has_tensor_scale(ni_making_quantizer(making)))
         return ni_compose_clamped(be, c, making, err);
     const ni_cuda_vector v = vector_copy(be, &from, making);
     if (!ni_cuda_clamps_into_codes(&v, c->rest, c->x))
