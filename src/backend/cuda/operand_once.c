@@ -674,6 +674,16 @@ static void join_patch(nb_backend *be, ni_cuda_patch *patch, const ni_source *so
     makings[0].out->outer = outer;
 }
 
+/* The column copy of the same numbers, whose maximum is known. */
+static bool is_column_beside(const ni_source *base, const ni_source *source, const ni_making *m) {
+    const nb_mat *x = base->numbers, *y = source->numbers;
+    const nb_quantizer *q = ni_making_quantizer(m);
+    return m->transpose && is_tile_copy(source, m) && y->data == x->data && y->rows == x->rows && y->cols == x->cols &&
+           y->stride == x->stride && y->turned_amax && !m->under && !m->past && !m->now && q->round == NB_ROUND_EVEN &&
+           ni_cuda_has_tensor_outer(q) && ni_cuda_is_turned_as_known(q) &&
+           ni_cuda_patched_fits_columns(x->rows, x->cols);
+}
+
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                int32_t *made, nb_error *err) {
     const int32_t own = makings_of_first(makings, count);
@@ -699,9 +709,18 @@ nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const n
         join_patch(be, &patch, sources + *made, makings + *made, makings[0].out->outer);
         *made += own;
     }
+    ni_cuda_tile_copy column = {.values = NULL};
+    const bool both = *made < count && is_column_beside(&sources[0], &sources[*made], &makings[*made]);
+    if (both) {
+        column = tile_copy(be, &makings[*made], are_codes_read(be, &makings[*made]));
+        knows_amax(be, &sources[*made], &makings[*made], &column);
+        ++*made;
+    }
     for (int32_t i = 0; i < *made; i++)
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base,
+                                              both ? &column : NULL, &patch);
     ni_cuda_alphas_multiplied(be);
-    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
+    return ni_cuda_status(be, code, both ? "quantize: rows with a patch, and columns" : "quantize: rows with a patch",
+                          err);
 }
