@@ -152,7 +152,7 @@ static void run_whole(trial *t) {
                      e5m2 = under_pow2("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
         four.rule = NB_RULE_ABSMAX;
         e4m3.rule = e5m2.rule = i ? NB_RULE_POW2 : NB_RULE_ABSMAX;
-        const nb_mat numbers = weights(t, n, k, false),
+        const nb_mat numbers = matrix_of(t, &CHANNELS, n, k, false),
                      x = nb_mat_of(input(t, NB_BF16, normals_in(NB_BF16, 24, m * k, 0, 1), m * k), NB_BF16, m, k),
                      dy = nb_mat_of(input(t, NB_BF16, normals_in(NB_BF16, 25, m * n, 0, 1), m * n), NB_BF16, m, n);
         const nb_operand coded = made(t, &four, &numbers, NI_RIGHT, &e4m3);
@@ -188,7 +188,7 @@ static void run_group(trial *t) {
             for (int64_t j = 0; j < m * n; j++)
                 set(&gradients, j, ldexp(datum(DATA_NORMAL, 31 + (uint32_t)i, j), i == 1 ? -40 : 0));
             gradients = input_mat(t, &gradients);
-            const nb_mat numbers = weights(t, n, k, far);
+            const nb_mat numbers = matrix_of(t, &CHANNELS, n, k, far);
             const nb_operand made_w = made(t, &by_channel, &numbers, NI_RIGHT, &by_token);
             dy[i] = made(t, &whole, &gradients, NI_LEFT, &by_row);
             w[i] = turned(t, &made_w, &whole, NI_RIGHT);
