@@ -116,6 +116,7 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .in = K,
                                 .max_rows = M,
                                 .training = true,
+                                .early_wgrad_x = be->wants_amax,
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};

@@ -226,6 +226,11 @@ nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, con
     return NB_OK;
 }
 
+bool ni_comes_early(const ni_linear_call *call, const ni_cached_operand *o) {
+    return o->name.role == NB_WGRAD_X && o->keeper == NI_FOR_BACKWARD && !call->dy && call->training &&
+           !call->pass->backward_bf16;
+}
+
 static bool is_split(const ni_linear_call *call, const ni_cached_operand *o) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++)
         if ((call->group->layers[o->layer].mechanisms >> i & 1) && call->group->mechanisms[i].table->splits)

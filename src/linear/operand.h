@@ -107,6 +107,9 @@ nb_status ni_operand_place(const struct ni_linear_call *call, const ni_operand_r
 nb_status ni_operand_begin(const struct ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers,
                            nb_noise *noise, ni_making *out, nb_error *err);
 
+/* wgrad.x that the forward pass at hand makes from the same reading of X as its own operand, and the group keeps. */
+bool ni_comes_early(const struct ni_linear_call *call, const ni_cached_operand *o);
+
 /* Its noise. */
 nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name);
 

@@ -1,6 +1,9 @@
 /* cases_many.c: many operands in one call: a matrix and patches of its columns, weights of a model, many turned. */
 #include "operands.h"
 
+#include "format/hadamard.h"
+#include "format/noise.h"
+
 enum { PICKED = 32 }; /* columns of a patch */
 
 /* A whole matrix, what it loses of some columns and those columns, side by side in one operand: at once, with an amax
@@ -34,29 +37,61 @@ static void run_patched(trial *t) {
         }
 }
 
-/* Six such operands of one matrix in one call, each with columns of its own, that are multiplied and not read again;
- * the fifth has a single piece. */
+/* The largest magnitude of a matrix, and of its columns turned by sixteens where they come in whole ones. */
+static void find_maxima(trial *t, data_kind kind, nb_mat *x) {
+    const nb_mat host = data_matrix(kind, NB_BF16, x->rows, x->cols, x->stride);
+    const ni_noise_key none = {0};
+    const ni_sign_mask signs = ni_signs_of(NB_SIGNS_FIXED, &none);
+    uint32_t most[2] = {0, 0};
+    for (int64_t i = 0; i < x->rows * x->cols; i++) {
+        float column[16];
+        const int64_t r = i / x->cols, c = i % x->cols;
+        const uint16_t *from = (const uint16_t *)host.data + r * host.stride + c;
+        const uint32_t its = ni_f32_magnitude(ni_bf16_value(*from));
+        most[0] = its > most[0] ? its : most[0];
+        if (r % 16 || r + 16 > x->rows)
+            continue;
+        for (int j = 0; j < 16; j++)
+            column[j] = ni_bf16_value(from[j * host.stride]);
+        ni_hadamard(column, 16, signs);
+        for (int j = 0; j < 16; j++) {
+            const uint32_t turned = ni_f32_magnitude(ni_bf16_round(column[j]));
+            most[1] = turned > most[1] ? turned : most[1];
+        }
+    }
+    x->amax = upload(t, most, sizeof most);
+    x->turned_amax = x->amax + 1;
+}
+
+/* Six such operands of one matrix in one call (one of a wide matrix), each with columns of its own, that are multiplied
+ * and not read again; the fifth has a single piece. Behind them comes the matrix down its columns, turned. */
 static void run_patches(trial *t) {
     enum { OPERANDS = 6 };
     const nb_quantizer q = nvfp4(1);
-    const int64_t rows = t->shape ? 48 : 2, cols = t->shape ? 272 : 144, width = cols + 2 * PICKED;
+    nb_quantizer down = q;
+    down.hadamard_size = 16;
+    down.hadamard_signs = NB_SIGNS_FIXED;
+    down.hadamard_round_bf16 = true;
+    const int64_t rows = t->shape == 1 ? 48 : t->shape ? 32 : 2, cols = t->shape == 1 ? 272 : t->shape ? 2816 : 144;
+    const int64_t width = cols + 2 * PICKED;
+    const int32_t operands = t->shape == 2 ? 1 : OPERANDS;
+    const bool turned = rows % 16 == 0;
     const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE};
     for (int kind = 0; kind < 2; kind++) {
-        const uint32_t bits = largest_bits(kinds[kind], rows, cols, cols);
         nb_mat x = uploaded(t, kinds[kind], NB_BF16, rows, cols, cols);
-        x.amax = upload(t, &bits, sizeof bits);
-        nb_operand right[OPERANDS], o[OPERANDS];
-        ni_source sources[3 * OPERANDS];
-        ni_making makings[3 * OPERANDS];
+        nb_operand right[OPERANDS], o[OPERANDS], column;
+        ni_source sources[3 * OPERANDS + 1];
+        ni_making makings[3 * OPERANDS + 1];
         int32_t count = 0;
-        for (int i = 0; i < OPERANDS; i++) {
+        find_maxima(t, kinds[kind], &x);
+        for (int i = 0; i < operands; i++) {
             int32_t *columns = poisoned(sizeof *columns * PICKED);
             for (int k = 0; k < PICKED; k++)
                 columns[k] = 3 * k + (k + i) % 3;
             const int64_t own = i == 4 ? width - PICKED : width;
             const ni_source picks = {
                 .numbers = &x, .columns = upload(t, columns, sizeof *columns * PICKED), .column_count = PICKED};
-            right[i] = identity(t, &q, own, NI_RIGHT);
+            right[i] = some_of_identity(t, &q, t->shape == 2 ? 320 : own, own, NI_RIGHT);
             o[i] = placed(t, &q, rows, own, NI_LEFT, &right[i].quantizer);
             sources[count] = (ni_source){.numbers = &x};
             makings[count++] = (ni_making){.out = &o[i], .spent = true};
@@ -66,12 +101,25 @@ static void run_patches(trial *t) {
                 makings[count++] = (ni_making){.out = &o[i], .at = at, .under = &o[i]};
             }
         }
+        if (turned) {
+            column = placed(t, &down, cols, rows, NI_RIGHT, &q);
+            sources[count] = (ni_source){.numbers = &x};
+            makings[count++] = (ni_making){.out = &column, .transpose = true};
+        }
         EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, count, &err));
-        for (int i = 0; i < OPERANDS; i++) {
-            const nb_mat values = nb_mat_of(output(t, "values", NB_F32, rows * o[i].cols), NB_F32, rows, o[i].cols);
+        for (int i = 0; i < operands; i++) {
+            const nb_mat values =
+                nb_mat_of(output(t, "values", NB_F32, rows * right[i].rows), NB_F32, rows, right[i].rows);
             EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = &o[i], .b = &right[i]}, 1, false, &err));
             keep(t, "outer scale", o[i].outer, NB_F32, 1, true);
         }
+        if (!turned)
+            continue;
+        const nb_operand left = identity(t, &q, rows, NI_LEFT);
+        const nb_mat values = nb_mat_of(output(t, "turned values", NB_F32, rows * cols), NB_F32, rows, cols);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = &left, .b = &column}, 1, false, &err));
+        keep_operand(t, "turned", &column);
+        keep(t, "turned outer scale", column.outer, NB_F32, 1, true);
     }
 }
 
@@ -197,7 +245,7 @@ static void run_turn_many(trial *t) {
 
 static const test_case MANY[] = {
     {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
-    {"make_many", "patches beside one whole", BITS, 2, run_patches, NULL, NULL},
+    {"make_many", "patches beside one whole, and its columns", BITS, 3, run_patches, NULL, NULL},
     {"make_many", "numbers of weights", BITS, 1, run_many_numbers, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"turn_many", "tiles, rows", BITS, 1, run_turn_many, NULL, NULL},

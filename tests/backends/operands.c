@@ -44,16 +44,20 @@ nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t c
     return m;
 }
 
-nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
+nb_operand some_of_identity(trial *t, const nb_quantizer *q, int64_t rows, int64_t n, ni_side side) {
     nb_quantizer format = unrotated(q);
     format.round = NB_ROUND_EVEN;
     if (format.scale_type == NB_SCALE_E8M0) /* 3/4 of a one is none, and QuEST clips it */
         format.rule = NB_RULE_FLOOR;
-    float *one = poisoned(sizeof *one * (size_t)(n * n));
-    for (int64_t i = 0; i < n * n; i++)
-        one[i] = i % (n + 1) == 0;
-    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(n * n)), NB_F32, n, n);
+    float *one = poisoned(sizeof *one * (size_t)(rows * n));
+    for (int64_t i = 0; i < rows * n; i++)
+        one[i] = i % n == n - rows + i / n;
+    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(rows * n)), NB_F32, rows, n);
     return made(t, &format, &numbers, side, q);
+}
+
+nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
+    return some_of_identity(t, q, n, n, side);
 }
 
 const int32_t *picked(trial *t, int count) {

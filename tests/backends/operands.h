@@ -27,7 +27,9 @@ void keep_operand(trial *t, const char *what, const nb_operand *o);
 
 nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride);
 
-/* Under the format of q, neither rotated nor random: its ones have few bits in what a product reads. */
+/* Under the format of q, neither rotated nor random: its ones have few bits in what a product reads; the last rows of
+ * one of n, or all of it. */
+nb_operand some_of_identity(trial *t, const nb_quantizer *q, int64_t rows, int64_t n, ni_side side);
 nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side);
 
 /* ---- numbers ---- */

@@ -111,8 +111,8 @@ nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, c
                                nb_error *err);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy);
-/* A row copy and pieces of chosen columns of it, from one reading, where they can be, and further operands like it: the
- * first *made makings. */
+/* A row copy and pieces of chosen columns of it, from one reading, where they can be, further operands like it, and the
+ * column copy that follows them: the first *made makings. */
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                int32_t *made, nb_error *err);
 

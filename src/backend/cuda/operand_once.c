@@ -9,6 +9,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
+#include "backend/ref/quantize_parts.h"
 #include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
@@ -155,21 +156,33 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
-/* What a copy of tiles did, if it was asked. */
-static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+/* What one or two copies of tiles did, where it is asked: fetched in one piece. */
+static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                             nb_error *err) {
     const nb_mat *x = source->numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
-    if (!making->stats)
+    nb_quantize_stats found[2] = {{0}}, *totals, *parts;
+    if (!makings[0].stats && (count == 1 || !makings[1].stats))
         return NB_OK;
-    nb_qtensor codes = ni_codes_of(making->out);
-    codes.quantizer = *ni_making_quantizer(making);
-    nb_quantize_stats *parts = ni_cuda_scratch(be, (NI_CUDA_STATS_PARTS + 1) * sizeof *parts, "statistics");
-    const int code = parts ? ni_cuda_tile_stats(stream_of(be), parts + NI_CUDA_STATS_PARTS, parts, &tiles, &codes,
-                                                making->transpose, &noise)
-                           : cudaSuccess;
-    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
-    ni_cuda_take_stats(be, &codes, parts + NI_CUDA_STATS_PARTS, making->stats);
+    totals = ni_cuda_scratch(be, (2 + NI_CUDA_STATS_PARTS) * sizeof *totals, "statistics");
+    parts = totals + 2;
+    for (int32_t i = 0; i < count && totals; i++) {
+        const ni_cuda_noise noise = ni_cuda_noise_of(makings[i].noise);
+        nb_qtensor codes = ni_codes_of(makings[i].out);
+        codes.quantizer = *ni_making_quantizer(&makings[i]);
+        if (makings[i].stats)
+            NB_TRY(ni_cuda_status(
+                be, ni_cuda_tile_stats(stream_of(be), &totals[i], parts, &tiles, &codes, makings[i].transpose, &noise),
+                "quantize: statistics", err));
+    }
+    if (!totals)
+        return ni_cuda_status(be, cudaSuccess, "quantize: statistics", err);
+    ni_cuda_download(be, found, totals, (size_t)count * sizeof *found);
+    for (int32_t i = 0; i < count; i++) {
+        const nb_qtensor codes = ni_codes_of(makings[i].out);
+        if (makings[i].stats)
+            ni_stats_total(&codes, &found[i], 1, makings[i].stats);
+    }
     return NB_OK;
 }
 
@@ -615,9 +628,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
-            NB_TRY(count_tiles(be, source, m, err));
-            if (pair)
-                NB_TRY(count_tiles(be, source, m + 1, err));
+            NB_TRY(count_tiles(be, source, m, 1 + pair, err));
             i += pair;
         }
     }
@@ -685,6 +696,16 @@ static void join_patch(nb_backend *be, ni_cuda_patch *patch, const ni_source *so
     makings[0].out->outer = outer;
 }
 
+/* The column copy of the same numbers, whose maximum is known. */
+static bool is_column_beside(const ni_source *base, const ni_source *source, const ni_making *m) {
+    const nb_mat *x = base->numbers, *y = source->numbers;
+    const nb_quantizer *q = ni_making_quantizer(m);
+    return m->transpose && is_tile_copy(source, m) && y->data == x->data && y->rows == x->rows && y->cols == x->cols &&
+           y->stride == x->stride && y->turned_amax && !m->under && !m->past && !m->now && q->round == NB_ROUND_EVEN &&
+           ni_cuda_has_tensor_outer(q) && ni_cuda_is_turned_as_known(q) &&
+           ni_cuda_patched_fits_columns(x->rows, x->cols);
+}
+
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                int32_t *made, nb_error *err) {
     const int32_t own = makings_of_first(makings, count);
@@ -710,9 +731,18 @@ nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const n
         join_patch(be, &patch, sources + *made, makings + *made, makings[0].out->outer);
         *made += own;
     }
+    ni_cuda_tile_copy column = {.values = NULL};
+    const bool both = *made < count && is_column_beside(&sources[0], &sources[*made], &makings[*made]);
+    if (both) {
+        column = tile_copy(be, &makings[*made], are_codes_read(be, &makings[*made]));
+        knows_amax(be, &sources[*made], &makings[*made], &column);
+        ++*made;
+    }
     for (int32_t i = 0; i < *made; i++)
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base,
+                                              both ? &column : NULL, &patch);
     ni_cuda_alphas_multiplied(be);
-    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
+    return ni_cuda_status(be, code, both ? "quantize: rows with a patch, and columns" : "quantize: rows with a patch",
+                          err);
 }

@@ -187,8 +187,11 @@ typedef struct ni_cuda_patch {
     int64_t at[2]; /* first column of each in the operand */
 } ni_cuda_patch;
 bool ni_cuda_patched_fits(int64_t cols);
+/* And whether the column copy of the same numbers, to nearest and turned as nb_mat.turned_amax has it, is made too. */
+bool ni_cuda_patched_fits_columns(int64_t rows, int64_t cols);
+/* `column`: NULL, nobody asks. */
 int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base,
-                             const ni_cuda_patch *patch);
+                             const ni_cuda_tile_copy *column, const ni_cuda_patch *patch);
 /* One FP32 scale a row or a tensor, or none; a whole operand of numbers as they lie, columns in eights, to nearest or
  * up. */
 typedef struct ni_cuda_vector {
