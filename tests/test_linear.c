@@ -437,7 +437,8 @@ static int32_t asked;
 static nb_status count_and_multiply(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
     asked += count;
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(be->ops->multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
+        NB_TRY(
+            be->ops->multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
     return NB_OK;
 }
 
