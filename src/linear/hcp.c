@@ -328,9 +328,9 @@ static bool is_first(const ni_hcp_state *h, const ni_linear *layer) {
 
 /* Layers multiply in their order. Walks that measure scratch come by both ways. */
 static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
-    if (!needs_base(h) && (call->measuring || !ni_lens_looks(call)) && is_first(h, layer))
+    if (!needs_base(h) && (call->measuring || !ni_lens_looks(call, NB_FPROP_X)) && is_first(h, layer))
         NB_TRY(patch_all_x(h, call, layer, err));
-    return needs_base(h) || ni_lens_looks(call) ? patch_x_beside(h, call, layer, err) : NB_OK;
+    return needs_base(h) || ni_lens_looks(call, NB_FPROP_X) ? patch_x_beside(h, call, layer, err) : NB_OK;
 }
 
 static bool is_w_fresh(const ni_hcp_layer *p, const ni_linear *layer) {

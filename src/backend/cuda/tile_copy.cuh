@@ -20,10 +20,11 @@ enum {
 /* Blocks of a multiprocessor: 64 registers a thread. */
 enum { NI_TILE_BLOCKS = 8 };
 
-/* The first row of this block's tile, the last band first: what was written last lies in the cache still, and products
- * begin where this ends. Negative: none. */
-static __device__ inline int64_t ni_tile_row(int64_t rows) {
-    return (rows / NI_TILE_ROWS - 1 - (blockIdx.y + (int64_t)blockIdx.z * gridDim.y)) * NI_TILE_ROWS;
+/* The first row of this thread's tile, of which a block has BANDS one below the other (threadIdx.y), the last band first: what
+ * was written last lies in the cache still, and products begin where this ends. Negative: none. */
+template <int BANDS = 1> static __device__ inline int64_t ni_tile_row(int64_t rows) {
+    const int64_t group = blockIdx.y + (int64_t)blockIdx.z * gridDim.y;
+    return (rows / NI_TILE_ROWS - 1 - (BANDS == 1 ? group : group * BANDS + threadIdx.y)) * NI_TILE_ROWS;
 }
 
 /* What all blocks of one copy share. */
