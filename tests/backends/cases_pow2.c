@@ -183,7 +183,7 @@ static void run_group(trial *t) {
             const nb_quantizer by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
                                by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
                                by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
-                               whole = under_pow2("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+                               whole = under_pow2(far ? "e5m2" : "e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
             nb_mat gradients = data_matrix(DATA_NORMAL, NB_BF16, m, n, n);
             for (int64_t j = 0; j < m * n; j++)
                 set(&gradients, j, ldexp(datum(DATA_NORMAL, 31 + (uint32_t)i, j), i == 1 ? -40 : 0));

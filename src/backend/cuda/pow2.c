@@ -76,7 +76,7 @@ nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_m
                                 .turned = turned ? parts.bytes : parts.turned,
                                 .scale = parts.scale,
                                 .amax = out->memory,
-                                .quantizer = *ni_making_quantizer(making)};
+                                .rule = ni_making_quantizer(making)->rule};
     return ni_cuda_status(be, ni_cuda_launch_recode(ni_cuda_of(be)->stream, &r), "quantize: codes anew, both ways",
                           err);
 }

@@ -138,8 +138,6 @@ static bool quantize_by_warps(cudaStream_t on, const ni_cuda_double_source *s, c
                                 : launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_EVEN>(on, s, v);
     else if (q->element == NB_ELEMENT_E4M3 && q->round == NB_ROUND_EVEN)
         launch_in_warps<NB_ELEMENT_E4M3, NB_ROUND_EVEN>(on, s, v);
-    else if (q->element == NB_ELEMENT_INT4 && q->round == NB_ROUND_EVEN)
-        launch_in_warps<NB_ELEMENT_INT4, NB_ROUND_EVEN>(on, s, v);
     else
         return false;
     return true;

@@ -11,10 +11,10 @@ static bool has_vectors(const nb_quantizer *q) {
 }
 
 bool ni_cuda_recodes(const nb_quantizer *from, const nb_quantizer *to) {
-    const bool wide = to->element == NB_ELEMENT_E4M3 || to->element == NB_ELEMENT_E5M2,
-               whole = to->block_rows == NB_BLOCK_ALL && to->block_cols == NB_BLOCK_ALL;
-    return from->element == NB_ELEMENT_E2M1 && has_vectors(from) && !from->hadamard_size && wide && whole &&
-           to->scale_type == NB_SCALE_F32 && to->round == NB_ROUND_EVEN && !to->hadamard_size;
+    const bool whole = to->block_rows == NB_BLOCK_ALL && to->block_cols == NB_BLOCK_ALL;
+    return from->element == NB_ELEMENT_E2M1 && has_vectors(from) && !from->hadamard_size &&
+           to->element == NB_ELEMENT_E4M3 && whole && to->scale_type == NB_SCALE_F32 && to->round == NB_ROUND_EVEN &&
+           !to->hadamard_size;
 }
 
 /* What eight codes decode to. */
@@ -56,18 +56,16 @@ static __global__ void __launch_bounds__(NI_THREADS)
     ni_join_amax(amax, largest);
 }
 
-template <nb_element ELEMENT>
 static __device__ uint2 bytes_of_decoded(uint32_t codes, const float *scales, int step, float multiplier) {
     const ni_eight e = decoded_eight(codes, scales, step);
     uint32_t pair[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        pair[i] =
-            ni_vector_bytes_of_two<ELEMENT>(ni_f32_mul(e.x[2 * i], multiplier), ni_f32_mul(e.x[2 * i + 1], multiplier));
+        pair[i] = ni_vector_bytes_of_two<NB_ELEMENT_E4M3>(ni_f32_mul(e.x[2 * i], multiplier),
+                                                          ni_f32_mul(e.x[2 * i + 1], multiplier));
     return make_uint2(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16);
 }
 
-template <nb_element ELEMENT>
 static __global__ void __launch_bounds__(NI_THREADS) recode(const __grid_constant__ ni_cuda_recoding o) {
     __shared__ byte_tile tile;
     __shared__ float scales[TILE];
@@ -87,7 +85,7 @@ static __global__ void __launch_bounds__(NI_THREADS) recode(const __grid_constan
         const int64_t i = (columns ? c0 : r0) + threadIdx.x;
         scales[threadIdx.x] = i < (columns ? t.cols : t.rows) ? t.outer_scales[i] : 0.0f;
     }
-    const float multiplier = ni_vector_encode(o.quantizer.rule, ni_element_max(ELEMENT), ni_f32_from(*o.amax));
+    const float multiplier = ni_vector_encode(o.rule, ni_element_max(NB_ELEMENT_E4M3), ni_f32_from(*o.amax));
     if (blockIdx.x == 0 && threadIdx.x == 0)
         *o.scale = ni_vector_decode(multiplier);
     __syncthreads();
@@ -98,8 +96,8 @@ static __global__ void __launch_bounds__(NI_THREADS) recode(const __grid_constan
         if (r0 + r >= t.rows || c >= t.cols)
             continue;
         const float *own = columns ? scales + 16 * chunk : scales + r;
-        const uint2 low = bytes_of_decoded<ELEMENT>(codes[i].x, own, columns, multiplier),
-                    high = bytes_of_decoded<ELEMENT>(codes[i].y, columns ? own + 8 : own, columns, multiplier);
+        const uint2 low = bytes_of_decoded(codes[i].x, own, columns, multiplier),
+                    high = bytes_of_decoded(codes[i].y, columns ? own + 8 : own, columns, multiplier);
         const uint4 bytes = make_uint4(low.x, low.y, high.x, high.y);
         *(uint4 *)(o.bytes + (r0 + r) * t.cols + c) = bytes;
         put_chunk(tile, r, chunk, bytes);
@@ -116,9 +114,6 @@ int ni_cuda_launch_recode(void *stream, const ni_cuda_recoding *r) {
     if (eights == 0)
         return code;
     largest_decoded<<<ni_grid(ni_divide_up(eights, 8 * NI_THREADS)), NI_THREADS, 0, on>>>(*t, eights, r->amax);
-    if (r->quantizer.element == NB_ELEMENT_E5M2)
-        recode<NB_ELEMENT_E5M2><<<(unsigned)tiles, NI_THREADS, 0, on>>>(*r);
-    else
-        recode<NB_ELEMENT_E4M3><<<(unsigned)tiles, NI_THREADS, 0, on>>>(*r);
+    recode<<<(unsigned)tiles, NI_THREADS, 0, on>>>(*r);
     return code ? code : cudaGetLastError();
 }

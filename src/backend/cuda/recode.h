@@ -1,4 +1,4 @@
-/* recode.h: E2M1 codes under FP32 scales of rows or columns, rounded to 8-bit codes under one scale: weights that a product by
+/* recode.h: E2M1 codes under FP32 scales of rows or columns, rounded to E4M3 under one scale: weights that a product by
  * units for 8 bits wants under one scale (pow2_bytes.h). */
 #ifndef NI_BACKEND_CUDA_RECODE_H
 #define NI_BACKEND_CUDA_RECODE_H
@@ -14,7 +14,7 @@ typedef struct ni_cuda_recoding {
     uint8_t *bytes, *turned; /* [rows, cols], [cols, rows] */
     float *scale;            /* [1] */
     uint32_t *amax;          /* [1], of what they decode to; written here */
-    nb_quantizer quantizer;  /* of the bytes: E4M3 or E5M2 to nearest */
+    nb_scale_rule rule;      /* of that scale; numbers go to nearest */
 } ni_cuda_recoding;
 
 bool ni_cuda_recodes(const nb_quantizer *from, const nb_quantizer *to);
