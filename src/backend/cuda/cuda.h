@@ -31,6 +31,7 @@ typedef struct ni_cuda {
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
     uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of further matrices of a producer */
+    uint32_t *parted;    /* of the kernel that parts contractions (parted.h), zero between its launches */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
@@ -54,7 +55,7 @@ static inline bool ni_cuda_has_fp4_units(int major, int minor) {
     return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
 }
 
-/* A sum of products is one contraction (joined.h). */
+/* A sum of products is one contraction (joined.h); dW of several layers is one launch (parted.h). */
 static inline bool ni_cuda_joins(const ni_cuda *cuda) {
     return cuda->major == 9 && cuda->minor == 0;
 }

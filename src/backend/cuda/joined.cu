@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_
         [&] {
             each_tile(w, block, [&](int row, int col) {
                 for (int t = 0; t < w.count; t++)
-                    copy_stages<ACROSS>(r, &w.a[t], &w.b[t], w.stages[t], row, col, block);
+                    copy_stages<ACROSS>(r, &w.a[t], &w.b[t], 0, w.stages[t], row, col, block);
             });
         },
         [&] {
@@ -109,7 +109,7 @@ int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiproces
     bool good = map_tiles(&w.c, &j->c, GROUP_ROWS);
     for (int i = 0; i < j->count; i++) {
         const ni_cuda_joined_term *t = &j->terms[i];
-        good = good && map_operands(&w.a[i], &w.b[i], &t->a, &t->b, j->across);
+        good = good && map_operands(&w.a[i], &w.b[i], &t->a, false, &t->b, j->across);
         w.alpha[i] = t->alpha;
         w.stages[i] = (int32_t)ni_divide_up(t->a.cols, DEPTH);
     }

@@ -95,7 +95,7 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_bytes_kernel(const _
         [&] {
             each_tile(w, block, [&](int row, int col) {
                 for (int t = 0; t < w.count; t++)
-                    copy_stages<0, BYTES>(r, &w.a[t], &w.b[t], w.stages[t], row, col, block);
+                    copy_stages<0, 0, BYTES>(r, &w.a[t], &w.b[t], 0, w.stages[t], row, col, block);
             });
         },
         [&] {

@@ -4,8 +4,8 @@
  * half of it to both. In a block one thread copies what comes next into the ring, 64 of the contraction a stage, and two
  * warpgroups multiply, 64 rows each. A stage is free again when all warps of the cluster that read it are done.
  *
- *     A   [128 rows, 64] in one panel
- *     B   [256 rows, 64] in one panel, or ACROSS: [64, 256 columns] in four of 64
+ *     A   [128 rows, 64] in one panel, or A_ACROSS: [64, 128 columns] in two of 64
+ *     B   [256 rows, 64] in one panel, or ACROSS: [64, 256 columns] in four
  *
  * What is beyond an edge comes as zeros. Sums run along the contraction, in FP32.
  */
@@ -84,6 +84,16 @@ static __device__ inline ring ring_begin() {
 
 /* ---- copying, by one thread of a block ---- */
 
+template <int ACROSS>
+static __device__ __forceinline__ void load_a(uint32_t to, const CUtensorMap *a, int depth, int row, uint32_t barrier) {
+    if constexpr (ACROSS) {
+        load_tile(to, a, row, depth, barrier);
+        load_tile(to + PANEL_BYTES, a, row + 64, depth, barrier);
+    } else {
+        load_tile(to, a, depth, row, barrier);
+    }
+}
+
 /* This block's share of B, into all blocks of the cluster. */
 template <int ACROSS>
 static __device__ __forceinline__ void load_b(uint32_t to, const CUtensorMap *b, int depth, int col, uint32_t block,
@@ -97,14 +107,14 @@ static __device__ __forceinline__ void load_b(uint32_t to, const CUtensorMap *b,
     }
 }
 
-/* All of the contraction of one product, of a tile of C; NUMBERS of it in a stage. */
-template <int ACROSS, int NUMBERS = DEPTH>
-static __device__ __forceinline__ void copy_stages(ring &r, const CUtensorMap *a, const CUtensorMap *b, int stages,
-                                                   int row, int col, uint32_t block) {
-    for (int s = 0; s < stages; s++, r.advance()) {
+/* Stages of the contraction of one product, from `first` on, of a tile of C; NUMBERS of it in a stage. */
+template <int ACROSS, int A_ACROSS = 0, int NUMBERS = DEPTH>
+static __device__ __forceinline__ void copy_stages(ring &r, const CUtensorMap *a, const CUtensorMap *b, int first,
+                                                   int stages, int row, int col, uint32_t block) {
+    for (int s = first; s < first + stages; s++, r.advance()) {
         barrier_wait(r.free(r.at), r.parity ^ 1);
         barrier_expect(r.full(), STAGE_BYTES);
-        load_tile(r.a(), a, s * NUMBERS, row, r.full());
+        load_a<A_ACROSS>(r.a(), a, s * NUMBERS, row, r.full());
         load_b<ACROSS>(r.b(), b, s * NUMBERS, col, block, r.full());
     }
 }
@@ -119,16 +129,18 @@ static __device__ __forceinline__ void release(const ring &r, uint32_t stage) {
 
 /* One after the other into c, which begins with 0 where `held` is none; `held` is the stage that is read still. */
 enum { NO_STAGE = -1 };
-template <int ACROSS>
+template <int ACROSS, int A_ACROSS = 0>
 static __device__ __forceinline__ void multiply_stages(float (&c)[SUMS][4], ring &r, int stages, int &held, bool &add) {
     const uint32_t own = threadIdx.x / GROUP_THREADS * (GROUP_ROWS * DEPTH * 2);
     for (; stages > 0; stages--, r.advance()) {
         barrier_wait(r.full(), r.parity);
         wgmma_fence();
-        const uint64_t a = wgmma_operand(r.a() + own, 0), b = wgmma_operand(r.b(), ACROSS ? PANEL_BYTES : 0);
+        const uint64_t a = wgmma_operand(r.a() + own, A_ACROSS ? PANEL_BYTES : 0),
+                       b = wgmma_operand(r.b(), ACROSS ? PANEL_BYTES : 0);
 #pragma unroll
         for (int k = 0; k < DEPTH / 16; k++)
-            wgmma_shared<TILE_COLS, ACROSS>(c, a + (k * 32 >> 4), b + (k * (ACROSS ? 16 * 128 : 32) >> 4), add || k);
+            wgmma_shared<TILE_COLS, ACROSS, A_ACROSS>(c, a + (k * (A_ACROSS ? 16 * 128 : 32) >> 4),
+                                                      b + (k * (ACROSS ? 16 * 128 : 32) >> 4), add || k);
         wgmma_commit();
         wgmma_wait<1>();
         if (held != NO_STAGE)
@@ -251,6 +263,13 @@ static bool map_tiles(CUtensorMap *map, const nb_mat *m, int rows) {
     return tile_encoder()(map, wide ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, m->data,
                           size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* What copy_stages reads. */
+static inline bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, bool left_across,
+                                const nb_mat *right, bool right_across) {
+    return map_tiles(a, left, left_across ? DEPTH : TILE_ROWS) &&
+           map_tiles(b, right, right_across ? DEPTH : TILE_COLS / CLUSTER);
 }
 
 /* Addresses and strides in multiples of 16 bytes. */
