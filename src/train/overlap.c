@@ -62,22 +62,12 @@ static int64_t begin_with(const ni_overlap *o) {
     return i;
 }
 
-/* Before this rank's pass has left the first section: the rows of one whose pass is over come while it goes on. */
-static nb_status fetch_rows(ni_overlap *o) {
-    o->fetched = o->marks && ni_reduce_may_fetch_rows(o->reducer);
-    return o->fetched ? ni_reduce_fetch_rows(o->reducer, &o->error) : NB_OK;
-}
-
 static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     ni_reducer *x = o->reducer;
     const int64_t from = chunk_at(o, i), n = chunk_at(o, i + 1) - from;
     NB_TRY(await_mark(o, i));
     if (o->grads->dtype == x->be->real)
         ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
-    if (o->fetched) {
-        ni_reduce_add_rows(x, o->grads->data);
-        return NB_OK;
-    }
     if (i == 0 && head_is_table(o) && o->accumulator->count > 1) /* sub-sums had to be added first */
         NB_TRY(ni_reduce_untouched(x, o->grads, &o->error));
     return ni_reduce_chunk(x, o->grads, i, &o->error);
@@ -97,9 +87,7 @@ static void sum_chunks(ni_overlap *o) {
     if (o->status == NB_OK && begin < last && wait_for(o, chunk_at(o, begin)))
         o->status = await_mark(o, begin);
     for (int64_t i = last; o->status == NB_OK && i >= 0; i--) {
-        if (i == 0 && last > 0)
-            o->status = fetch_rows(o);
-        if (o->status != NB_OK || !wait_for(o, chunk_at(o, i)))
+        if (!wait_for(o, chunk_at(o, i)))
             break;
         if (i == last) /* the step's tokens are known by now, and there is time */
             o->status = meet_rows(o);

@@ -39,7 +39,6 @@ typedef struct ni_overlap {
     void **marks;   /* [chunks] of a backend with a companion; NULL: it has none */
     int64_t marked; /* chunks from this one on have theirs */
     int64_t met;    /* the pass has come to that of this one, and so to those behind it */
-    bool fetched;   /* rows of the other rank are here (ni_reduce_fetch_rows) */
     nb_status status;
     nb_error error;
 } ni_overlap;

@@ -83,6 +83,15 @@ void ni_paper_note(nb_backend *be, ni_paper_row row, ni_paper_cost cost) {
     e->also += cost.also;
 }
 
+void ni_paper_unwritten(nb_backend *be, ni_paper_row row, double bytes) {
+    ni_paper *p = be->state;
+    int32_t i = 0;
+    while (i < p->entry_count && p->entries[i].row != row)
+        i++;
+    if (i < p->entry_count)
+        p->entries[i].written -= bytes;
+}
+
 void ni_paper_start_over(ni_paper *p) {
     p->entry_count = 0;
 }

@@ -10,6 +10,7 @@
 #include "backend/ref/gemm.h"
 #include "backend/ref/quantize_parts.h"
 #include "format/element.h"
+#include "format/vector_scales.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -208,8 +209,9 @@ static void note_making_memory(nb_backend *be, const ni_source *source, const ni
         ni_paper_thread(be, (NI_GROUP_ROWS + NI_STATS_ROWS) * sizeof(float) * (double)m->out->cols);
 }
 
-nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
-                                 nb_error *err) {
+/* `produced`: numbers that the same kernel computes are not read. */
+static nb_status make(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count, bool produced,
+                      nb_error *err) {
     int64_t rows, cols;
     double written = 0, work = 0, stages = 0;
     int64_t regions = !ni_source_is_simple(source);
@@ -218,7 +220,9 @@ nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const 
     ni_source_shape(source, &rows, &cols);
     const double n = (double)rows * (double)cols;
     double read = n / elements(source->numbers, source->operand) *
-                  (source->numbers ? ni_paper_mat_bytes(source->numbers) : read_bytes(be, source->operand));
+                  (produced          ? 0
+                   : source->numbers ? ni_paper_mat_bytes(source->numbers)
+                                     : read_bytes(be, source->operand));
     if (source->minus)
         read += (double)nb_qtensor_bytes(&source->minus->quantizer, rows, cols).total;
     for (int32_t i = 0; i < count; i++) {
@@ -244,9 +248,50 @@ nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const 
     return NB_OK;
 }
 
+nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                                 nb_error *err) {
+    return make(be, source, makings, count, false, err);
+}
+
+/* On Hopper one kernel computes numbers and makes both operands, where scales are of the step before (cuda/produce.c).
+ */
+static bool is_fused(nb_backend *be, const ni_produced *out, int32_t count) {
+    bool fused = paper(be)->hopper;
+    for (int32_t i = 0; fused && i < count; i++)
+        fused = out[i].count == 2 && out[i].makings[0].past && out[i].makings[1].past && !out[i].numbers->amax;
+    return fused;
+}
+
+static ni_paper_row row_of(const ni_producer *from) {
+    switch (from->kind) {
+    case NI_PRODUCER_SWIGLU:
+        return NI_PAPER_ROW_swiglu_forward;
+    case NI_PRODUCER_SWIGLU_SLOPES:
+        return NI_PAPER_ROW_swiglu_backward;
+    case NI_PRODUCER_NORM:
+        return from->change ? NI_PAPER_ROW_add_rmsnorm_forward : NI_PAPER_ROW_rmsnorm_forward;
+    case NI_PRODUCER_TURNED_BACK:
+        break;
+    }
+    return NI_PAPER_ROW_rope;
+}
+
 nb_status ni_paper_make_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                                  nb_error *err) {
-    return ni_compose_produced(be, from, out, count, err);
+    const bool turned = from->kind == NI_PRODUCER_TURNED_BACK;
+    ni_produced bare[NI_PRODUCED_MOST] = {{0}};
+    if (!is_fused(be, out, count))
+        return ni_compose_produced(be, from, out, count, err);
+    for (int32_t i = 0; i < count; i++)
+        bare[i] = (ni_produced){.numbers = out[i].numbers};
+    NB_TRY(ni_compose_produced(be, from, bare, count, err));
+    for (int32_t i = 0; i < count; i++) {
+        const bool there = turned && i == 2; /* RoPE has no part in it */
+        if (!there && !out[i].kept)
+            ni_paper_unwritten(be, row_of(from), ni_paper_mat_bytes(out[i].numbers));
+        NB_TRY(make(be, &(ni_source){.numbers = out[i].numbers}, out[i].makings, out[i].count, !there, err));
+    }
+    return NB_OK;
 }
 
 nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
@@ -256,10 +301,23 @@ nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_
     return NB_OK;
 }
 
+/* Hopper reads values under one scale, or under tiles, either way where they lie; codes are turned if somebody reads
+ * them. */
+static bool is_read_either_way(nb_backend *be, const nb_operand *out, const nb_operand *from) {
+    const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
+    return paper(be)->hopper &&
+           (tiles || (ni_has_tensor_scale(&from->quantizer) && ni_has_tensor_scale(&out->quantizer)));
+}
+
 nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_stages,
-                  3.0 * (double)(from->rows * from->cols)); /* decoded, turned, encoded */
+    const double codes = out->reread ? (double)nb_qtensor_bytes(&out->quantizer, out->rows, out->cols).total : 0;
+    const double numbers = (double)(from->rows * from->cols);
     out->outer = ni_codes_of(out).tensor_scale;
+    if (is_read_either_way(be, out, from))
+        NI_PAPER_NOTE(turn, codes, codes, NI_PAPER_moves, 0);
+    else
+        NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_stages,
+                      3 * numbers); /* decoded, turned, encoded */
     return NB_OK;
 }
 

@@ -118,6 +118,9 @@ void ni_paper_note(nb_backend *be, ni_paper_row row, ni_paper_cost cost);
 #define NI_PAPER_NOTE_WORK(name, read, written, kind, flops, work)                                                     \
     ni_paper_note(be, NI_PAPER_ROW_##name, (ni_paper_cost){read, written, kind, flops, NULL, NI_PAPER_work, work, 0})
 
+/* Of what was noted of `row`, so many bytes stay in a kernel that does more. */
+void ni_paper_unwritten(nb_backend *be, ni_paper_row row, double bytes);
+
 static inline double ni_paper_bytes(int64_t n, nb_dtype dtype) {
     return (double)n * (double)nb_dtype_size(dtype);
 }
