@@ -20,7 +20,7 @@ target_include_directories(nibble-cuda PRIVATE include src SYSTEM ${CUDAToolkit_
 # NB_API is nothing here: its copies of public functions are its own, whatever the program exports.
 target_compile_definitions(nibble-cuda PRIVATE "NB_API=" _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
 target_compile_options(nibble-cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off>
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror -ffp-contract=off>
   $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall
     ${NIBBLE_CUDA_CODE}>)
 target_link_libraries(nibble-cuda PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})

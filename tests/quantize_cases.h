@@ -209,6 +209,22 @@ static UNUSED float datum(data_kind kind, uint32_t stream, int64_t i) {
     }
 }
 
+static UNUSED nb_quantizer format_of(const char *family, int32_t block_rows, int32_t block_cols) {
+    nb_quantizer q = ni_format_family_find(family)->defaults;
+    q.block_rows = block_rows;
+    q.block_cols = block_cols;
+    return q;
+}
+
+static UNUSED nb_quantizer nvfp4(int32_t block_rows) {
+    return format_of("nvfp4", block_rows, 16);
+}
+
+/* A scale a row. */
+static UNUSED nb_quantizer rows_of(const char *family) {
+    return format_of(family, 1, NB_BLOCK_ALL);
+}
+
 /* [rows, cols] in F32 or BF16 with this stride; what lies between the rows is poison. */
 static UNUSED nb_mat data_matrix(data_kind kind, nb_dtype dtype, int64_t rows, int64_t cols, int64_t stride) {
     nb_mat m = nb_mat_of(poisoned((size_t)(rows * stride) * nb_dtype_size(dtype)), dtype, rows, cols);

@@ -2,25 +2,8 @@
 # test_cli_recipe.sh NIBBLE SOURCE_DIR: `nibble recipe` as a user types it.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-# expect_error STATUS PATTERN COMMAND...: one line on stderr that matches, this exit status, nothing on stdout.
-expect_error() {
-    want=$1 pattern=$2
-    shift 2
-    status=0
-    "$@" > "$work/out" 2> "$work/err" || status=$?
-    [ "$status" = "$want" ] || fail "$*: exit $status, expected $want"
-    [ "$(wc -l < "$work/err")" = 1 ] || fail "$*: $(wc -l < "$work/err") lines on stderr, expected 1"
-    grep -q "^nibble: " "$work/err" || fail "$*: $(cat "$work/err")"
-    grep -q -e "$pattern" "$work/err" || fail "$*: $(cat "$work/err") (expected: $pattern)"
-}
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 
 "$nibble" recipe list > "$work/list"
 for file in "$source"/recipes/*.yaml; do
@@ -42,18 +25,18 @@ sed -n '/^TetraJet$/,/^$/p' "$work/list" | grep -q '^  tetrajet-v2 ' || fail "te
 "$nibble" recipe show nvfp4 | grep -q '^  last_blocks: 0.15  *# nvfp4.yaml:7$' || fail "show names no line"
 
 printf 'base: nvfp4\nname: mine\nkepp: {last_blocks: 2}\n' > "$work/typo.yaml"
-expect_error 2 "typo.yaml:3: unknown key 'kepp'; did you mean 'keep'?" "$nibble" recipe check "$work/typo.yaml"
+expect 2 "typo.yaml:3: unknown key 'kepp'; did you mean 'keep'?" "$nibble" recipe check "$work/typo.yaml"
 printf 'base: ./b.yaml\n' > "$work/a.yaml"
 printf 'base: ./a.yaml\n' > "$work/b.yaml"
-expect_error 2 "b.yaml:1: base: .*a.yaml comes back to itself" "$nibble" recipe show "$work/a.yaml"
+expect 2 "b.yaml:1: base: .*a.yaml comes back to itself" "$nibble" recipe show "$work/a.yaml"
 : > "$work/empty.yaml"
-expect_error 2 "empty.yaml: is empty" "$nibble" recipe check "$work/empty.yaml"
-expect_error 2 "no recipe is called 'nvpf4'.*did you mean 'nvfp4'?" "$nibble" recipe show nvpf4
-expect_error 2 "no-such.yaml: No such file" "$nibble" recipe check "$work/no-such.yaml"
-expect_error 2 "expected 'list', 'show NAME'" "$nibble" recipe shwo nvfp4
-expect_error 2 "unknown option --yml; did you mean --yaml?" "$nibble" recipe show nvfp4 --yml
-expect_error 2 "something is missing" "$nibble" recipe
-expect_error 2 "NIBBLE_HOME is .*, which holds no folder 'recipes'" env NIBBLE_HOME="$work" "$nibble" recipe list
+expect 2 "empty.yaml: is empty" "$nibble" recipe check "$work/empty.yaml"
+expect 2 "no recipe is called 'nvpf4'.*did you mean 'nvfp4'?" "$nibble" recipe show nvpf4
+expect 2 "no-such.yaml: No such file" "$nibble" recipe check "$work/no-such.yaml"
+expect 2 "expected 'list', 'show NAME'" "$nibble" recipe shwo nvfp4
+expect 2 "unknown option --yml; did you mean --yaml?" "$nibble" recipe show nvfp4 --yml
+expect 2 "something is missing; usage: nibble recipe list, or: nibble recipe show NAME.*, or: nibble recipe check" "$nibble" recipe
+expect 2 "NIBBLE_HOME is .*, which holds no folder 'recipes'" env NIBBLE_HOME="$work" "$nibble" recipe list
 
 mkdir -p "$work/home/recipes"
 cp "$source/recipes/bf16.yaml" "$work/home/recipes/only.yaml"

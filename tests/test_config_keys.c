@@ -120,7 +120,7 @@ static const struct {
     {"steps: null\n", "'steps' is missing"},
     {"steps: 1\nstep: 2\n", "t.yaml:2: unknown key 'step'; did you mean 'steps'?"},
     {"steps: 1\nlr: 2\n", "t.yaml:2: unknown key 'lr'; did you mean 'optimizer.lr'?"},
-    {"steps: 1\noptimizer:\n  lrr: 2\n", "t.yaml:3: unknown key 'optimizer.lrr'; did you mean 'lr'?"},
+    {"steps: 1\noptimizer:\n  lrr: 2\n", "t.yaml:3: unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"},
     {"steps: 1\noptimizer:\n  zzzzzz: 2\n",
      "t.yaml:3: unknown key 'optimizer.zzzzzz'; the toy file knows here: lr, clamp, clip"},
     {"steps: 1\nhcp: {k: 3}\n", "t.yaml:2: unknown key 'hcp'; the toy file knows here: steps, tokens, optimizer,"},
@@ -154,7 +154,7 @@ static const struct {
     {"steps: 1\npart: third\n", "t.yaml:2: part: expected half, found 'third'"},
     {"steps: 1\npart: [1]\n", "part: expected keys below it, found a list"},
     {"steps: 1\nalways:\n  alpha: 500\n  rank: 4\n", "t.yaml:4: always.rank: alpha x rank is beyond 100"},
-    {"steps: 1\npart: {alhpa: 1}\n", "t.yaml:2: unknown key 'part.alhpa'; did you mean 'alpha'?"},
+    {"steps: 1\npart: {alhpa: 1}\n", "t.yaml:2: unknown key 'part.alhpa'; did you mean 'part.alpha'?"},
 };
 
 static void bad_values_are_refused(void **state) {
@@ -214,7 +214,7 @@ static void origins_are_named(void **state) {
     ni_yaml doc;
     nb_error err = {0};
     assert_int_equal(read_toy("steps: 7\noptimizer:\n  lr: 1\n", &t, &doc, &err), NB_OK);
-    assert_int_equal(ni_yaml_set(&doc, "mode=stochastic", NULL, &err), NB_OK);
+    assert_int_equal(ni_yaml_set(&doc, "", "mode=stochastic", NULL, &err), NB_OK);
     char *text = print_toy(&t, doc.root, NI_COMMENTS_ORIGIN);
     assert_non_null(strstr(text, "optimizer:\n  lr: 1                                     # t.yaml:3\n"));
     assert_non_null(strstr(text, "# default: our choice\n"));

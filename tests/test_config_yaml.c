@@ -111,10 +111,10 @@ static void assignments_write_over(void **state) {
     ni_yaml doc;
     nb_error err = {0};
     assert_int_equal(ni_yaml_parse(text, strlen(text), "t.yaml", &doc, &err), NB_OK);
-    assert_int_equal(ni_yaml_set(&doc, "a.b=[3, 4]", format_replaces, &err), NB_OK);
-    assert_int_equal(ni_yaml_set(&doc, "new.deep.key=v=w", format_replaces, &err), NB_OK);
-    assert_int_equal(ni_yaml_set(&doc, "q.format=y", format_replaces, &err), NB_OK);
-    assert_int_equal(ni_yaml_set(&doc, "a.c=", format_replaces, &err), NB_OK);
+    assert_int_equal(ni_yaml_set(&doc, "", "a.b=[3, 4]", format_replaces, &err), NB_OK);
+    assert_int_equal(ni_yaml_set(&doc, "", "new.deep.key=v=w", format_replaces, &err), NB_OK);
+    assert_int_equal(ni_yaml_set(&doc, "", "q.format=y", format_replaces, &err), NB_OK);
+    assert_int_equal(ni_yaml_set(&doc, "", "a.c=", format_replaces, &err), NB_OK);
     const ni_yaml_node *b = ni_yaml_find(doc.root, "a.b");
     assert_int_equal(b->kind, NI_YAML_LIST);
     assert_string_equal(b->file, "--set a.b=[3, 4]");
@@ -126,7 +126,7 @@ static void assignments_write_over(void **state) {
     static const char *const bad[] = {"",       "=1",   "a",    ".a=1",       "a.=1",
                                       "a..b=1", "a={b", "a=*x", "a=1\n--- 2", "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q=1"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        if (ni_yaml_set(&doc, bad[i], NULL, &err) != NB_BAD_CONFIG)
+        if (ni_yaml_set(&doc, "", bad[i], NULL, &err) != NB_BAD_CONFIG)
             fail_msg("--set '%s' was taken", bad[i]);
         assert_non_null(strstr(err.message, "--set"));
     }

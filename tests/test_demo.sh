@@ -3,14 +3,9 @@
 # Set-up is left out: this program is built.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 mkdir scripts build
 cp "$source/scripts/demo-run" scripts

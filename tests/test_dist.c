@@ -158,6 +158,16 @@ static void ranks_talk(void **state) {
 
 /* ---- ranks that fail ---- */
 
+/* One comes late to what another did, and a third still later, when the first has said it and is gone: that one hears
+ * of it from both. */
+static bool late;
+
+static void come_late(const nb_ranks *r) {
+    const struct timespec pause = {.tv_nsec = (nb_ranks_rank(r) == 0 ? 200 : 400) * 1000 * 1000};
+    if (late)
+        nanosleep(&pause, NULL);
+}
+
 static void one_fails(nb_ranks *r) {
     nb_error err = {0};
     int32_t all[MOST], mine = 0;
@@ -167,6 +177,7 @@ static void one_fails(nb_ranks *r) {
         nb_ranks_close(r, &err);
         return;
     }
+    come_late(r);
     nb_status status = NB_OK;
     while (status == NB_OK)
         status = ni_ranks_gather(r, &mine, all, sizeof mine, &err);
@@ -178,14 +189,18 @@ static void one_fails(nb_ranks *r) {
 static void one_dies(nb_ranks *r) {
     nb_error err = {0};
     int32_t all[MOST], mine = 0;
+    const int32_t whose = late ? 2 : 0, speaker = late ? 0 : 1;
+    char said[64];
     CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_OK);
-    if (nb_ranks_rank(r) == 0)
+    if (nb_ranks_rank(r) == whose)
         raise(SIGKILL);
+    come_late(r);
     nb_status status = NB_OK;
     while (status == NB_OK)
         status = ni_ranks_gather(r, &mine, all, sizeof mine, &err);
-    CHECK(status == NB_IO_ERROR && strstr(err.message, "rank 0 of 3 is gone"));
-    CHECK(nb_ranks_speaks(r) == (nb_ranks_rank(r) == 1));
+    snprintf(said, sizeof said, "rank %d of 3 is gone", (int)whose);
+    CHECK(status == NB_IO_ERROR && strstr(err.message, said));
+    CHECK(nb_ranks_speaks(r) == (nb_ranks_rank(r) == speaker));
     nb_ranks_close(r, &err);
 }
 
@@ -209,6 +224,10 @@ static void others_hear_of_it(void **state) {
     (void)state;
     run_ranks(3, 60, -1, one_fails);
     run_ranks(3, 60, 0, one_dies);
+    late = true;
+    run_ranks(3, 60, -1, one_fails);
+    run_ranks(3, 60, 2, one_dies);
+    late = false;
 }
 
 static void nobody_waits_for_ever(void **state) {

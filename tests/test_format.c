@@ -320,6 +320,25 @@ static void powers_of_two_around(void **state) {
     assert_true(ni_pow2_above(0.0f) == 0.0f && ni_pow2_above(INFINITY) == INFINITY);
 }
 
+/* Whatever the amax, a scale restricted to powers of two is a finite one, 2^-127 at the least: units that read 2^-6 of
+ * it (src/backend/cuda/pow2_bytes.h) read no zero. */
+static void pow2_scales_stay_above_zero(void **state) {
+    (void)state;
+    static const float maxima[] = {6, 7, 448, 57344};
+    float least = INFINITY;
+    for (int i = 0; i < 4; i++)
+        for (uint32_t b = 0; b <= 0x7f80; b++) { /* a BF16, 0 and Inf too; or the subnormal FP32 with these bits */
+            const float amaxes[] = {ni_bf16_value((uint16_t)b), ni_f32_from(b)};
+            for (int k = 0; k < 2; k++) {
+                const float s = ni_vector_decode(ni_vector_encode(NB_RULE_POW2, maxima[i], amaxes[k]));
+                int exponent;
+                assert_true(s < INFINITY && frexp((double)s, &exponent) == 0.5);
+                least = fminf(least, s);
+            }
+        }
+    assert_true(least == 0x1p-127f && ldexpf(least, -6) > 0);
+}
+
 /* With headroom the scaled amax never passes 6, wherever a normal E4M3 scale rounds; without it, it does. */
 static void headroom_never_saturates(void **state) {
     (void)state;
@@ -479,6 +498,7 @@ int main(void) {
         cmocka_unit_test(e8m0_scales),
         cmocka_unit_test(e8m0_ceil_is_transformer_engines),
         cmocka_unit_test(powers_of_two_around),
+        cmocka_unit_test(pow2_scales_stay_above_zero),
         cmocka_unit_test(headroom_never_saturates),
         cmocka_unit_test(texts),
         cmocka_unit_test(refusals),

@@ -1,15 +1,10 @@
 #!/bin/sh
 # test_generate.sh NIBBLE SOURCE_DIR: `nibble generate`: texts begin as transformers begins them, and its options.
 set -eu
-nibble=$1 golden=$2/tests/golden/hf
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+nibble=$1 source=$2 golden=$2/tests/golden/hf
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 # ---- greedy texts of transformers (scripts/check_transformers.py golden), by a folder as its maker left it -------------
 cp -r "$golden/llama-text" theirs

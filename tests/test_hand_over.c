@@ -86,6 +86,7 @@ static void hand_over(nb_ranks *r, const nb_recipe *recipe, bool looks, size_t m
     CHECK(most > 1 || r->neighbours ? p.handed.rounds == 1 : p.handed.rounds > 8);
     CHECK(ni_hand_over_due(&p.handed, &first, NULL) == NB_OK && !p.handed.due);
     expect_gradients(r, p.model, whole);
+    hear(r); /* as of losses: the others' passes have read what was laid out */
     move(whole, 0, nb_model_param_count(whole));
     move(p.model, p.share.begin, p.share.end);
     CHECK(ni_hand_over_masters(&p.handed, NULL) == NB_OK);

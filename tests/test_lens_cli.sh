@@ -2,14 +2,9 @@
 # test_lens_cli.sh NIBBLE SOURCE_DIR: a run that is looked at, and `nibble lens` on it: flips before and after resets.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 printf 'name: small\nfamily: olmo2\nvocab: 257\nhidden: 32\nlayers: 1\nheads: 2\nintermediate: 64\nmax_seq: 64\n' > model.yaml
 printf 'name: resets\nbase: nvfp4\nkeep: {last_blocks: 0}\noscireset: {start: 4, period: 4, window: 2, threshold: 1}\n' \
@@ -71,6 +66,7 @@ refused 'kurtosis is measured of .*expected --role' runs/resets --metric kurtosi
 refused 'no module fits' runs/resets --drift nothing
 refused '2 runs; expected one' runs/resets runs/bf16 --drift '*'
 refused 'no run has a number called flips' runs/resets --metric flips
+refused 'no run has a number called kurtosis of fprop.z' runs/resets --metric kurtosis --role fprop.z
 refused 'neither run.yaml' data
 
 # ---- what report takes, lens takes: a parent, a glob with other files in it ------------------------------------------------

@@ -50,6 +50,31 @@ static void single_is_dual(void **state) {
     nb_backend_free(be);
 }
 
+/* Where one reading of X is to make all that is made of it, wgrad.x comes with the patches: the same bits. */
+static void wgrad_x_comes_early(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    const nb_hcp how = patch_of(0.25);
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        be->wants_amax = i;
+        c[i] = chosen_case(be, &how);
+        const nb_pass pass = {.step = 1, .steps = 10, .rounding_seed = 5};
+        const ni_cached_operand *x = c[i].group->layers[0].operands[NB_WGRAD_X];
+        const uint32_t before = x->made;
+        run_forward(&c[i], &pass);
+        assert_int_equal(x->made - before, i);
+        run_backward(&c[i], &pass);
+        assert_int_equal(x->made - before, 1);
+    }
+    check_equal_bytes("Y", c[1].y[0].data, c[0].y[0].data, M * N * 2);
+    check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
+    check_equal_bytes("dW", c[1].dw[0], c[0].dw[0], N * K * 4);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
+    nb_backend_free(be);
+}
+
 /* Fewer than half a block: nothing is patched, and every bit is the base's. */
 static void nothing_to_patch(void **state) {
     (void)state;
@@ -357,6 +382,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(formula, release_buffers),
         cmocka_unit_test_teardown(single_is_dual, release_buffers),
+        cmocka_unit_test_teardown(wgrad_x_comes_early, release_buffers),
         cmocka_unit_test_teardown(nothing_to_patch, release_buffers),
         cmocka_unit_test_teardown(only_the_second_order_is_left, release_buffers),
         cmocka_unit_test_teardown(hot_channel_toy, release_buffers),

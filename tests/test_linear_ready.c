@@ -159,11 +159,42 @@ static void listed_or_not(void **state) {
     }
 }
 
-/* Not under a lens, nor where a pass multiplies in BF16. */
+static void see_weight(void *context, const nb_lens_operand *seen) {
+    assert_int_equal(seen->role, NB_FPROP_W);
+    assert_non_null(seen->quantized);
+    ++*(int *)context;
+}
+
+/* A lens that looks at weights alone sees each once a step, as it was listed. */
+static void followed_weights(void **state) {
+    (void)state;
+    const nb_plan plan = plan_nvfp4();
+    int seen = 0;
+    const nb_lens lens = {.context = &seen, .operand = see_weight, .roles = 1u << NB_FPROP_W};
+    const nb_pass pass = {.steps = 10, .rounding_seed = 5, .lens = &lens};
+    nb_backend *be = cpu();
+    linear_case c = make_group(be, &plan, 1, NULL);
+    for (int step = 0; step < 2; step++) {
+        ready(&c.group, 1, &pass);
+        const uint32_t made = c.group->layers[0].own[NB_FPROP_W].made;
+        run_forward(&c, &pass);
+        run_backward(&c, &pass);
+        assert_int_equal(seen, step + 1);
+        assert_int_equal(c.group->layers[0].own[NB_FPROP_W].made, made);
+        move_weights(&c);
+    }
+    run_forward(&c, &pass0); /* as an evaluation, for nobody to see: made anew where a lens comes then */
+    run_forward(&c, &pass);
+    assert_int_equal(seen, 3);
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Not under a lens that looks at more than weights, nor where a pass multiplies in BF16. */
 static void passes_that_look_away(void **state) {
     (void)state;
     const nb_plan plan = plan_nvfp4();
-    const nb_lens lens = {0};
+    const nb_lens lens = {.operand = see_weight};
     const nb_pass passes[] = {{.lens = &lens}, {.forward_bf16 = true}, {.backward_bf16 = true}};
     nb_backend *be = cpu();
     linear_case c = make_group(be, &plan, 1, NULL);
@@ -180,6 +211,7 @@ static void passes_that_look_away(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test_teardown(listed_or_not, release_buffers),
+                                       cmocka_unit_test_teardown(followed_weights, release_buffers),
                                        cmocka_unit_test_teardown(passes_that_look_away, release_buffers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,13 +3,8 @@
 # is copied, so this builds the library once more.   usage: test_new_mechanism.sh NIBBLE SOURCE_DIR
 set -eu
 build=$(dirname "$1") source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 
 cached() { # NAME: what CMake was told
     sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"

@@ -90,27 +90,46 @@ static void hot_channels_are_named(void **state) {
     ni_series_reader_free(r);
 }
 
-/* Weights that grow together: every q follows its scale at every step, and no code changes. */
-static void drifting_scales_flip_nothing(void **state) {
-    static const float levels[] = {0.5f, 1, 1.5f, 2, 3, 4, 6, 0};
+/* What was recorded of a weight that was shown at each step of a window, as `plant` left it there. */
+static ni_series_reader *followed(fixture *f, int32_t window, void (*plant)(float *w, int64_t step)) {
     static float w[16 * WIDTH];
-    fixture *f = *state;
     ni_observer_options options = ni_observer_defaults();
     options.every = 100;
-    options.window = 10;
+    options.window = window;
     nb_error err = {0};
     ni_observer *o;
     assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    for (int64_t step = 0; step <= 10; step++) {
-        for (int i = 0; i < 16 * WIDTH; i++) /* the zeros change their sign */
-            w[i] = levels[i % 8] * (step % 2 && i % 8 == 7 ? -1.0f : 1.0f) * (1 + (float)step / 1000);
+    for (int64_t step = 0; step <= window; step++) {
+        const nb_lens *lens = ni_observer_lens(o, step);
+        assert_non_null(lens);
+        plant(w, step);
         nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, ni_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
+        show(f->be, lens, "planted", NB_FPROP_W, &source, 16);
         assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
+    assert_null(ni_observer_lens(o, window + 1)->operand);
     ni_observer_free(o);
     ni_series_reader *r;
     assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    return r;
+}
+
+/* Weights that grow together, and zeros that change their sign. */
+static void plant_drift(float *w, int64_t step) {
+    static const float levels[] = {0.5f, 1, 1.5f, 2, 3, 4, 6, 0};
+    for (int i = 0; i < 16 * WIDTH; i++)
+        w[i] = levels[i % 8] * (step % 2 && i % 8 == 7 ? -1.0f : 1.0f) * (1 + (float)step / 1000);
+}
+
+static void plant_no_numbers(float *w, int64_t step) {
+    static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
+    for (int i = 0; i < 16 * WIDTH; i++)
+        w[i] = i % 97 == 5 ? bad[i % 4] : 1 + 0.01f * (float)((i + step) % 7);
+}
+
+/* Weights that grow together: every q follows its scale at every step, and no code changes. */
+static void drifting_scales_flip_nothing(void **state) {
+    ni_series_reader *r = followed(*state, 10, plant_drift);
     assert_true(last(r, "planted/fprop.w/flip_rate").values[0] == 0);
     assert_true(last(r, "planted/fprop.w/ratios").values[0] == 0.125f); /* all but the zeros have moved */
     ni_series_reader_free(r);
@@ -118,25 +137,7 @@ static void drifting_scales_flip_nothing(void **state) {
 
 /* Whatever stands in a weight, the lens goes on, and what it says are shares. */
 static void weights_that_are_not_finite_stop_nothing(void **state) {
-    static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
-    static float w[16 * WIDTH];
-    fixture *f = *state;
-    ni_observer_options options = ni_observer_defaults();
-    options.every = 100;
-    options.window = 4;
-    nb_error err = {0};
-    ni_observer *o;
-    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    for (int64_t step = 0; step <= 4; step++) {
-        for (int i = 0; i < 16 * WIDTH; i++)
-            w[i] = i % 97 == 5 ? bad[i % 4] : 1 + 0.01f * (float)((i + step) % 7);
-        nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, ni_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
-        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
-    }
-    ni_observer_free(o);
-    ni_series_reader *r;
-    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_series_reader *r = followed(*state, 4, plant_no_numbers);
     static const char *const names[] = {"planted/fprop.w/bin_distances", "planted/fprop.w/ratios"};
     for (int n = 0; n < 2; n++) {
         ni_series_point shares = last(r, names[n]);
@@ -152,26 +153,7 @@ static void weights_that_are_not_finite_stop_nothing(void **state) {
 }
 
 static void oscillating_weight_is_named(void **state) {
-    fixture *f = *state;
-    ni_observer_options options = ni_observer_defaults();
-    options.every = 100;
-    options.window = 20;
-    nb_error err = {0};
-    ni_observer *o;
-    static float w[16 * WIDTH];
-    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    for (int64_t step = 0; step <= 20; step++) {
-        const nb_lens *lens = ni_observer_lens(o, step);
-        assert_non_null(lens);
-        plant_oscillation(w, step);
-        nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, lens, "planted", NB_FPROP_W, &source, 16);
-        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
-    }
-    assert_null(ni_observer_lens(o, 21)->operand);
-    ni_observer_free(o);
-    ni_series_reader *r;
-    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_series_reader *r = followed(*state, 20, plant_oscillation);
     ni_series_point ratios = last(r, "planted/fprop.w/ratios");
     assert_int_equal(ratios.step, 20);
     assert_int_equal(ratios.count, NI_RATIO_COUNTS);

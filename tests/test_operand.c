@@ -34,19 +34,6 @@ static int free_backends(void **state) {
 
 /* ---- making things ---- */
 
-static nb_quantizer nvfp4(int32_t block_rows) {
-    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
-    q.block_rows = block_rows;
-    return q;
-}
-
-static nb_quantizer rows_of(const char *family) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    q.block_rows = 1;
-    q.block_cols = NB_BLOCK_ALL;
-    return q;
-}
-
 static nb_operand placed(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
                          const nb_quantizer *other) {
     nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};

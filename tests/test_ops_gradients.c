@@ -277,7 +277,10 @@ static double gla_loss(void *context) {
 static void gla(void **state) {
     (void)state;
     const int32_t doc_start[] = {0, 0, 0, 3, 3, 5, 5, 0, 0, 0, 0, 0, 0, 6};
-    scan p = {.g = {2, 7, 2, 3, 4, 0.6, doc_start}, .nk = 2 * 7 * 2 * 3, .nv = 2 * 7 * 2 * 4};
+    scan p = {
+        .g = {.batch = 2, .seq = 7, .heads = 2, .key_dim = 3, .value_dim = 4, .scale = 0.6, .doc_start = doc_start},
+        .nk = 2 * 7 * 2 * 3,
+        .nv = 2 * 7 * 2 * 4};
     for (uint32_t i = 0; i < 4; i++)
         p.x[i] = normals(i, i == 2 ? p.nv : p.nk, 0, 1);
     for (int64_t i = 0; i < p.nk; i++)

@@ -3,23 +3,9 @@
 # and without a machine; its table is that of `nibble train`.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-expect() { # STATUS PATTERN COMMAND...
-    status=0 wanted=$1 pattern=$2
-    shift 2
-    "$@" > out 2> err || status=$?
-    [ "$status" = "$wanted" ] || fail "$*: exit $status, expected $wanted: $(cat err)"
-    [ "$(wc -l < err)" = 1 ] || fail "$*: not one line on stderr: $(cat err)"
-    grep -q -e "^nibble: .*$pattern" err || fail "$*: $(cat err) (expected: $pattern)"
-}
 
 cat > run.yaml << 'END_OF_RUN'
 model: llama-tiny
@@ -117,7 +103,7 @@ grep -q "^rates.work of h100 is unknown: counted by bytes alone$" timed || fail 
 for machine in "$source"/machines/*.yaml; do
     "$nibble" plan run.yaml --machine "$machine" > /dev/null || fail "$machine"
 done
-printf 'name: slow\nbandwidth: 1e9\ncall: 1\n' > slow.yaml
+printf 'name: slow\noperands: hopper\nbandwidth: 1e9\ncall: 1\n' > slow.yaml
 calls=$("$nibble" plan run.yaml --machine ./slow.yaml | awk '$1 == "total" { calls = $2 } END { print calls }')
 "$nibble" plan run.yaml --machine ./slow.yaml | awk -v calls="$calls" '/^on slow at least/ { ms = $5 }
     END { exit !(calls > 100 && ms >= calls * 1000 && ms < calls * 1000 + 60000) }' || fail "calls are not paid for"

@@ -3,14 +3,9 @@
 # `nibble probe --policy`.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 cat > qwen3.yaml << 'END'
 {name: small, family: qwen3, vocab: 257, hidden: 64, layers: 2, heads: 2, kv_heads: 1, head_dim: 32, intermediate: 128,

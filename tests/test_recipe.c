@@ -253,7 +253,7 @@ static const struct {
      "r.yaml:2: fprop.x: expected {format: ...} or one of bf16, nvfp4, nvfp4-2d"},
     {RECIPE("[nvfp4]", NV, NV, NV, NV, NV), "r.yaml:2: fprop.x: expected keys below it, found a list"},
     {RECIPE("{format: nvfp4, blok: 1x16}", NV, NV, NV, NV, NV),
-     "r.yaml:2: unknown key 'fprop.x.blok'; did you mean 'block'?"},
+     "r.yaml:2: unknown key 'fprop.x.blok'; did you mean 'fprop.x.block'?"},
     {RECIPE("{format: nvfp4, block: 1x17}", NV, NV, NV, NV, NV), "r.yaml:2: fprop.x.block: expected one of"},
     {RECIPE("{format: nvfp4, block: 1x32}", NV, NV, NV, NV, NV),
      "r.yaml:2: fprop.x: nvfp4: block must be 1x16 or 16x16"},

@@ -14,14 +14,9 @@ else
         exit 1
     }
 fi
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 cat > small.yaml << 'END'
 {name: small, family: llama, vocab: 257, hidden: 64, layers: 2, heads: 2, kv_heads: 1, intermediate: 128, max_seq: 64}

@@ -2,13 +2,8 @@
 # Completion and man pages follow what the program says of itself.   usage: test_shell.sh NIBBLE SOURCE_DIR
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 
 offered() { # WORD...: what is offered for the last of them
     bash -c '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _nibble; printf "%s\n" "${COMPREPLY[@]}"' \

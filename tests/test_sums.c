@@ -67,7 +67,7 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
 static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t first, int64_t count, bool whole,
                             nb_error *err) {
     ni_accumulator acc;
-    ni_overlap overlap;
+    ni_overlap overlap = {0};
     if (ni_accumulator_create(grads, count, &acc, err) != NB_OK)
         abort();
     for (int64_t i = first; i < first + count - 1; i++) {
@@ -87,6 +87,7 @@ static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t 
     }
     memcpy(grads->data, last.data, (size_t)tensors[1].offset * sizeof(float));
     nb_status status = ni_overlap_end(&overlap, whole, err);
+    ni_overlap_free(&overlap);
     ni_param_array_free(&last);
     ni_accumulator_free(&acc);
     return status;

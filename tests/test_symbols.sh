@@ -3,13 +3,8 @@
 # installed and in the shared library.   usage: test_symbols.sh NIBBLE SOURCE_DIR
 set -eu
 build=$(dirname "$1") source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 
 if [ -n "$(sed -n 's/^NIBBLE_SANITIZE:[A-Z]*=//p' "$build/CMakeCache.txt")" ]; then
     echo "a sanitized library is not for other programs"

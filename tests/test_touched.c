@@ -55,14 +55,17 @@ static ni_param_array gradients(nb_backend *be) {
     return out;
 }
 
-static void sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) {
+/* Whether the other rank's rows came before the pass had left the table. */
+static bool sum_behind(nb_ranks *r, ni_reducer *reducer, ni_param_array *grads) {
     ni_accumulator acc;
-    ni_overlap overlap;
+    ni_overlap overlap = {0};
     CHECK(ni_accumulator_create(grads, 1, &acc, NULL) == NB_OK);
     CHECK(ni_overlap_begin(&overlap, reducer, &acc, grads, NULL, 0));
     ni_overlap_final(&overlap, tensors[1].offset);
     CHECK(ni_overlap_end(&overlap, true, NULL) == NB_OK);
+    ni_overlap_free(&overlap);
     ni_accumulator_free(&acc);
+    return overlap.fetched;
 }
 
 static bool same(const ni_param_array *a, const ni_param_array *b, int64_t n) {
@@ -96,7 +99,9 @@ static void sum(nb_ranks *r) {
     CHECK(met[0] == reached && met[1] == reached);
     rows.rows.most = owned.rows.most = at_once ? at_once : rows.rows.most;
     if (reached) /* many, of which the first to go waits for others */
-        rows.chunk = owned.chunk = 112;
+        rows.chunk = 112;
+    if (reached && at_once)
+        owned.chunk = 112;
     fill(&want, rank, tokens, n);
     CHECK(ni_reduce(&whole, &want, NULL) == NB_OK);
     for (int32_t step = 0; step < 3; step++) { /* marks of a step are not those of the next */
@@ -117,7 +122,7 @@ static void sum(nb_ranks *r) {
     for (int32_t behind = 0; behind < 2; behind++) {
         fill(&got, rank, tokens, n);
         if (behind)
-            sum_behind(r, &owned, &got);
+            CHECK(sum_behind(r, &owned, &got) == (reached && world == 2 && rank == 0 && !head && !at_once));
         else
             CHECK(ni_reduce(&owned, &got, NULL) == NB_OK);
         CHECK(memcmp((float *)got.data + from, (float *)want.data + from, (size_t)own * sizeof(float)) == 0);

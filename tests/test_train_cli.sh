@@ -3,24 +3,9 @@
 # for each mistake, nothing half-written.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-# expect STATUS PATTERN COMMAND...: that exit status, one line on stderr that fits the pattern.
-expect() {
-    status=0 wanted=$1 pattern=$2
-    shift 2
-    "$@" > out 2> err || status=$?
-    [ "$status" = "$wanted" ] || fail "$*: exit $status, expected $wanted: $(cat err)"
-    [ "$(wc -l < err)" = 1 ] || fail "$*: not one line on stderr: $(cat err)"
-    grep -q -e "^nibble: .*$pattern" err || fail "$*: $(cat err) (expected: $pattern)"
-}
 
 cat > model.yaml << 'END'
 name: small
@@ -54,6 +39,9 @@ sed 's/hidden: .*/hidden: 128/' model.yaml > odd.yaml
 expect 2 "unknown key 'optimiser'; did you mean 'optimizer'" "$nibble" train run.yaml --set optimiser.lr=1
 expect 2 "schedule.kind" "$nibble" train run.yaml --set schedule.kind=cosin
 expect 2 "steps" "$nibble" train run.yaml --set steps=0
+expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
+expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
+expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
 expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
 expect 1 "no-such.yaml" "$nibble" train no-such.yaml
 expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
@@ -79,6 +67,16 @@ for file in run.yaml recipe.yaml census.txt metrics.jsonl checkpoints/step-00000
     [ -s "runs/a/$file" ] || fail "runs/a/$file is missing"
 done
 grep -q '"mfu":0' runs/a/metrics.jsonl || fail "no MFU in metrics.jsonl"
+grep -q '"light"' runs/a/metrics.jsonl && fail "a share of the speed of light of no machine"
+printf 'name: slow\noperands: hopper\nbandwidth: 1e6\n' > slow.yaml
+"$nibble" train run.yaml --set machine=./slow.yaml --set out=runs/light --set steps=1 > lit
+least=$("$nibble" plan run.yaml --machine ./slow.yaml --set steps=1 | sed -n 's/^on slow at least \([0-9.]*\) ms.*/\1/p')
+awk -v least="$least" -F '[:,]' '/"light":/ {
+    for (i = 1; i < NF; i++) { if ($i == "\"ms\"") ms = $(i + 1); if ($i == "\"light\"") light = $(i + 1) }
+    share = ms * light / least; ok = share > 0.99 && share < 1.01
+} END { exit !ok }' runs/light/metrics.jsonl || fail "light is not plan's least time over the step's: $least, $(cat runs/light/metrics.jsonl)"
+grep -q 'light *[0-9.]*%' lit || fail "train does not say its share of the speed of light: $(cat lit)"
+rm -r runs/light
 "$nibble" train runs/a/run.yaml --set peak_flops=1e12 --resume -q || fail "the effective run.yaml does not resume its own run"
 expect 2 "holds a run already" "$nibble" train run.yaml
 
@@ -94,6 +92,7 @@ measured="--set peak_flops=auto"
     quiet 2 "another value of steps" "$nibble" train run.yaml $measured --set steps=9 --resume
     quiet 2 "nowhere" "$nibble" train run.yaml $measured --from nowhere --set out=runs/none
     quiet 2 "nosuch" "$nibble" train run.yaml $measured --set model=nosuch --set out=runs/none
+    quiet 2 "no machine is called 'nosuch'" "$nibble" train run.yaml $measured --set machine=nosuch --set out=runs/none
     cp -r runs/a/checkpoints/step-00000004 broken
     head -c 3000 runs/a/checkpoints/step-00000004/model.safetensors > broken/model.safetensors
     quiet 2 "broken" "$nibble" train run.yaml $measured --from broken --set out=runs/none
@@ -169,8 +168,18 @@ cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
 expect 2 "temperature" "$nibble" generate $last --temperature -1
 expect 2 "no such folder" "$nibble" eval runs/b
+expect 2 "no such folder; expected a run, or a checkpoint" "$nibble" export runs/b -o b
+expect 2 "expected one, as RUN/checkpoints/" "$nibble" eval runs
+sed 's/^family: .*/family: qwen3/' model.yaml > family.yaml
+expect 2 "family is .* there and qwen3 in model" "$nibble" train run.yaml --from runs/a --set model=./family.yaml --set out=runs/qwen
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
+
+# ---- patterns that keep nothing are told ---------------------------------------------------------------------------------
+printf 'base: nvfp4\nname: typo\nkeep: {modules: [embedding, lm_head, "*.q_proj", "*.q_porj"]}\n' > typo.yaml
+"$nibble" train run.yaml --set recipe=./typo.yaml --set out=runs/typo > out
+[ "$(grep 'fits no module' out)" = "keep.modules: *.q_porj fits no module of this model; hint: their names are in census.txt" ] ||
+    fail "a pattern that fits nothing: $(cat out)"
 
 # ---- a folder that another program wrote -------------------------------------------------------------------------------------
 cp -r $last theirs

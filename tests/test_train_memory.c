@@ -12,19 +12,6 @@
 
 #include <malloc.h>
 
-/* Memory of the process that no file backs, in bytes; 0 where the system does not say. */
-static double anonymous_bytes(void) {
-    FILE *status = fopen("/proc/self/status", "r");
-    char line[256];
-    double kilobytes = 0;
-    while (status && fgets(line, sizeof line, status))
-        if (strncmp(line, "RssAnon:", 8) == 0)
-            kilobytes = strtod(line + 8, NULL);
-    if (status)
-        fclose(status);
-    return kilobytes * 1024;
-}
-
 static void table_equals_process(void **state, const char *recipe) {
     nb_run_config config = case_config(state, "memory", "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", recipe,
                                        "seq=32", "micro_batch=4", "accumulation=4", "checkpoint.every=0",

@@ -178,15 +178,19 @@ static void the_operand_where_it_began_is_named(void **state) {
     name_the_operand(state, "recipe=bf16");
 }
 
+/* A zero head and a zero last norm: logits do not depend on anything, and nothing on the logits. */
+static void plant_zeros(nb_trainer *t) {
+    change(t, "lm_head.weight", 0, 0, 0, 0);
+    change(t, "model.norm.weight", 0, 0, 0, 0);
+}
+
 static void gradients_that_are_all_zero_are_bad(void **state) {
     nb_run_config config = case_config(state, "a", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, NULL);
     nb_error err = {0};
     nb_step_report r;
-    /* A zero head and a zero last norm: logits do not depend on anything, and nothing on the logits. */
-    change(t, "lm_head.weight", 0, 0, 0, 0);
-    change(t, "model.norm.weight", 0, 0, 0, 0);
+    plant_zeros(t);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "every gradient is 0"));
     char where[400];
@@ -194,93 +198,6 @@ static void gradients_that_are_all_zero_are_bad(void **state) {
     assert_string_equal(where, "lm_head.input fprop.x"); /* the norm's output */
     nb_trainer_free(t);
     nb_backend_free(be);
-}
-
-/* The same in a run: every policy, one line of warning or error, the event with its layer and role. */
-static void zero_gradients_meet_every_policy(void **state) {
-    static const struct {
-        const char *name, *policy;
-        nb_status status;
-    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER},
-                 {"skip", "bad_numbers.policy=skip", NB_OK},
-                 {"rollback", "bad_numbers.policy=rollback", NB_OK},
-                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        nb_run_config config = case_config(state, cases[i].name, cases[i].policy, "steps=2",
-                                           "data.val=", "bad_numbers.bf16_modules=['layers.0.*']", NULL);
-        nb_backend *be = case_backend(&config);
-        nb_error err = {0};
-        case_log log = {0};
-        nb_trainer *t = make(be, &config, &log);
-        change(t, "lm_head.weight", 0, 0, 0, 0);
-        change(t, "model.norm.weight", 0, 0, 0, 0);
-        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
-        if (status != cases[i].status)
-            fail_msg("%s: status %d: %s", cases[i].name, status, err.message);
-        const char *said = status == NB_OK ? log.warning : err.message;
-        if (!strstr(said, "every gradient is 0, first in lm_head.input fprop.x") || strchr(said, '\n'))
-            fail_msg("%s: %s", cases[i].name, said);
-        char *metrics = case_metrics(state, cases[i].name);
-        assert_non_null(strstr(metrics, "\"where\":\"lm_head.input fprop.x\""));
-        free(metrics);
-        nb_trainer_free(t);
-        nb_backend_free(be);
-    }
-}
-
-/* A projection of zeros lets nothing through to what feeds it: three parameters learn nothing while all others do. */
-static const char deaf[] = "model.layers.0.mlp.down_proj.weight";
-
-static void layers_without_a_gradient_are_told(void **state) {
-    nb_run_config config = case_config(state, "dead", "steps=1", "data.val=", NULL);
-    nb_backend *be = case_backend(&config);
-    nb_error err = {0};
-    case_log log = {0};
-    nb_trainer *t = make(be, &config, &log);
-    change(t, deaf, 0, 0, 0, 0);
-    if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
-        fail_msg("%s", err.message);
-    assert_int_equal(log.warnings, 1);
-    if (!strstr(log.warning, "3 parameters get no gradient, model.layers.0.post_attention_layernorm.weight among them"))
-        fail_msg("%s", log.warning);
-    char *metrics = case_metrics(state, "dead");
-    assert_non_null(strstr(metrics, "\"event\":\"no gradient\""));
-    free(metrics);
-    nb_trainer_free(t);
-    nb_backend_free(be);
-}
-
-static void layers_without_a_gradient_meet_every_policy(void **state) {
-    static const struct {
-        const char *name, *policy;
-        nb_status status;
-        int skipped;
-    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
-                 {"skip", "bad_numbers.policy=skip", NB_OK, 2},
-                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
-                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        nb_run_config config =
-            case_config(state, cases[i].name, cases[i].policy, "steps=2", "data.val=", "bad_numbers.scales=bad",
-                        "bad_numbers.scales_every=1", "bad_numbers.bf16_modules=['layers.0.*']", NULL);
-        nb_backend *be = case_backend(&config);
-        nb_error err = {0};
-        case_log log = {0};
-        nb_trainer *t = make(be, &config, &log);
-        change(t, deaf, 0, 0, 0, 0);
-        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
-        if (status != cases[i].status || log.skipped != cases[i].skipped)
-            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
-        const char *said = status == NB_OK ? log.warning : err.message;
-        if (!strstr(said, "3 parameters get no gradient") ||
-            !strstr(said, ", first in layers.0.mlp.down_proj fprop.w") || strchr(said, '\n'))
-            fail_msg("%s: %s", cases[i].name, said);
-        char *metrics = case_metrics(state, cases[i].name);
-        assert_non_null(strstr(metrics, "\"where\":\"layers.0.mlp.down_proj fprop.w\""));
-        free(metrics);
-        nb_trainer_free(t);
-        nb_backend_free(be);
-    }
 }
 
 /* The embedding of CASE_RARE is finite in FP32 and Inf in BF16, so that exactly the batches that hold it are bad. */
@@ -381,69 +298,61 @@ static void a_spike_is_found(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- what a run is told ---- */
+
+/* A projection of zeros lets nothing through to what feeds it: three parameters learn nothing while all others do. */
+static void plant_deaf_layer(nb_trainer *t) {
+    change(t, "model.layers.0.mlp.down_proj.weight", 0, 0, 0, 0);
+}
+
 /* One weight a million times the others: the tensor's scale serves it, and the blocks of all others round to zero. */
-static void scales_that_do_not_fit_are_told(void **state) {
-    nb_run_config config = case_config(state, "scales", "recipe=nvfp4", "steps=1", "data.val=", NULL);
+static void plant_wide_weight(nb_trainer *t) {
+    change(t, "model.layers.0.mlp.up_proj.weight", 0, 0, 0, 1e-7f);
+    change(t, "model.layers.0.mlp.up_proj.weight", 0, 1, 0, 1);
+}
+
+/* A step over what was planted: one warning that says both, and its event. */
+static void is_told(void **state, void (*plant)(nb_trainer *t), const char *recipe, const char *const says[2],
+                    const char *event) {
+    nb_run_config config = case_config(state, "told", recipe, "steps=1", "data.val=", NULL);
     nb_backend *be = case_backend(&config);
     nb_error err = {0};
     case_log log = {0};
     nb_trainer *t = make(be, &config, &log);
-    change(t, "model.layers.0.mlp.up_proj.weight", 0, 0, 0, 1e-7f);
-    change(t, "model.layers.0.mlp.up_proj.weight", 0, 1, 0, 1);
+    plant(t);
     if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(log.warnings, 1);
-    if (!strstr(log.warning, "vanish") || !strstr(log.warning, "layers.0.mlp.up_proj fprop.w"))
+    if (!strstr(log.warning, says[0]) || !strstr(log.warning, says[1]))
         fail_msg("%s", log.warning);
-    char *metrics = case_metrics(state, "scales");
-    assert_non_null(strstr(metrics, "\"event\":\"bad scales\""));
+    char *metrics = case_metrics(state, "told");
+    assert_non_null(strstr(metrics, event));
     free(metrics);
     nb_trainer_free(t);
     nb_backend_free(be);
 }
 
-/* The same where the run file calls such a step bad: found before the update, and every policy deals with it. In BF16
- * the module needs no scales. */
-static void scales_that_do_not_fit_meet_every_policy(void **state) {
-    static const struct {
-        const char *name, *policy;
-        nb_status status;
-        int skipped;
-    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
-                 {"skip", "bad_numbers.policy=skip", NB_OK, 2},
-                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
-                 {"bf16", "bad_numbers.policy=bf16", NB_OK, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        nb_run_config config = case_config(state, cases[i].name, cases[i].policy, "recipe=nvfp4", "steps=2",
-                                           "data.val=", "bad_numbers.scales=bad", "bad_numbers.scales_every=1",
-                                           "bad_numbers.bf16_modules=['layers.0.*']", NULL);
-        nb_backend *be = case_backend(&config);
-        nb_error err = {0};
-        case_log log = {0};
-        nb_trainer *t = make(be, &config, &log);
-        change(t, "model.layers.0.mlp.up_proj.weight", 0, 0, 0, 1e-7f);
-        change(t, "model.layers.0.mlp.up_proj.weight", 0, 1, 0, 1);
-        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
-        if (status != cases[i].status || log.skipped != cases[i].skipped)
-            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
-        const char *said = status == NB_OK ? log.warning : err.message;
-        if (!strstr(said, "blocks vanish (scale 0) of the worst, layers.0.mlp.up_proj fprop.w") || strchr(said, '\n'))
-            fail_msg("%s: %s", cases[i].name, said);
-        char *metrics = case_metrics(state, cases[i].name);
-        assert_non_null(strstr(metrics, "\"where\":\"layers.0.mlp.up_proj fprop.w\""));
-        free(metrics);
-        nb_trainer_free(t);
-        nb_backend_free(be);
-    }
+static void layers_without_a_gradient_are_told(void **state) {
+    is_told(state, plant_deaf_layer, "recipe=bf16",
+            (const char *const[2]){"3 parameters get no gradient, ",
+                                   "model.layers.0.post_attention_layernorm.weight among them"},
+            "\"event\":\"no gradient\"");
 }
 
-/* Plants a spike: after some steps the last norm is a hundred times what it was, until a step is skipped. */
+static void scales_that_do_not_fit_are_told(void **state) {
+    is_told(state, plant_wide_weight, "recipe=nvfp4", (const char *const[2]){"vanish", "layers.0.mlp.up_proj fprop.w"},
+            "\"event\":\"bad scales\"");
+}
+
+/* ---- what each policy makes of it ---- */
+
+/* A spike: after some steps the last norm is a hundred times what it was, until a step is skipped. */
 typedef struct spike {
     nb_trainer *trainer;
-    int64_t steps; /* until the plant */
+    int64_t steps; /* until then */
 } spike;
 
-static void plant(void *context, const nb_step_report *report) {
+static void plant_spike(void *context, const nb_step_report *report) {
     spike *s = context;
     bool now = --s->steps == 0;
     if (!now && !report->skipped)
@@ -451,37 +360,93 @@ static void plant(void *context, const nb_step_report *report) {
     change(s->trainer, "model.norm.weight", 0, 0, now ? 100.0f : 0.01f, 0);
 }
 
-static void spikes_meet_every_policy(void **state) {
+enum { STOP, SKIP, ROLLBACK, BF16, POLICIES };
+
+typedef struct mishap {
+    const char *settings[4];      /* of the run, beside the policy */
+    void (*plant)(nb_trainer *t); /* before the first step; NULL: a spike */
+    int64_t spike;                /* behind which step */
+    const char *says[2];          /* the one line of warning or error */
+    const char *where;            /* the event */
+    nb_status status[POLICIES];
+    int skipped; /* steps under SKIP; none under the others */
+} mishap;
+
+static void meets_every_policy(void **state, const mishap *m) {
     static const struct {
-        const char *name, *policy;
-        nb_status status;
-        int skipped;
-    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
-                 {"skip", "bad_numbers.policy=skip", NB_OK, 1},
-                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
-                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER, 0}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *name, *setting;
+    } policies[POLICIES] = {{"stop", "bad_numbers.policy=stop"},
+                            {"skip", "bad_numbers.policy=skip"},
+                            {"rollback", "bad_numbers.policy=rollback"},
+                            {"bf16", "bad_numbers.policy=bf16"}};
+    for (int i = 0; i < POLICIES; i++) {
+        const char *name = policies[i].name, *const *more = m->settings;
         nb_run_config config =
-            case_config(state, cases[i].name, cases[i].policy, "steps=28", "data.val=", "bad_numbers.spike_z=8",
-                        "checkpoint.every=20", "bad_numbers.bf16_modules=['layers.0.*']", "optimizer.lr=1e-4", NULL);
+            case_config(state, name, policies[i].setting, "data.val=", "bad_numbers.bf16_modules=['layers.0.*']",
+                        more[0], more[1], more[2], more[3], NULL);
         nb_backend *be = case_backend(&config);
         nb_error err = {0};
-        spike s = {.steps = 24};
-        case_log log = {.after_step = plant, .context = &s};
+        spike s = {.steps = m->spike};
+        case_log log = {.after_step = m->plant ? NULL : plant_spike, .context = &s};
         nb_trainer *t = make(be, &config, &log);
         s.trainer = t;
+        if (m->plant)
+            m->plant(t);
         nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
-        if (status != cases[i].status || log.skipped != cases[i].skipped)
-            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
+        if (status != m->status[i] || log.skipped != (i == SKIP ? m->skipped : 0))
+            fail_msg("%s: status %d, %d skipped: %s", name, status, (int)log.skipped, err.message);
         const char *said = status == NB_OK ? log.warning : err.message;
-        if (!strstr(said, "step 25: loss jumps") || !strstr(said, ", most in the gradient of ") || strchr(said, '\n'))
-            fail_msg("%s: %s", cases[i].name, said);
-        char *metrics = case_metrics(state, cases[i].name);
-        assert_non_null(strstr(metrics, "\"where\":\"the gradient of "));
+        if (!strstr(said, m->says[0]) || !strstr(said, m->says[1]) || strchr(said, '\n'))
+            fail_msg("%s: %s", name, said);
+        char *metrics = case_metrics(state, name);
+        assert_non_null(strstr(metrics, m->where));
         free(metrics);
         nb_trainer_free(t);
         nb_backend_free(be);
     }
+}
+
+static void zero_gradients_meet_every_policy(void **state) {
+    static const mishap m = {.settings = {"steps=2"},
+                             .plant = plant_zeros,
+                             .says = {"every gradient is 0", ", first in lm_head.input fprop.x"},
+                             .where = "\"where\":\"lm_head.input fprop.x\"",
+                             .status = {NB_BAD_NUMBER, NB_OK, NB_OK, NB_BAD_NUMBER},
+                             .skipped = 2};
+    meets_every_policy(state, &m);
+}
+
+static void layers_without_a_gradient_meet_every_policy(void **state) {
+    static const mishap m = {.settings = {"steps=2", "bad_numbers.scales=bad", "bad_numbers.scales_every=1"},
+                             .plant = plant_deaf_layer,
+                             .says = {"3 parameters get no gradient", ", first in layers.0.mlp.down_proj fprop.w"},
+                             .where = "\"where\":\"layers.0.mlp.down_proj fprop.w\"",
+                             .status = {NB_BAD_NUMBER, NB_OK, NB_OK, NB_BAD_NUMBER},
+                             .skipped = 2};
+    meets_every_policy(state, &m);
+}
+
+/* Found before the update where the run file calls such a step bad. In BF16 the module needs no scales. */
+static void scales_that_do_not_fit_meet_every_policy(void **state) {
+    static const mishap m = {
+        .settings = {"recipe=nvfp4", "steps=2", "bad_numbers.scales=bad", "bad_numbers.scales_every=1"},
+        .plant = plant_wide_weight,
+        .says = {"blocks vanish (scale 0) of the worst, ", "layers.0.mlp.up_proj fprop.w"},
+        .where = "\"where\":\"layers.0.mlp.up_proj fprop.w\"",
+        .status = {NB_BAD_NUMBER, NB_OK, NB_OK, NB_OK},
+        .skipped = 2};
+    meets_every_policy(state, &m);
+}
+
+static void spikes_meet_every_policy(void **state) {
+    static const mishap m = {
+        .settings = {"steps=28", "bad_numbers.spike_z=8", "checkpoint.every=20", "optimizer.lr=1e-4"},
+        .spike = 24,
+        .says = {"step 25: loss jumps", ", most in the gradient of "},
+        .where = "\"where\":\"the gradient of ",
+        .status = {NB_BAD_NUMBER, NB_OK, NB_OK, NB_BAD_NUMBER},
+        .skipped = 1};
+    meets_every_policy(state, &m);
 }
 
 static void patience_ends(void **state) {

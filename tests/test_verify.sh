@@ -2,13 +2,8 @@
 # test_verify.sh NIBBLE SOURCE: whatever byte of a run, its data or its logs changes, `nibble verify` says where.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "test_verify: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 
 cat > "$work/model.yaml" << 'END'
 name: verify

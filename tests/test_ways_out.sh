@@ -3,14 +3,9 @@
 # output, its standard streams, its logs.
 set -eu
 nibble=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/script.sh
+. "$source/tests/script.sh"
 cd "$work"
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
 
 cat > model.yaml << 'END'
 {name: small, family: llama, vocab: 257, hidden: 32, layers: 1, heads: 2, kv_heads: 2, intermediate: 64, max_seq: 32}

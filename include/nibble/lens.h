@@ -55,6 +55,7 @@ typedef struct nb_lens {
     /* What comes out: of a linear layer ("layers.3.mlp.up_proj"), of attention before its last projection
      * ("layers.3.attn.scan", "layers.3.self_attn.heads"), of a block ("layers.3.residual"). act [M, N]. */
     void (*output)(void *context, nb_backend *be, const char *module, const nb_mat *y);
+    uint32_t roles; /* which operands are shown, a bit 1 << nb_role each; 0: all */
 } nb_lens;
 
 /* ---- what a run's own lens wrote: RUN/lens/series.nbs ---- */

@@ -143,7 +143,9 @@ typedef struct nb_run_config {
                                allocates; each rank asks for itself alone, whatever others beside it take */
     nb_share share;         /* what ranks share out, so that each has less of it */
     char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
-    int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */
+    /* Whose least time on paper a step is held against: a name or a file, "auto", "none". */
+    char machine[NB_PATH_SIZE];
+    int32_t threads; /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;
 
@@ -176,6 +178,7 @@ typedef struct nb_step_report {
     double ms;             /* wall time of the step */
     double tokens_per_second;
     double mfu;          /* model FLOPs / time / peak; NaN where no peak was measured */
+    double light;        /* least time on paper / time; NaN where no machine is known (nb_trainer_set_floor) */
     double seconds_left; /* from the mean of the last steps */
     bool skipped;        /* a bad number: parameters were left as they were */
     int64_t fp32_rows;   /* rows of operands that FP8 units did not hold exactly, multiplied in FP32 (fp8_units: mxfp4,
@@ -236,6 +239,9 @@ NB_API void nb_trainer_free(nb_trainer *trainer);
 
 /* What MFU is a share of, where it was measured after the trainer was made. */
 NB_API void nb_trainer_set_peak(nb_trainer *trainer, double flops);
+
+/* The least time of a step, in seconds, that the share of the speed of light is of; 0: unknown. */
+NB_API void nb_trainer_set_floor(nb_trainer *trainer, double seconds);
 
 /* One optimizer step: accumulation passes, clipping, AdamW. NB_BAD_NUMBER leaves the parameters as they were. */
 NB_API nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb_error *err);

@@ -92,6 +92,19 @@ typedef struct ni_moments {
     double excess_kurtosis; /* mean((x - mean)^4) / var^2 - 3; 0 where var is 0 */
 } ni_moments;
 
+/* Crests of the tiles of a matrix, as measure leaves them, and where what is told of them goes. */
+typedef struct ni_crest_map {
+    float *crests;      /* [rows, cols] tiles, 1 at least */
+    int64_t rows, cols; /* of tiles */
+    float *summary;     /* [2 + cols]: the largest, that of the rank, the largest of each column */
+} ni_crest_map;
+
+enum { NI_SCALE_EXPONENTS = 16 };
+
+static inline int64_t ni_crest_rank(int64_t count) { /* of `count` crests, ascending */
+    return (int64_t)(0.99 * (double)(count - 1));
+}
+
 /* What softmax attention does with its logits, over sampled queries; means over heads and queries. */
 typedef struct ni_attention_stats {
     double logit_max;      /* mean over queries of the largest scaled logit */

@@ -78,6 +78,8 @@ struct nb_backend {
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     /* make_many makes such an operand of a master in few bits (ni_source.scale); NULL: none. */
     bool (*takes_kept)(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols);
+    /* The codes as `canonical` gives them, where they lie: false where they do not lie so. NULL: the same. */
+    bool (*lends_codes)(const nb_operand *from, nb_qtensor *out);
     /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
      * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
     void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);

@@ -28,8 +28,8 @@ static const ni_command_line line = {
     .usage = "RUN.yaml [--set KEY=VALUE]... [--rounds N]",
     .about =
         "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
-        "Trains in a temporary folder. Best and median of all rounds; with one thread in its processor time, so that\n"
-        "a busy machine disturbs little.\n"
+        "Trains in a temporary folder. Best and median of all rounds; with one thread of a CPU in its processor time,\n"
+        "so that a busy machine disturbs little.\n"
         "  nibble bench lens examples/tiny.yaml --set threads=1",
     .options = options,
     .least = 1,
@@ -130,7 +130,8 @@ static void print_average(const timing *t, int64_t rounds, int64_t every, int64_
 static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *folder, nb_error *err) {
     nb_run_config config = *asked;
     char processor[128];
-    timing t = {.clock = config.threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC};
+    const bool processor_time = config.threads == 1 && strncmp(config.backend, "cuda", 4) != 0;
+    timing t = {.clock = processor_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC};
     double *memory = malloc((size_t)(KINDS * rounds) * sizeof *memory);
     nb_backend *be;
     if (!memory)
@@ -148,10 +149,10 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *f
         nb_backend_free(be);
     }
     if (status == NB_OK) {
-        printf("%s; %s, recipe %s, micro-batch %lld x %lld, accumulation %lld, %s\n",
+        printf("%s, %s; %s, recipe %s, micro-batch %lld x %lld, accumulation %lld, %s\n", config.backend,
                ni_bench_processor(processor, sizeof processor), config.model, config.recipe,
                (long long)config.micro_batch, (long long)config.seq, (long long)config.accumulation,
-               config.threads == 1 ? "1 thread, processor time" : "all threads, wall time");
+               processor_time ? "1 thread, processor time" : "wall time");
         print_rows(&t, rounds);
         print_average(&t, rounds, asked->lens.every ? asked->lens.every : 200, asked->lens.window);
         printf("memory of the lens: %.1f MiB\n", (double)t.lens_bytes / 1048576);

@@ -3,7 +3,7 @@
 #include "backend/table.h"
 #include "cli/bench.h"
 #include "cli/fit.h"
-#include "cli/plan_machine.h"
+#include "cli/light.h"
 #include "cli/training.h"
 #include "nibble/train.h"
 
@@ -27,7 +27,7 @@ static const ni_option options[] = {
      "recipes to measure; the first is what the others are held against"},
     {"set", 0, NI_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
     {"machine", 0, NI_OPTION_TEXT, offsetof(train_options, machine), "FILE",
-     "a machine file, or a name in machines/: how near each step is to its least time on paper"},
+     "how near each step is to its least time on paper there; in the place of `machine` of the run file"},
     {"seconds", 0, NI_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
     {"processor-time", 0, NI_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
      "of one thread instead of the clock's: for machines that do other things besides"},
@@ -163,32 +163,29 @@ static nb_status list_arms(const char *recipes, arm *arms, int32_t *count, nb_er
 }
 
 /* The least time of this recipe's step on paper; 0 without a machine. */
-static nb_status floor_of(const train_options *o, const nb_run_config *base, const arm *a, double *seconds,
-                          nb_error *err) {
+static nb_status floor_of(const nb_run_config *base, const arm *a, double *seconds, nb_error *err) {
     nb_run_config config = *base;
-    ni_machine machine;
-    double flops;
-    *seconds = 0;
-    if (!o->machine)
-        return NB_OK;
+    ni_light light;
     memcpy(config.recipe, a->recipe, sizeof config.recipe);
-    NB_TRY(ni_machine_load(o->machine, &machine, err));
-    return ni_plan_step(&config, &machine, seconds, &flops, err);
+    NB_TRY(ni_cli_light(&config, 1, &light, err));
+    *seconds = light.seconds;
+    return NB_OK;
 }
 
-static nb_status print_arms(const train_options *o, const nb_run_config *config, const arm *const *arms,
-                            const ni_contender *list, int32_t count, bool gpu, nb_error *err) {
+static nb_status print_arms(const nb_run_config *config, const arm *const *arms, const ni_contender *list,
+                            int32_t count, bool gpu, nb_error *err) {
     const double tokens = (double)nb_run_tokens_per_step(config);
+    double floor;
+    NB_TRY(floor_of(config, arms[0], &floor, err));
     printf("%-28s %10s %11s %9s %9s%s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
-           gpu ? "  issued ms" : "", o->machine ? "   floor ms     share" : "");
+           gpu ? "  issued ms" : "", floor > 0 ? "   floor ms     share" : "");
     for (int32_t i = 0; i < count; i++) {
         const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i]->trainer), config->seq) * tokens;
-        double floor;
         printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i]->recipe, list[i].best * 1e3, tokens / list[i].best,
                flops / list[i].best / 1e12, list[0].best / list[i].best);
         if (gpu)
             printf(" %10.2f", arms[i]->issued_ms);
-        NB_TRY(floor_of(o, config, arms[i], &floor, err));
+        NB_TRY(floor_of(config, arms[i], &floor, err));
         if (floor > 0)
             printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
         if (arms[i]->fp32_rows)
@@ -262,7 +259,7 @@ static nb_status measure_together(const train_options *o, const nb_run_config *c
     NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, n + 1, o->seconds, err));
     for (int32_t i = 0; i <= n && first->on_gpu && !o->processor_time; i++)
         list[i].best = arms[i]->ms * 1e-3;
-    NB_TRY(print_arms(o, config, arms, list, n + 1, first->on_gpu, err));
+    NB_TRY(print_arms(config, arms, list, n + 1, first->on_gpu, err));
     return NB_OK;
 }
 
@@ -305,6 +302,8 @@ nb_status ni_bench_train(int argc, char **argv, nb_error *err) {
     NB_TRY(nb_run_config_load(argv[1], o.set.items, o.set.count, &config, err));
     if (o.processor_time)
         config.threads = 1;
+    if (o.machine && snprintf(config.machine, sizeof config.machine, "%s", o.machine) >= (int)sizeof config.machine)
+        return nb_fail(err, NB_BAD_USAGE, "--machine: expected a path of at most %d letters", NB_PATH_SIZE - 1);
     nb_status status = measure(&o, &config, arms, count, err);
     for (int32_t i = 0; i < count; i++)
         close_arm(&arms[i]);

@@ -132,16 +132,29 @@ static bool is_argument(const char *word) {
     return word[0] != '-' || word[1] == 0 || (word[1] >= '0' && word[1] <= '9') || word[1] == '.';
 }
 
+/* Every way to call it, in one line. */
+static const char *usage_of(const ni_command_line *line, const char *command, char *text, size_t size) {
+    size_t used = 0;
+    for (const char *way = line->usage; used < size;) {
+        const int length = (int)strcspn(way, "\n");
+        used +=
+            (size_t)snprintf(text + used, size - used, "%snibble %s %.*s", used ? ", or: " : "", command, length, way);
+        if (!way[length])
+            break;
+        way += length + 1;
+    }
+    return text;
+}
+
 static nb_status check_count(const ni_command_line *line, const char *command, char **argv, int32_t count,
                              nb_error *err) {
-    const char *usage = line->usage;
-    int first_line = (int)strcspn(usage, "\n");
+    char usage[600];
     if (count < line->least)
-        return nb_fail(err, NB_BAD_USAGE, "%s: something is missing; usage: nibble %s %.*s", command, command,
-                       first_line, usage);
+        return nb_fail(err, NB_BAD_USAGE, "%s: something is missing; usage: %s", command,
+                       usage_of(line, command, usage, sizeof usage));
     if (line->most >= 0 && count > line->most)
-        return nb_fail(err, NB_BAD_USAGE, "%s: '%.60s' is one argument too many; usage: nibble %s %.*s", command,
-                       argv[line->most + 1], command, first_line, usage);
+        return nb_fail(err, NB_BAD_USAGE, "%s: '%.60s' is one argument too many; usage: %s", command,
+                       argv[line->most + 1], usage_of(line, command, usage, sizeof usage));
     return NB_OK;
 }
 

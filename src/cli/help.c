@@ -75,8 +75,9 @@ static nb_status help_on_command(const char *name, const char *second, nb_error 
         if (strcmp(c->name, name) == 0)
             return c->run(second ? 3 : 2, argv, err);
     }
-    return nb_fail(err, NB_BAD_USAGE, "help: no command is called '%.60s'%s%s%s", name,
-                   s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
+    return nb_fail(err, NB_BAD_USAGE, "help: no command is called '%.60s'; %s%s%s", name,
+                   s.best ? "did you mean '" : "hint: nibble help lists them", s.best ? s.best : "",
+                   s.best ? "'?" : "");
 }
 
 nb_status ni_cli_help(int argc, char **argv, nb_error *err) {

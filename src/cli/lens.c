@@ -193,9 +193,10 @@ static nb_status print_table(column *columns, int32_t runs, const lens_options *
     int64_t step = next_step(columns, runs, -1);
     if (step < 0)
         return nb_fail(err, NB_BAD_USAGE,
-                       "--metric: no run has a number called %s%s%s; hint: without --metric the "
+                       "--metric: no run has a number called %s%s%s%s%s; hint: without --metric the "
                        "names are listed",
-                       o->metric, o->module ? " of modules " : "", o->module ? o->module : "");
+                       o->metric, o->role ? " of " : "", o->role ? o->role : "", o->module ? " in modules " : "",
+                       o->module ? o->module : "");
     printf("%8s", "step");
     for (int32_t r = 0; r < runs; r++)
         printf("  %*s", strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title), columns[r].title);

@@ -225,8 +225,10 @@ static void print_kinds(const ni_paper *paper, const nb_model *model, const nb_r
 #undef HELP
     };
     for (int32_t i = 0; i < paper->entry_count; i++) {
-        flops[paper->entries[i].kind] += paper->entries[i].flops;
-        total += paper->entries[i].flops;
+        const ni_paper_entry *e = &paper->entries[i];
+        flops[e->kind] += e->flops;
+        flops[e->beside] += e->also;
+        total += e->flops + e->also;
     }
     printf("\n%-75s %13s %7s\n", "arithmetic of the step", "GFLOP", "share");
     for (int k = 0; k < NI_PAPER_KIND_COUNT; k++)
@@ -268,7 +270,7 @@ static void print_row(const timed *row, const ni_machine *machine, double total)
     char name[128];
     snprintf(name, sizeof name, "%s%s%s", ni_paper_row_name(e->row), e->formats[0] ? " " : "", e->formats);
     printf("  %-42s %8lld %10.4f %10.4f %12.3f", name, (long long)e->calls, e->read / 1e9, e->written / 1e9,
-           e->flops / 1e9);
+           (e->flops + e->also) / 1e9);
     if (machine)
         printf(" %10.3f %6.1f %%  %s", row->seconds * 1e3, 100 * row->seconds / total, row->bound);
     putchar('\n');
@@ -286,7 +288,7 @@ static void print_rows(const ni_paper *paper, const ni_machine *machine, const n
         calls += (double)e->calls;
         read += e->read;
         written += e->written;
-        flops += e->flops;
+        flops += e->flops + e->also;
     }
     printf("  %-42s %8.0f %10.4f %10.4f %12.3f", "total", calls, read / 1e9, written / 1e9, flops / 1e9);
     if (machine)
@@ -298,14 +300,15 @@ static void print_rows(const ni_paper *paper, const ni_machine *machine, const n
 
 /* Kinds that the machine file has no rate for. */
 static void print_unknown(const ni_paper *paper, const ni_machine *machine) {
-    bool said[NI_PAPER_KIND_COUNT] = {[NI_PAPER_moves] = true};
+    double flops[NI_PAPER_KIND_COUNT] = {0};
     for (int32_t i = 0; i < paper->entry_count; i++) {
-        const ni_paper_entry *e = &paper->entries[i];
-        if (said[e->kind] || e->flops == 0 || machine->rate[e->kind] > 0)
-            continue;
-        said[e->kind] = true;
-        printf("rates.%s of %s is unknown: counted by bytes alone\n", ni_paper_kind_name(e->kind), machine->name);
+        flops[paper->entries[i].kind] += paper->entries[i].flops;
+        flops[paper->entries[i].beside] += paper->entries[i].also;
     }
+    for (int k = NI_PAPER_moves + 1; k < NI_PAPER_KIND_COUNT; k++)
+        if (flops[k] > 0 && machine->rate[k] <= 0)
+            printf("rates.%s of %s is unknown: counted by bytes alone\n", ni_paper_kind_name((ni_paper_kind)k),
+                   machine->name);
 }
 
 /* ---- many ranks ---- */

@@ -30,6 +30,7 @@ static const ni_word unknown_words[] = {{"unknown", 0, "such work is counted by 
         .high = 1e20, .words = unknown_words, .help = "FLOP/s of " of                                                  \
     }
 
+static const ni_word one_thread_words[] = {{"unknown", 0, "bandwidth"}, {NULL, 0, NULL}};
 static const ni_word none_words[] = {{"unknown", 0, "there are none"}, {NULL, 0, NULL}};
 static const ni_word peak_words[] = {{"unknown", 0, "rates.bf16"}, {NULL, 0, NULL}};
 static const ni_word work_words[] = {{"unknown", 0, "rates.work"}, {NULL, 0, NULL}};
@@ -37,6 +38,13 @@ static const ni_word packing_words[] = {{"unknown", 0, "the longer of arithmetic
                                         {NULL, 0, NULL}};
 static const ni_word memory_words[] = {{"unknown", 0, "nothing is said of what does not fit"}, {NULL, 0, NULL}};
 static const ni_word link_words[] = {{"unknown", 0, "--ranks cannot be planned over it"}, {NULL, 0, NULL}};
+
+/* A kind of work with a rate of its own. */
+#define WORK(kind, of)                                                                                                 \
+    {                                                                                                                  \
+        .path = "rates." #kind, .type = NI_KEY_FLOAT, FIELD(rate[NI_PAPER_##kind]), .fallback = "unknown",             \
+        .high = 1e20, .words = work_words, .help = of                                                                  \
+    }
 
 #define LINK(name, field, of)                                                                                          \
     {                                                                                                                  \
@@ -78,7 +86,7 @@ static const ni_key rows[] = {
      FIELD(call),
      .fallback = "0",
      .high = 1,
-     .help = "seconds that one operation costs besides: starting threads, a kernel launch"},
+     .help = "seconds that one region of threads or one kernel costs besides: starting and waiting for it"},
     {.path = "packing",
      .type = NI_KEY_FLOAT,
      FIELD(packing),
@@ -86,16 +94,19 @@ static const ni_key rows[] = {
      .high = 1e20,
      .words = packing_words,
      .help = "bytes a second that products read and write beside their arithmetic: operands are packed, sums stored"},
-    RATE(work, "FP32 arithmetic outside of products"),
-    RATE(f32, "products of FP32 numbers"),
-    RATE(bf16, "products of BF16 numbers"),
-    {.path = "rates.sparse",
+    {.path = "one_thread",
      .type = NI_KEY_FLOAT,
-     FIELD(rate[NI_PAPER_sparse]),
+     FIELD(one_thread),
      .fallback = "unknown",
      .high = 1e20,
-     .words = work_words,
-     .help = "FLOP/s of products of the entries of a sparse operand"},
+     .words = one_thread_words,
+     .help = "bytes a second of what one thread of a processor does: zeroes, copies"},
+    RATE(work, "FP32 arithmetic outside of products"),
+    WORK(stages, "a second: numbers through stages of quantizers (a scale, rounding, random bits, turning)"),
+    WORK(functions, "a second: exponentials, logarithms, quotients"),
+    RATE(f32, "products of FP32 numbers"),
+    RATE(bf16, "products of BF16 numbers"),
+    WORK(sparse, "FLOP/s of products of the entries of a sparse operand"),
     {.path = "rates.adamw",
      .type = NI_KEY_FLOAT,
      FIELD(adamw),
@@ -167,7 +178,10 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
         return status;
     double *rate = out->rate;
     rate[NI_PAPER_decoded] = rate[NI_PAPER_decoded] > 0 ? rate[NI_PAPER_decoded] : rate[NI_PAPER_bf16];
-    rate[NI_PAPER_sparse] = rate[NI_PAPER_sparse] > 0 ? rate[NI_PAPER_sparse] : rate[NI_PAPER_work];
+    const ni_paper_kind of_work[] = {NI_PAPER_sparse, NI_PAPER_stages, NI_PAPER_functions};
+    for (size_t i = 0; i < NI_COUNT(of_work); i++)
+        rate[of_work[i]] = rate[of_work[i]] > 0 ? rate[of_work[i]] : rate[NI_PAPER_work];
+    out->one_thread = out->one_thread > 0 ? out->one_thread : out->bandwidth;
     out->adamw = out->adamw > 0 ? out->adamw : rate[NI_PAPER_work];
     return status;
 }
@@ -182,16 +196,27 @@ static bool is_product(ni_paper_kind kind) {
            kind == NI_PAPER_whole;
 }
 
+static double seconds_of(double amount, double rate) {
+    return rate > 0 ? amount / rate : 0;
+}
+
+/* Of bytes: operands of units for four bits have fewer. */
+static double moving_seconds(const ni_machine *machine, const ni_paper_entry *entry, bool native, bool packs) {
+    const bool one = machine->operands == NI_OPERANDS_CPU &&
+                     (entry->row == NI_PAPER_ROW_fill_zero || entry->row == NI_PAPER_ROW_copy);
+    const double read = native && machine->operands != NI_OPERANDS_CPU ? entry->read * (0.5625 / 2) : entry->read;
+    return (read + entry->written) / (packs ? machine->packing : one ? machine->one_thread : machine->bandwidth);
+}
+
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound) {
     const bool native = machine->nvfp4 > 0 && is_nvfp4(entry);
     const bool adamw = entry->row == NI_PAPER_ROW_adamw;
     const double rate = native ? machine->nvfp4 : adamw ? machine->adamw : machine->rate[entry->kind];
-    const double read = native && machine->operands != NI_OPERANDS_CPU ? entry->read * (0.5625 / 2) : entry->read;
     const bool packs = machine->packing > 0 && is_product(entry->kind);
-    const double moving = (read + entry->written) / (packs ? machine->packing : machine->bandwidth);
-    const double computing = rate > 0 ? entry->flops / rate : 0;
+    const double moving = moving_seconds(machine, entry, native, packs);
+    const double computing = seconds_of(entry->flops, rate) + seconds_of(entry->also, machine->rate[entry->beside]);
     if (bound)
         *bound = computing > moving ? "arithmetic" : "bytes";
     const double both = packs ? computing + moving : computing > moving ? computing : moving;
-    return both + (double)entry->calls * machine->call;
+    return both + (double)entry->regions * machine->call;
 }

@@ -21,7 +21,8 @@ typedef struct ni_machine {
     nb_isa isa;
     int32_t threads;                  /* 0: as the run file says */
     double bandwidth;                 /* bytes a second, read and written together */
-    double call;                      /* seconds that a call costs besides */
+    double one_thread;                /* the same of what one thread does */
+    double call;                      /* seconds that a region of threads costs besides, or a kernel */
     double packing;                   /* bytes a second of what products read and write, beside their arithmetic; 0: as
                                          all others they take the longer of the two */
     double rate[NI_PAPER_KIND_COUNT]; /* FLOP/s; 0: not known, counted by bytes alone */

@@ -24,6 +24,11 @@ static void tell(void *user, nb_note_kind kind, const char *sentence) {
         fprintf(stderr, "note: %s\n", sentence);
 }
 
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 /* Whether a folder is that of a run, or the folder "checkpoints" of one; `run` has the size of a path. */
 static bool is_run(const char *folder, char *run) {
     static const char inside[] = "checkpoints";
@@ -51,6 +56,9 @@ nb_status ni_cli_checkpoint(const char *folder, char path[NB_PATH_SIZE], nb_erro
         return nb_fail(err, NB_BAD_USAGE, "%.64s...: the path is too long", folder);
     if (is_run(folder, run))
         return nb_checkpoint_newest(run, path, NB_PATH_SIZE, tell, NULL, err);
+    if (!is_folder(folder))
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: no such folder; expected a run, or a checkpoint, as RUN/checkpoints/step-00001000", folder);
     snprintf(path, NB_PATH_SIZE, "%s", folder);
     return NB_OK;
 }
@@ -62,11 +70,6 @@ nb_status ni_cli_check_model(const char *model, nb_error *err) {
     const bool found = nb_checkpoint_newest(run, path, NB_PATH_SIZE, NULL, NULL, NULL) == NB_OK;
     return nb_fail(err, NB_BAD_CONFIG, "model: %s is a run folder; expected one of its checkpoints%s%s", model,
                    found ? "; hint: " : ", and it has none", found ? path : "");
-}
-
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 /* The BF16 twins of a comparison come first. */

@@ -94,14 +94,16 @@ void ni_screen_close(ni_screen *screen) {
 }
 
 static void print_step(ni_screen *s, const nb_step_report *r) {
-    char rate[32], left[32], mfu[16] = "  -";
+    char rate[32], left[32], mfu[16] = "  -", light[24] = "";
     int digits = snprintf(NULL, 0, "%lld", (long long)r->steps);
     if (isfinite(r->mfu))
         snprintf(mfu, sizeof mfu, "%4.1f%%", 100 * r->mfu);
+    if (isfinite(r->light))
+        snprintf(light, sizeof light, "  light %4.1f%%", 100 * r->light);
     ni_progress_line(&s->progress,
-                     "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s  left %s%s", digits,
-                     (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
-                     ni_count_text(ni_whole(r->tokens_per_second), rate, sizeof rate), mfu,
+                     "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s%s  left %s%s",
+                     digits, (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
+                     ni_count_text(ni_whole(r->tokens_per_second), rate, sizeof rate), mfu, light,
                      ni_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
 }
 
@@ -149,24 +151,27 @@ nb_train_callbacks ni_screen_callbacks(ni_screen *screen) {
 
 /* ---- tables ---- */
 
-#define MOST_ROWS 32
+int32_t ni_memory_rows(const nb_trainer *trainer, nb_memory_row rows[NI_MEMORY_ROWS]) {
+    const int32_t count = nb_trainer_memory(trainer, rows, NI_MEMORY_ROWS);
+    return count < NI_MEMORY_ROWS ? count : NI_MEMORY_ROWS;
+}
 
 double ni_memory_total(const nb_trainer *trainer) {
-    nb_memory_row rows[MOST_ROWS];
-    const int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    nb_memory_row rows[NI_MEMORY_ROWS];
+    const int32_t count = ni_memory_rows(trainer, rows);
     double total = 0;
-    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
+    for (int32_t i = 0; i < count; i++)
         total += (double)rows[i].bytes;
     return total;
 }
 
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
-    nb_memory_row rows[MOST_ROWS];
+    nb_memory_row rows[NI_MEMORY_ROWS];
     char text[32];
-    int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    const int32_t count = ni_memory_rows(trainer, rows);
     const double total = ni_memory_total(trainer) + (double)program_bytes;
     ni_progress_line(&screen->progress, "memory");
-    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
+    for (int32_t i = 0; i < count; i++)
         ni_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
                          ni_bytes_text((double)rows[i].bytes, text, sizeof text));
     ni_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",

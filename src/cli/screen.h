@@ -24,8 +24,10 @@ nb_train_callbacks ni_screen_callbacks(ni_screen *screen);
 /* Memory by row, biggest first, and its sum; the program's own part is `program_bytes`. */
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes);
 
-/* The sum of those rows, without the program's part. */
+/* Those rows and how many they are, and their sum, without the program. */
+enum { NI_MEMORY_ROWS = 32 };
 double ni_memory_total(const nb_trainer *trainer);
+int32_t ni_memory_rows(const nb_trainer *trainer, nb_memory_row rows[NI_MEMORY_ROWS]);
 
 /* The census, GEMMs that run alike in one line. */
 void ni_screen_census(ni_screen *screen, nb_trainer *trainer, const char *file);

@@ -5,6 +5,7 @@
 #include "backend/load.h"
 #include "cli/cli.h"
 #include "cli/fit.h"
+#include "cli/light.h"
 #include "cli/on_paper.h"
 #include "cli/screen.h"
 #include "train/foreign.h"
@@ -79,6 +80,13 @@ static nb_status find_peak(nb_backend *be, const nb_run_config *config, nb_peak 
     return NB_OK;
 }
 
+static void hold_against_machine(nb_trainer *trainer, const ni_light *light, ni_screen *screen) {
+    nb_trainer_set_floor(trainer, light->seconds);
+    if (light->seconds > 0)
+        ni_progress_line(&screen->progress, "speed of light: %.1f ms a step on %s, by plan", 1e3 * light->seconds,
+                         light->machine);
+}
+
 static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
     char took[32], val[48] = "";
     if (isfinite(screen->last_val_loss))
@@ -94,8 +102,10 @@ typedef struct beforehand {
     const ni_training *training;
     ni_screen *screen;
     size_t program_bytes;
-    double bytes;          /* of the memory table */
+    nb_memory_row rows[NI_MEMORY_ROWS]; /* of the memory table */
+    int32_t row_count;
     bool planned, refused; /* it was told; there is no room */
+    ni_light light;
 } beforehand;
 
 static void tell_beforehand(void *user, nb_trainer *paper) {
@@ -103,17 +113,29 @@ static void tell_beforehand(void *user, nb_trainer *paper) {
     say_what_runs(b->screen, b->config, paper, b->training->ranks);
     if (b->training->tables)
         ni_screen_memory(b->screen, paper, b->program_bytes);
-    b->bytes = ni_memory_total(paper);
+    b->row_count = ni_memory_rows(paper, b->rows);
 }
 
-/* The table was told on paper: a trainer that holds something else is said, so that nobody trusts a plan that is wrong.
- */
+static size_t bytes_said(const beforehand *b, const char *what) {
+    for (int32_t i = 0; i < b->row_count; i++)
+        if (strcmp(b->rows[i].what, what) == 0)
+            return b->rows[i].bytes;
+    return 0;
+}
+
+/* The table was told on paper: what a trainer holds otherwise is said, so that nobody trusts a plan that is wrong. */
 static void compare_with_paper(const beforehand *b, const nb_trainer *trainer) {
-    const double is = ni_memory_total(trainer), said = b->bytes;
-    char text[2][32];
-    if (b->training->tables && (is > 1.01 * said || is < 0.99 * said))
-        ni_progress_line(&b->screen->progress, "memory: %s in the place of the %s of the table above",
-                         ni_bytes_text(is, text[0], sizeof text[0]), ni_bytes_text(said, text[1], sizeof text[1]));
+    nb_memory_row rows[NI_MEMORY_ROWS];
+    const int32_t count = ni_memory_rows(trainer, rows);
+    const double all = ni_memory_total(trainer);
+    for (int32_t i = 0; i < count && b->training->tables; i++) {
+        const double is = (double)rows[i].bytes, said = (double)bytes_said(b, rows[i].what);
+        char text[2][32];
+        if (fabs(is - said) > 0.01 * all)
+            ni_progress_line(&b->screen->progress, "memory: %s take %s in the place of the %s of the table above",
+                             rows[i].what, ni_bytes_text(is, text[0], sizeof text[0]),
+                             ni_bytes_text(said, text[1], sizeof text[1]));
+    }
 }
 
 /* Damage is found before anything is told or measured. */
@@ -130,17 +152,19 @@ static nb_status before_memory(void *user, nb_trainer *trainer, nb_error *err) {
     NB_TRY(nb_trainer_check(trainer, training->start, training->from, err));
     if (training->start == NB_START_FORK)
         NB_TRY(verify_origin(training, err));
+    NB_TRY(ni_cli_light(b->config, nb_ranks_world(training->ranks), &b->light, err));
     const nb_status status =
         ni_cli_check_memory(b->be, b->config, training->ranks, tell_beforehand, b, &b->planned, err);
     b->refused = status != NB_OK;
     return status;
 }
 
-static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
-                       nb_error *err) {
+static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training,
+                       const ni_light *light, ni_screen *screen, nb_error *err) {
     char census[NB_PATH_SIZE + 16];
     nb_trainer_set_peak(trainer, training->peak.flops);
     say_peak(screen, config, &training->peak);
+    hold_against_machine(trainer, light, screen);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables)
         ni_screen_census(screen, trainer, census);
@@ -155,7 +179,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    beforehand told = {be, config, training, screen, ni_resident_bytes(), 0, false, false};
+    beforehand told = {
+        .be = be, .config = config, .training = training, .screen = screen, .program_bytes = ni_resident_bytes()};
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
                                   .branches = training->branches,
@@ -173,7 +198,7 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
-        status = train(trainer, config, training, screen, err);
+        status = train(trainer, config, training, &told.light, screen, err);
     nb_trainer_free(trainer);
     if (nb_ranks_world(training->ranks) == 1 && !told.refused) /* the plan is of one process */
         ni_cli_say_what_fits(be, config, err);

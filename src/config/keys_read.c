@@ -217,7 +217,11 @@ static nb_status fail_unknown(const ni_keys *table, const char *group, const ni_
         if (used < sizeof known - 1)
             used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
     }
-    if (*best || find_elsewhere(table, "", node->key, best, sizeof best))
+    if (*best) { /* as the key is named, with the maps that it stands in */
+        const int above = (int)(strlen(path) - strlen(node->key));
+        return ni_yaml_fail(err, node, "unknown key '%.200s'; did you mean '%.*s%.200s'?", path, above, path, best);
+    }
+    if (find_elsewhere(table, "", node->key, best, sizeof best))
         return ni_yaml_fail(err, node, "unknown key '%.200s'; did you mean '%.200s'?", path, best);
     return ni_yaml_fail(err, node, "unknown key '%.200s'; the %s knows here: %s", path, table->name, known);
 }

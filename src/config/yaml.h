@@ -65,8 +65,10 @@ typedef bool ni_yaml_replaces(const ni_yaml_node *over);
  * replaced, null removes. `replaces` may be NULL. */
 void ni_yaml_merge(ni_yaml_node *under, ni_yaml_node *over, ni_yaml_replaces *replaces);
 
-/* Applies "a.b=value"; the value is YAML ("3", "[a, b]", "{format: bf16}"). */
-nb_status ni_yaml_set(ni_yaml *doc, const char *assignment, ni_yaml_replaces *replaces, nb_error *err);
+/* Applies "a.b=value"; the value is YAML ("3", "[a, b]", "{format: bf16}"). `before` is what stood in front of it on
+ * the command line ("" or "model."), for messages. */
+nb_status ni_yaml_set(ni_yaml *doc, const char *before, const char *assignment, ni_yaml_replaces *replaces,
+                      nb_error *err);
 
 /* Records a failure at a node: "FILE:LINE: ...". */
 nb_status ni_yaml_fail(nb_error *err, const ni_yaml_node *at, const char *format, ...) NB_PRINTF(3, 4);

@@ -59,7 +59,8 @@ static ni_yaml_node *wrap(ni_yaml *doc, ni_yaml_node *value, const char *key, si
     return map;
 }
 
-nb_status ni_yaml_set(ni_yaml *doc, const char *assignment, ni_yaml_replaces *replaces, nb_error *err) {
+nb_status ni_yaml_set(ni_yaml *doc, const char *before, const char *assignment, ni_yaml_replaces *replaces,
+                      nb_error *err) {
     const char *equals = strchr(assignment, '=');
     size_t path_size = equals ? (size_t)(equals - assignment) : 0;
     bool dots_well =
@@ -70,10 +71,11 @@ nb_status ni_yaml_set(ni_yaml *doc, const char *assignment, ni_yaml_replaces *re
         dots_well = dots_well && !(assignment[i] == '.' && assignment[i + 1] == '.');
     }
     if (!dots_well || depth > NI_YAML_MAX_DEPTH)
-        return nb_fail(err, NB_BAD_CONFIG, "--set %.80s: expected key=value, as in optimizer.lr=1e-3", assignment);
+        return nb_fail(err, NB_BAD_CONFIG, "--set %s%.80s: expected key=value, as in optimizer.lr=1e-3", before,
+                       assignment);
 
     char name[128];
-    snprintf(name, sizeof name, "--set %.100s", assignment);
+    snprintf(name, sizeof name, "--set %.20s%.100s", before, assignment);
     const char *value = equals + 1;
     ni_yaml_node *node;
     NB_TRY(ni_yaml_parse_into(doc, *value ? value : "null", strlen(*value ? value : "null"), name, false, &node, err));

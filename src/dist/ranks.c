@@ -122,7 +122,7 @@ void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
         snprintf(news.text, sizeof news.text, "%.*s", NI_WIRE_TEXT - 1, why->message);
         if (ranks->device.trade)
             ranks->device.fail(ranks->device.self, &news);
-        ranks->wire.fail(ranks->wire.self, ranks->gone.text[0] ? &ranks->gone : &news);
+        ranks->wire.fail(ranks->wire.self, ranks->heard.text[0] ? &ranks->heard : &news);
     }
     if (ranks->device.trade)
         ranks->device.close(ranks->device.self);
@@ -164,13 +164,14 @@ double ni_ranks_look(nb_ranks *r, double seconds) {
 
 /* The rank that failed says why itself; of one that is gone the lowest that is left does. */
 static nb_status hear(nb_ranks *ranks, const char *wire, ni_trade how, ni_wire_news *news, nb_error *err) {
+    if (how != NI_TRADE_BROKEN)
+        ranks->heard = *news;
     if (how == NI_TRADE_TOLD) {
         ranks->speaker = news->whose;
         return nb_fail(err, news->status, "rank %d: %s", (int)news->whose, news->text);
     }
     if (how == NI_TRADE_LOST) {
         ranks->speaker = news->whose == 0 ? 1 : 0;
-        ranks->gone = *news;
         return nb_fail(err, NB_IO_ERROR,
                        "rank %d of %d %s; hint: its own output says more; --resume goes on from the newest checkpoint",
                        (int)news->whose, (int)ranks->world, news->text);

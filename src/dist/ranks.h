@@ -21,7 +21,7 @@ struct nb_ranks {
     bool agreed;        /* the last failure is known to all: nobody must be told */
     ni_letter *letters; /* [2 world]: of gathers and broadcasts */
     char *words;        /* [world][NI_RANKS_WORD]: ni_ranks_words */
-    ni_wire_news gone;  /* the rank that is gone; an empty text: none is */
+    ni_wire_news heard; /* what ended a trade, passed on as it is: who failed, or is gone; an empty text: nothing */
 };
 
 /* Room for a word from each rank, [world] of one size of at most NI_RANKS_WORD bytes: zeros, to gather into and to

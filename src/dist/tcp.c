@@ -46,7 +46,7 @@ static double now(void) {
 }
 
 static ni_trade lost(ni_wire_news *news, int32_t whose, const char *text) {
-    news->whose = whose;
+    *news = (ni_wire_news){.whose = whose, .status = NB_IO_ERROR, .lost = 1};
     snprintf(news->text, sizeof news->text, "%s", text);
     return NI_TRADE_LOST;
 }
@@ -90,7 +90,7 @@ static ni_trade read_last(const tcp *t, int32_t whose, ni_wire_news *news) {
         return lost(news, whose, "says something that is not understood, and ends");
     *news = said;
     news->text[sizeof news->text - 1] = 0;
-    return said.whose == whose ? NI_TRADE_TOLD : NI_TRADE_LOST;
+    return said.lost ? NI_TRADE_LOST : NI_TRADE_TOLD;
 }
 
 static ni_trade check_head(const tcp *t, int32_t whose, const way *w, ni_wire_news *news) {
@@ -207,13 +207,17 @@ static void look(void *self, double seconds) {
 
 /* ---- the end ---- */
 
-/* What is half sent is given up: the last head then stands in the middle of a letter, and the connection is closed
- * behind it, which says enough. */
+static bool is_between_letters(const way *out) {
+    return out->done == 0 || out->done == out->all;
+}
+
+/* What is half sent is given up, and the connection closed behind it, which says enough: a last head would stand in the
+ * middle of a letter. */
 static void fail(void *self, const ni_wire_news *why) {
     tcp *t = self;
     const head last = {LAST, 0, sizeof *why};
     for (int32_t r = 0; r < t->world; r++)
-        if (t->sockets[r] >= 0 && t->out[r].done == t->out[r].all &&
+        if (t->sockets[r] >= 0 && is_between_letters(&t->out[r]) &&
             send(t->sockets[r], &last, sizeof last, MSG_NOSIGNAL | MSG_MORE) == (ssize_t)sizeof last)
             (void)!send(t->sockets[r], why, sizeof *why, MSG_NOSIGNAL);
 }

@@ -31,6 +31,8 @@ enum { NI_WIRE_TEXT = 900 };
 typedef struct ni_wire_news {
     int32_t whose;
     nb_status status; /* of the rank that failed */
+    int32_t lost; /* 1: it is gone, as whoever says so found; 0: `text` is its own sentence, also where another passes
+                     it on */
     char text[NI_WIRE_TEXT];
 } ni_wire_news;
 

@@ -3,6 +3,7 @@
 
 #include "format/element.h"
 #include "format/hif4.h"
+#include "format/vector_scales.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -341,12 +342,12 @@ nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t co
     size.scales = r * (size_t)ni_scale_bytes(q, cols);
     if (has_outer128(q))
         size.outer_scales = r * (c / 128) * sizeof(float);
-    if (q->scale_type == NB_SCALE_F32 && is_block(q, 1, NB_BLOCK_ALL))
+    if (ni_has_row_scales(q))
         size.outer_scales = r * sizeof(float);
-    if (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, 1))
+    if (ni_has_column_scales(q))
         size.outer_scales = c * sizeof(float);
     if (q->outer == NB_OUTER_TENSOR || q->outer == NB_OUTER_UNIT || q->rule == NB_RULE_THREE_QUARTERS ||
-        (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL)))
+        ni_has_tensor_scale(q))
         size.tensor_scale = sizeof(float);
     size.total = round_up_64(size.codes) + round_up_64(size.scales) + round_up_64(size.outer_scales) +
                  round_up_64(size.tensor_scale);

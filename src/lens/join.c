@@ -8,8 +8,15 @@
         if (pair->members[i]->hook)                                                                                    \
     pair->members[i]->hook(pair->members[i]->context, __VA_ARGS__)
 
+static bool wants(const nb_lens *lens, nb_role role) {
+    return lens->operand && (!lens->roles || lens->roles >> role & 1);
+}
+
 static void on_operand(void *context, const nb_lens_operand *seen) {
-    TELL(operand, seen);
+    const ni_lens_pair *pair = context;
+    for (int i = 0; i < 2; i++)
+        if (wants(pair->members[i], seen->role))
+            pair->members[i]->operand(pair->members[i]->context, seen);
 }
 
 static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
@@ -34,6 +41,12 @@ static void on_output(void *context, nb_backend *be, const char *module, const n
     TELL(output, be, module, y);
 }
 
+/* What either wants; all where one that looks does not choose. */
+static uint32_t roles_of(const nb_lens *a, const nb_lens *b) {
+    const bool all = (a->operand && !a->roles) || (b->operand && !b->roles);
+    return all ? 0 : (a->operand ? a->roles : 0) | (b->operand ? b->roles : 0);
+}
+
 const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
     if (!first || !second)
         return first ? first : second;
@@ -46,7 +59,8 @@ const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_l
                  .approximation = first->approximation || second->approximation ? on_approximation : NULL,
                  .scalar = first->scalar || second->scalar ? on_scalar : NULL,
                  .gate = first->gate || second->gate ? on_gate : NULL,
-                 .output = first->output || second->output ? on_output : NULL},
+                 .output = first->output || second->output ? on_output : NULL,
+                 .roles = roles_of(first, second)},
         .members = {first, second}};
     return &pair->lens;
 }

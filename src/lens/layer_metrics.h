@@ -16,10 +16,11 @@ bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const
 /* SNR and cosine of a whole tensor and what stands for it, and the moments of that, under MODULE/MECHANISM. False if
  * memory ran out. */
 bool ni_record_approximation(ni_record *record, const char *module, const char *mechanism, nb_backend *be,
-                             const nb_mat *exact, const nb_mat *approximate, ni_lens_buffers *buffers);
+                             const nb_mat *exact, const nb_mat *approximate);
 
-/* Moments and channels of what a layer gives, under MODULE/output. False if memory ran out. */
-bool ni_record_output(ni_record *record, const char *module, nb_backend *be, const nb_mat *y, ni_lens_buffers *buffers);
+/* Moments and channels of what a layer gives, and its map of tiles where that is wanted, under MODULE/output. False if
+ * memory ran out. */
+bool ni_record_output(ni_record *record, const char *module, nb_backend *be, const nb_mat *y, bool tiles);
 
 /* Two weights whose rows belong together: mean |cos(gate[i], up[i])|, both in backend memory. False if memory ran out.
  */

@@ -30,10 +30,10 @@ struct ni_observer {
     ni_observer_options options;
     ni_record record;
     nb_lens lens;
+    nb_lens following;    /* in a window: weights */
     nb_lens scalars_only; /* between windows: mechanisms may tell what they did */
     ni_skipped skipped;
     char skipped_path[1024];
-    ni_lens_buffers buffers;
     watched *watched;
     int32_t count, capacity;
     int64_t window_start;     /* step of the last sample; -1 = none in this process */
@@ -123,17 +123,25 @@ static bool has_channels(nb_role role) {
     return role == NB_FPROP_X || role == NB_FPROP_W || role == NB_DGRAD_DY;
 }
 
+static void take_hot_channels(void *owner, int32_t which, const float *columns, int64_t cols) {
+    ni_observer *o = owner;
+    watched *w = &o->watched[which];
+    ni_record_hot_channels(&o->record, w->prefix, &w->hot, columns, cols, o->options.hot_channels);
+}
+
 static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
     int64_t of;
-    if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), wants_tiles(o, w->prefix),
-                           &o->buffers)) {
+    const ni_measured wanted = {.channels = true,
+                                .crests = true,
+                                .tiles = wants_tiles(o, w->prefix),
+                                .then = has_channels(seen->role) ? take_hot_channels : NULL,
+                                .owner = o,
+                                .which = (int32_t)(w - o->watched)};
+    if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), wanted)) {
         ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
     }
-    if (has_channels(seen->role) && seen->source)
-        ni_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
-                               o->options.hot_channels);
     if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares, &of)) {
         static const double limits[] = {0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
         ni_record_shares(&o->record, w->prefix, "bin_distances", shares, 10, limits, (double)of);
@@ -187,7 +195,7 @@ static void on_approximation(void *context, nb_backend *be, const char *module, 
                              const nb_mat *exact, const nb_mat *approximate) {
     ni_observer *o = context;
     if (sampling(o) && of_interest(o, module) &&
-        !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate, &o->buffers))
+        !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
         ni_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
 }
 
@@ -197,13 +205,9 @@ static void on_output(void *context, nb_backend *be, const char *module, const n
     if (!sampling(o) || !of_interest(o, module) || strcmp(module, "lm_head") == 0)
         return;
     char prefix[NB_NAME_SIZE + 16];
-    if (!ni_record_output(&o->record, module, be, y, &o->buffers)) {
-        ni_skip_note(&o->skipped, "outputs", "out of memory", module);
-        return;
-    }
     snprintf(prefix, sizeof prefix, "%s/output", module);
-    if (wants_tiles(o, prefix))
-        ni_record_tiles(&o->record, prefix, o->buffers.crests, y->rows, y->cols);
+    if (!ni_record_output(&o->record, module, be, y, wants_tiles(o, prefix)))
+        ni_skip_note(&o->skipped, "outputs", "out of memory", module);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {
@@ -220,6 +224,7 @@ void ni_observer_alignment(ni_observer *o, const char *module, nb_backend *be, c
 /* ---- steps ---- */
 
 const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
+    ni_take_all(&o->record); /* of a step that was not ended */
     o->record.step = step;
     if (step % o->options.every == 0) {
         o->window_start = step;
@@ -228,8 +233,7 @@ const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
     } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
         return &o->scalars_only;
     }
-    o->lens.counts = sampling(o);
-    return &o->lens;
+    return sampling(o) ? &o->lens : &o->following;
 }
 
 nb_status ni_observer_scalar(ni_observer *o, int64_t step, const char *name, double value, nb_error *err) {
@@ -268,12 +272,14 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
         o->options.window = o->options.every - 1;
     o->window_start = -1;
     o->lens = (nb_lens){.context = o,
+                        .counts = true,
                         .operand = on_operand,
                         .attention = on_attention,
                         .approximation = on_approximation,
                         .scalar = on_scalar,
                         .gate = on_gate,
                         .output = on_output};
+    o->following = (nb_lens){.context = o, .operand = on_operand, .scalar = on_scalar, .roles = 1u << NB_FPROP_W};
     o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {
@@ -293,7 +299,7 @@ void ni_observer_free(ni_observer *o) {
     }
     free(o->watched);
     ni_record_free_results(&o->record);
-    ni_lens_buffers_free(&o->buffers);
+    ni_waiting_free(&o->record.waiting);
     ni_series_writer_close(o->record.series);
     ni_series_reader_free(o->before);
     ni_tensorboard_close(o->record.events, NULL);
@@ -310,7 +316,7 @@ const char *ni_observer_aside(const ni_observer *o) {
 }
 
 size_t ni_observer_bytes(const ni_observer *o) {
-    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_lens_buffers_bytes(&o->buffers);
+    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_waiting_bytes(&o->record.waiting);
     for (int32_t i = 0; i < o->count; i++)
         bytes += o->watched[i].followed.bytes +
                  (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);

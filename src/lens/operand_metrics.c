@@ -4,42 +4,6 @@
 #include "lens/tiles.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-static bool reserve(void **memory, int64_t *room, int64_t need, size_t size) {
-    if (need <= *room)
-        return true;
-    void *grown = realloc(*memory, (size_t)need * size);
-    if (!grown)
-        return false;
-    *memory = grown;
-    *room = need;
-    return true;
-}
-
-static bool reserve_there(ni_lens_buffers *b, nb_backend *be, int64_t need) {
-    if (b->be == be && need <= b->there_room)
-        return true;
-    if (b->be)
-        nb_backend_release(b->be, b->there);
-    b->there = be->ops->alloc(be, (size_t)need, "what the lens measures");
-    b->be = b->there ? be : NULL;
-    b->there_room = b->there ? need : 0;
-    return b->there;
-}
-
-void ni_lens_buffers_free(ni_lens_buffers *b) {
-    free(b->measured);
-    free(b->scales);
-    if (b->be)
-        nb_backend_release(b->be, b->there);
-    *b = (ni_lens_buffers){0};
-}
-
-size_t ni_lens_buffers_bytes(const ni_lens_buffers *b) {
-    return (size_t)(b->measured_room + b->scale_room + b->there_room);
-}
 
 /* ---- error ---- */
 
@@ -74,117 +38,100 @@ static void record_error(ni_record *record, const char *prefix, const nb_lens_op
 
 /* ---- scales ---- */
 
-void ni_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) {
-    int64_t counts[16] = {0};
-    for (int64_t i = 0; i < count; i++)
-        counts[scales[i] >> 3 & 15]++;
-    for (int i = 0; i < 16; i++)
+static void take_scales(ni_record *record, const ni_asked *asked, const void *results) {
+    const int64_t *counts = results;
+    float shares[NI_SCALE_EXPONENTS];
+    double exponents[NI_SCALE_EXPONENTS];
+    int64_t count = 0;
+    for (int i = 0; i < NI_SCALE_EXPONENTS; i++)
+        count += counts[i];
+    for (int i = 0; i < NI_SCALE_EXPONENTS; i++) {
         shares[i] = (float)share(counts[i], count);
+        exponents[i] = i - 7; /* E4M3's bias; the first bin holds subnormal scales too */
+    }
+    ni_record_shares(record, asked->prefix, "scales", shares, NI_SCALE_EXPONENTS, exponents, (double)count);
 }
 
-static void record_scales(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
+static bool ask_scales(ni_record *record, const char *prefix, const nb_lens_operand *seen) {
     const nb_qtensor *q = seen->quantized;
     if (!q->scales || q->quantizer.scale_type != NB_SCALE_E4M3)
-        return;
-    int64_t count = q->rows * ((q->cols + q->quantizer.block_cols - 1) / q->quantizer.block_cols);
-    if (!reserve((void **)&b->scales, &b->scale_room, count, 1))
-        return;
-    seen->be->ops->download(seen->be, b->scales, q->scales, (size_t)count);
-    float shares[16];
-    ni_scale_histogram(b->scales, count, shares);
-    double exponents[16];
-    for (int i = 0; i < 16; i++)
-        exponents[i] = i - 7; /* E4M3's bias; the first bin holds subnormal scales too */
-    ni_record_shares(record, prefix, "scales", shares, 16, exponents, (double)count);
+        return true;
+    const int64_t count = q->rows * ((q->cols + q->quantizer.block_cols - 1) / q->quantizer.block_cols);
+    const ni_asked *asked = ni_ask(record, seen->be, prefix, NI_SCALE_EXPONENTS * sizeof(int64_t), 0, take_scales);
+    if (!asked)
+        return false;
+    seen->be->ops->count_scales(seen->be, ni_asked_results(record, asked), q->scales, count);
+    ni_asked_now(record);
+    return true;
 }
 
 /* ---- moments, channels, tiles ---- */
 
-/* The value that would stand at `rank` if the values were sorted: Hoare's selection, which sorts no more than it must.
- * Values change places. */
-static float value_of_rank(float *values, int64_t count, int64_t rank) {
-    int64_t low = 0, high = count - 1;
-    while (low < high) {
-        float pivot = values[low + (high - low) / 2];
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i <= j) {
-                float kept = values[i];
-                values[i++] = values[j];
-                values[j--] = kept;
-            }
-        }
-        if (rank <= j)
-            high = j;
-        else if (rank >= i)
-            low = i;
-        else
-            break;
-    }
-    return values[rank];
+/* Results: moments, maxima of the columns, the summary of crests. */
+static size_t columns_at(void) {
+    return sizeof(ni_moments);
 }
 
-/* Largest crest of each column of tiles, written over the first row of the map; then the whole map's extremes. */
-static void record_crests(ni_record *record, const char *prefix, const nb_mat *source, ni_lens_buffers *b) {
-    int64_t width = (source->cols + 15) / 16, height = (source->rows + 15) / 16, count = width * height;
-    float *columns = b->crests + count;
-    memcpy(columns, b->crests, (size_t)width * sizeof *columns);
-    for (int64_t i = width; i < count; i++)
-        columns[i % width] = fmaxf(columns[i % width], b->crests[i]);
-    ni_record_vector(record, prefix, "crest_columns", columns, width);
-    float largest = 0;
-    for (int64_t i = 0; i < width; i++)
-        largest = fmaxf(largest, columns[i]);
-    ni_record_scalar(record, prefix, "crest_max", largest);
-    ni_record_scalar(record, prefix, "crest_p99",
-                     value_of_rank(b->crests, count, (int64_t)(0.99 * (double)(count - 1))));
+static size_t summary_at(int64_t cols) {
+    return columns_at() + (size_t)cols * sizeof(float);
 }
 
-bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x, ni_lens_buffers *b) {
-    const int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
-    const int64_t columns_at = (int64_t)sizeof(ni_moments), crests_at = columns_at + x->cols * (int64_t)sizeof(float),
-                  end = crests_at + tiles * (int64_t)sizeof(float);
-    if (!reserve(&b->measured, &b->measured_room, end + width * (int64_t)sizeof(float), 1) ||
-        !reserve_there(b, be, end))
-        return false;
-    char *there = b->there, *here = b->measured;
-    ni_moments *m = b->measured;
-    b->columns = (float *)(void *)(here + columns_at);
-    b->crests = (float *)(void *)(here + crests_at);
-    be->ops->measure(be, x, b->there, (float *)(void *)(there + columns_at), (float *)(void *)(there + crests_at));
-    be->ops->download(be, here, there, (size_t)end);
-    ni_record_scalar(record, prefix, "amax", m->amax);
-    ni_record_scalar(record, prefix, "rms", m->rms);
-    ni_record_scalar(record, prefix, "kurtosis", m->excess_kurtosis);
+static void take_crests(ni_record *record, const ni_asked *asked, const float *summary) {
+    ni_record_vector(record, asked->prefix, "crest_columns", summary + 2, asked->map.cols);
+    ni_record_scalar(record, asked->prefix, "crest_max", summary[0]);
+    ni_record_scalar(record, asked->prefix, "crest_p99", summary[1]);
+}
+
+static void take_matrix(ni_record *record, const ni_asked *asked, const void *results) {
+    const char *at = results;
+    const ni_moments *m = results;
+    const float *columns = (const float *)(const void *)(at + columns_at());
+    ni_record_scalar(record, asked->prefix, "amax", m->amax);
+    ni_record_scalar(record, asked->prefix, "rms", m->rms);
+    ni_record_scalar(record, asked->prefix, "kurtosis", m->excess_kurtosis);
     if (m->nonfinite)
-        ni_record_scalar(record, prefix, "nonfinite", (double)m->nonfinite);
-    return true;
+        ni_record_scalar(record, asked->prefix, "nonfinite", (double)m->nonfinite);
+    if (asked->channels)
+        ni_record_vector(record, asked->prefix, "channels", columns, asked->cols);
+    if (asked->map_here)
+        ni_record_tiles(record, asked->prefix, asked->map_here, asked->rows, asked->cols);
+    if (asked->map.summary)
+        take_crests(record, asked, (const float *)(const void *)(at + summary_at(asked->cols)));
+    if (asked->then)
+        asked->then(asked->owner, asked->which, columns, asked->cols);
 }
 
-static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool tiles,
-                          ni_lens_buffers *b) {
-    if (!ni_record_moments(record, prefix, seen->be, seen->source, b))
+bool ni_measure_matrix(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x, ni_measured wanted) {
+    const int64_t width = (x->cols + 15) / 16, height = (x->rows + 15) / 16;
+    const bool crests = wanted.crests && width * height > 0, map = crests || (wanted.tiles && width * height > 0);
+    const size_t bytes = summary_at(x->cols) + (crests ? (size_t)(2 + width) * sizeof(float) : 0);
+    ni_asked *asked = ni_ask(record, be, prefix, bytes, map ? width * height : 0, take_matrix);
+    if (!asked)
         return false;
-    ni_record_vector(record, prefix, "channels", b->columns, seen->source->cols);
-    if (tiles)
-        ni_record_tiles(record, prefix, b->crests, seen->source->rows, seen->source->cols);
-    record_crests(record, prefix, seen->source, b);
+    char *results = ni_asked_results(record, asked);
+    asked->rows = x->rows;
+    asked->cols = x->cols;
+    asked->channels = wanted.channels;
+    asked->keeps_map = wanted.tiles;
+    asked->map.rows = height;
+    asked->map.cols = width;
+    asked->map.summary = crests ? (float *)(void *)(results + summary_at(x->cols)) : NULL;
+    asked->then = wanted.then;
+    asked->owner = wanted.owner;
+    asked->which = wanted.which;
+    be->ops->measure(be, x, (ni_moments *)(void *)results, (float *)(void *)(results + columns_at()),
+                     asked->map.crests);
+    ni_asked_now(record);
     return true;
 }
 
 bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
-                       bool tiles, ni_lens_buffers *buffers) {
-    if (seen->source && !source_known && !record_source(record, prefix, seen, tiles, buffers))
+                       ni_measured wanted) {
+    if (seen->source && !source_known && !ni_measure_matrix(record, prefix, seen->be, seen->source, wanted))
         return false;
     if (seen->stats)
         record_error(record, prefix, seen);
-    if (seen->quantized)
-        record_scales(record, prefix, seen, buffers);
-    return true;
+    return !seen->quantized || ask_scales(record, prefix, seen);
 }
 
 /* ---- what does not apply ---- */

@@ -17,34 +17,23 @@ typedef struct ni_quantization_error {
 } ni_quantization_error;
 ni_quantization_error ni_quantization_error_of(const nb_quantize_stats *stats);
 
-/* Histogram of E4M3 scale bytes over their 16 exponents (0 = zero and subnormal); shares. */
-void ni_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]);
+/* What is wanted of a matrix beside amax, rms and kurtosis. */
+typedef struct ni_measured {
+    bool channels, crests, tiles; /* crest_columns, crest_max, crest_p99; the whole map of tiles */
+    /* Who else takes the largest magnitudes of the columns, once they are there; may be NULL. */
+    void (*then)(void *owner, int32_t which, const float *columns, int64_t cols);
+    void *owner;
+    int32_t which;
+} ni_measured;
 
-/* Working memory that grows and is kept. What `measure` leaves lies in one piece, on the backend and then on the host:
- * moments, largest magnitudes of the columns, crests of the tiles, and room for a row of tiles more. */
-typedef struct ni_lens_buffers {
-    void *measured; /* host */
-    int64_t measured_room;
-    float *columns, *crests; /* in `measured` */
-    uint8_t *scales;
-    int64_t scale_room;
-    nb_backend *be; /* whose memory `there` is; NULL: none yet */
-    void *there;
-    int64_t there_room;
-} ni_lens_buffers;
-void ni_lens_buffers_free(ni_lens_buffers *buffers);
-size_t ni_lens_buffers_bytes(const ni_lens_buffers *buffers);
+/* Measures numbers in backend memory; they may change behind it. Recorded under `prefix` at the latest when the step is
+ * committed. False if memory ran out. */
+bool ni_measure_matrix(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x, ni_measured wanted);
 
-/* Records everything that applies to the operand under `prefix`; of its source nothing where that is known already, and
- * its map of tiles where `tiles` asks for it. Otherwise buffers->columns holds the channel maxima of seen->source (if
- * there is one) afterwards. False if memory ran out: then nothing of this operand was recorded. */
+/* Records everything that applies to the operand under `prefix`; of its source nothing where that is known already,
+ * else what is wanted. False if memory ran out. */
 bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
-                       bool tiles, ni_lens_buffers *buffers);
-
-/* amax, rms and kurtosis of numbers in backend memory; `buffers` then hold their columns and crests. False if memory
- * ran out. */
-bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x,
-                       ni_lens_buffers *buffers);
+                       ni_measured wanted);
 
 /* Notes what does not apply to the operand, and why. */
 void ni_note_skipped(ni_skipped *skipped, const char *prefix, const nb_lens_operand *seen);

@@ -3,6 +3,7 @@
 #include "lens/oscillation.h"
 #include "backend/table.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,8 +64,10 @@ bool ni_follow_step(ni_followed_weight *weight, const nb_lens_operand *seen) {
 }
 
 bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *prefix) {
-    int64_t n = weight->elements, counts[NI_RATIO_COUNTS], flips, above_8 = 0, above_16 = 0;
+    enum { FLIPS = NI_RATIO_COUNTS }; /* behind the counts */
+    int64_t n = weight->elements, counts[FLIPS + 1], above_8 = 0, above_16 = 0;
     nb_backend *be = weight->be;
+    static_assert(sizeof counts <= NI_RESULT_BYTES, "what a window saw is fetched in one piece");
     if (weight->seen < 2)
         return true;
     int64_t *on_device = ni_record_results(record, be);
@@ -72,8 +75,8 @@ bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *pr
         return false;
     ni_tracked tracked = tracked_of(weight);
     be->ops->count_ratios(be, on_device, tracked.moved_q, tracked.moved_w, n);
+    be->ops->copy(be, on_device + FLIPS, tracked.flips, sizeof *tracked.flips);
     be->ops->download(be, counts, on_device, sizeof counts);
-    be->ops->download(be, &flips, tracked.flips, sizeof flips);
     float shares[NI_RATIO_COUNTS];
     for (int i = 0; i < NI_RATIO_COUNTS; i++) { /* bins 6 and 7 begin above 8 and 16 */
         shares[i] = (float)counts[i] / (float)n;
@@ -83,7 +86,7 @@ bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *pr
     ni_record_vector(record, prefix, "ratios", shares, NI_RATIO_COUNTS);
     ni_record_scalar(record, prefix, "ratio_above_8", (double)above_8 / (double)n);
     ni_record_scalar(record, prefix, "ratio_above_16", (double)above_16 / (double)n);
-    ni_record_scalar(record, prefix, "flip_rate", (double)flips / (double)(n * (weight->seen - 1)));
+    ni_record_scalar(record, prefix, "flip_rate", (double)counts[FLIPS] / (double)(n * (weight->seen - 1)));
     weight->seen = 0;
     return true;
 }

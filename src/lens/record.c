@@ -58,6 +58,7 @@ void ni_record_free_results(ni_record *record) {
 }
 
 nb_status ni_record_commit(ni_record *record, nb_error *err) {
+    ni_take_all(record);
     nb_error failure = record->failure;
     bool any = record->any;
     record->any = false;

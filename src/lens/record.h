@@ -4,6 +4,7 @@
 
 #include "lens/series.h"
 #include "lens/tensorboard.h"
+#include "lens/waiting.h"
 #include "nibble/backend.h"
 #include <stdbool.h>
 
@@ -15,6 +16,7 @@ typedef struct ni_record {
     nb_error failure; /* the first; status NB_OK while there is none */
     nb_backend *be;   /* whose memory `results` is; NULL: none yet */
     void *results;
+    ni_waiting waiting; /* measured in this step and not recorded yet */
 } ni_record;
 
 /* NI_RESULT_BYTES of backend memory, where an operation leaves what is recorded; the next one overwrites them. Placed

@@ -1,5 +1,6 @@
 /* check.c: whether a plan can be carried out on this backend, at these sizes, before anything runs. */
 #include "backend/table.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* ---- codes that serve two GEMMs ---- */
@@ -18,10 +19,6 @@ static bool scales_on_contraction(const nb_quantizer *q) {
     return q->scale_type != NB_SCALE_NONE && q->block_rows == 1;
 }
 
-static bool row_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
 static nb_status check_same_codes(const ni_linear *layer, nb_role role, nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
     const nb_quantizer *q = &rule->quantizer;
@@ -33,7 +30,7 @@ static nb_status check_same_codes(const ni_linear *layer, nb_role role, nb_error
                        "%s: %s takes the codes of %s, which are rotated along another axis; quantize again instead "
                        "(give the role a format of its own)",
                        layer->name, name, source);
-    if (rule->via == NB_VIA_FOLD && (!row_scales(q) || role == NB_WGRAD_DY))
+    if (rule->via == NB_VIA_FOLD && (!ni_has_row_scales(q) || role == NB_WGRAD_DY))
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: %s has `via: fold`, which needs one FP32 scale a row of %s and serves dgrad.w and wgrad.x; "
                        "use `via: bf16`",

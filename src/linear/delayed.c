@@ -9,6 +9,7 @@
  * history a rank.
  */
 #include "backend/table.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 #include "recipe/mechanism.h"
 
@@ -60,8 +61,8 @@ static void delayed_detach(void *state) {
 
 static bool is_eight_bits(const nb_quantizer *q) {
     const bool element = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2;
-    return element && q->scale_type == NB_SCALE_F32 && q->rule == NB_RULE_POW2 && q->round == NB_ROUND_EVEN &&
-           q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL && !q->hadamard_size;
+    return element && ni_has_tensor_scale(q) && q->rule == NB_RULE_POW2 && q->round == NB_ROUND_EVEN &&
+           !q->hadamard_size;
 }
 
 static nb_status check(const ni_linear *layer, nb_error *err) {

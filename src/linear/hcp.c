@@ -285,10 +285,24 @@ static nb_status patch_x_beside(ni_hcp_state *h, const ni_linear_call *call, ni_
     return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
 }
 
+/* What the backward pass multiplies of X, if it is made of X as it came and is to be made now. */
+static nb_status list_wgrad_x(const ni_linear_call *call, ni_cached_operand *o, ni_source *source, ni_making *making,
+                              nb_noise *noise, int32_t *made, nb_error *err) {
+    if (call->measuring || o->fresh || o->mechanisms || !ni_comes_early(call, o))
+        return NB_OK;
+    *source = (ni_source){.numbers = call->x};
+    NB_TRY(ni_operand_begin(call, o, call->x, noise, making, err));
+    o->fresh = o->shown = true;
+    o->made++;
+    ++*made;
+    return NB_OK;
+}
+
 /* Of all layers with the first one's: one call, so that a backend may read X once. */
-static nb_status patch_all_x(ni_hcp_state *h, const ni_linear_call *call, nb_error *err) {
-    ni_source sources[NI_GROUP_LAYERS * NI_HCP_MAKINGS];
-    ni_making makings[NI_GROUP_LAYERS * NI_HCP_MAKINGS];
+static nb_status patch_all_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *first, nb_error *err) {
+    ni_source sources[NI_GROUP_LAYERS * NI_HCP_MAKINGS + 1];
+    ni_making makings[NI_GROUP_LAYERS * NI_HCP_MAKINGS + 1];
+    nb_noise noise;
     int32_t made = 0;
     for (int32_t i = 0; i < h->group->count; i++) {
         const ni_linear *layer = &h->group->layers[i];
@@ -301,6 +315,7 @@ static nb_status patch_all_x(ni_hcp_state *h, const ni_linear_call *call, nb_err
                                      err));
         made += ni_hcp_makings(h, &from, p->channels, &p->x, sources + made, makings + made);
     }
+    NB_TRY(list_wgrad_x(call, first->operands[NB_WGRAD_X], sources + made, makings + made, &noise, &made, err));
     return call->be->ops->make_many(call->be, sources, makings, made, err);
 }
 
@@ -313,9 +328,9 @@ static bool is_first(const ni_hcp_state *h, const ni_linear *layer) {
 
 /* Layers multiply in their order. Walks that measure scratch come by both ways. */
 static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
-    if (!needs_base(h) && (call->measuring || !ni_lens_looks(call)) && is_first(h, layer))
-        NB_TRY(patch_all_x(h, call, err));
-    return needs_base(h) || ni_lens_looks(call) ? patch_x_beside(h, call, layer, err) : NB_OK;
+    if (!needs_base(h) && (call->measuring || !ni_lens_looks(call, NB_FPROP_X)) && is_first(h, layer))
+        NB_TRY(patch_all_x(h, call, layer, err));
+    return needs_base(h) || ni_lens_looks(call, NB_FPROP_X) ? patch_x_beside(h, call, layer, err) : NB_OK;
 }
 
 static bool is_w_fresh(const ni_hcp_layer *p, const ni_linear *layer) {

@@ -3,6 +3,7 @@
  * Two layers share an operand of X if their rules are equal and the same mechanisms prepare or replace X for them.
  */
 #include "backend/table.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* ---- what a GEMM reads ---- */
@@ -110,8 +111,7 @@ static void describe_layer(ni_linear_group *group, ni_linear *layer) {
 
 /* Numbers under one scale are multiplied by anything as they lie: dY that a mechanism multiplies by numbers. */
 static bool has_one_scale(const ni_cached_operand *o) {
-    const nb_quantizer *q = &o->rule.quantizer;
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+    return ni_has_tensor_scale(&o->rule.quantizer);
 }
 
 static bool rereads(const ni_mechanism *m, const ni_linear *layer, nb_role role) {

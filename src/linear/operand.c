@@ -7,8 +7,22 @@
 
 /* ---- the lens ---- */
 
-bool ni_lens_looks(const ni_linear_call *call) {
-    return call->measuring || (call->pass->lens && call->pass->lens->operand);
+static bool shows(const nb_lens *lens, nb_role role) {
+    return lens && lens->operand && (!lens->roles || lens->roles >> role & 1);
+}
+
+bool ni_lens_looks(const ni_linear_call *call, nb_role role) {
+    return call->measuring || shows(call->pass->lens, role);
+}
+
+bool ni_lens_is_near(const nb_pass *pass) {
+    const nb_lens *lens = pass->lens;
+    if (!lens)
+        return false;
+    bool near = lens->counts || lens->attention || lens->approximation || lens->gate || lens->output;
+    for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
+        near |= role != NB_FPROP_W && role != NB_DGRAD_W && shows(lens, role);
+    return near;
 }
 
 nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats) {
@@ -17,6 +31,8 @@ nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats) {
 
 static nb_status to_canonical(const ni_linear_call *call, const nb_operand *o, nb_qtensor *out, nb_error *err) {
     void *memory;
+    if (call->be->lends_codes && call->be->lends_codes(o, out))
+        return NB_OK;
     NB_TRY(ni_scratch_place(call->scratch, nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total,
                             "codes for the lens", &memory, err));
     *out = nb_qtensor_place(&o->quantizer, o->rows, o->cols, memory);
@@ -24,7 +40,7 @@ static nb_status to_canonical(const ni_linear_call *call, const nb_operand *o, n
 }
 
 nb_status ni_operand_show(const ni_linear_call *call, const ni_showing *showing, nb_error *err) {
-    if (!ni_lens_looks(call))
+    if (!ni_lens_looks(call, showing->name->role))
         return NB_OK;
     size_t mark = call->scratch->used;
     nb_qtensor codes, from;
@@ -187,6 +203,7 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
     ni_history *h = &r->o->history;
     const bool delayed = call->training && h->past, seen = delayed && call->pass->micro_batch == 0;
     r->noise = ni_noise_of(call->pass, &r->o->name);
+    r->o->legible = ni_lens_looks(call, r->o->name.role);
     h->seen |= seen && !call->measuring;
     return (ni_making){.out = &r->o->operand,
                        .transpose = transpose,
@@ -195,7 +212,7 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .now = seen ? h->now : NULL,
                        .noise = &r->noise,
                        .stats = ni_counted(call->pass, &r->stats),
-                       .shown = ni_lens_looks(call)};
+                       .shown = r->o->legible};
 }
 
 nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, nb_noise *noise,
@@ -207,6 +224,11 @@ nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, con
     out->noise = noise;
     out->stats = NULL;
     return NB_OK;
+}
+
+bool ni_comes_early(const ni_linear_call *call, const ni_cached_operand *o) {
+    return o->name.role == NB_WGRAD_X && o->keeper == NI_FOR_BACKWARD && !call->dy && call->training &&
+           !call->pass->backward_bf16;
 }
 
 static bool is_split(const ni_linear_call *call, const ni_cached_operand *o) {
@@ -329,7 +351,7 @@ static nb_status replaced_wgrad_x(const ni_linear_call *call, ni_cached_operand 
 /* X as the one mechanism that prepares it makes it at once. */
 static nb_status made_x(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
     request r = {.o = o};
-    for (int32_t i = 0; i < call->group->mechanism_count && !call->pass->lens && !call->measuring; i++) {
+    for (int32_t i = 0; i < call->group->mechanism_count && !ni_lens_is_near(call->pass) && !call->measuring; i++) {
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (o->mechanisms != 1u << i || !m->table->make_x || o->fold || o->source)
             continue;
@@ -353,6 +375,7 @@ static nb_status replaced_w(const ni_linear_call *call, ni_cached_operand *o, bo
     }
     if (!*done)
         return NB_OK;
+    o->legible = true;
     master = ni_master_of(call->be, layer);
     return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = &master, .operand = &o->operand}, err);
 }
@@ -383,15 +406,17 @@ static nb_status make_otherwise(const ni_linear_call *call, ni_cached_operand *o
 /* ---- when ---- */
 
 /* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
- * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. Not where
- * another rank has the master. */
-static bool is_to_be_counted(const ni_linear_call *call, const ni_cached_operand *o) {
-    return o->keeper == NI_UNTIL_MOVED && call->pass->lens && call->pass->lens->counts &&
-           call->pass->micro_batch == 0 && !o->shown && !call->group->layers[o->layer].elsewhere;
+ * step after it is shown what is there. One that counts sees it quantized again, to the same codes, and so does one
+ * that would find no codes. Not where another rank has the master. */
+static bool is_to_be_shown_anew(const ni_linear_call *call, const ni_cached_operand *o) {
+    const nb_lens *lens = call->pass->lens;
+    return o->keeper == NI_UNTIL_MOVED && lens && call->pass->micro_batch == 0 && !o->shown &&
+           !call->group->layers[o->layer].elsewhere &&
+           (lens->counts || (!o->legible && !o->source && ni_lens_looks(call, o->name.role)));
 }
 
 static bool is_stale(const ni_linear_call *call, const ni_cached_operand *o) {
-    return !o->fresh || is_to_be_counted(call, o);
+    return !o->fresh || is_to_be_shown_anew(call, o);
 }
 
 static nb_status show_kept(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
@@ -460,7 +485,7 @@ nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role
 nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {
     NB_TRY(open(call, o, (shape){codes->rows, codes->cols}, err));
     NB_TRY(call->be->ops->take_codes(call->be, &o->operand, codes, err));
-    o->fresh = true;
+    o->fresh = o->legible = true;
     o->made++;
     return NB_OK;
 }

@@ -61,7 +61,8 @@ typedef struct ni_cached_operand {
     bool reread;  /* other operands, or mechanisms, start from it */
     bool random;  /* draws bits */
     bool fresh;
-    bool shown; /* the lens has seen it in this pass: weights, which outlive passes */
+    bool shown;   /* the lens has seen it in this pass: weights, which outlive passes */
+    bool legible; /* it was made for a lens: its codes are there */
     ni_history history;
     uint32_t made; /* how often: what is derived from it can tell whether it is old */
     nb_operand operand;
@@ -106,10 +107,13 @@ nb_status ni_operand_place(const struct ni_linear_call *call, const ni_operand_r
 nb_status ni_operand_begin(const struct ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers,
                            nb_noise *noise, ni_making *out, nb_error *err);
 
+/* wgrad.x that the forward pass at hand makes from the same reading of X as its own operand, and the group keeps. */
+bool ni_comes_early(const struct ni_linear_call *call, const ni_cached_operand *o);
+
 /* Its noise. */
 nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name);
 
-/* What the lens is shown of an operand. Its codes are converted to the canonical layout if it looks. */
+/* What the lens is shown of an operand: its codes as they lie, or converted to the canonical layout. */
 typedef struct ni_showing {
     const ni_operand_name *name;
     const nb_mat *source;   /* the numbers that it was made of; NULL where `from` is set */
@@ -119,7 +123,11 @@ typedef struct ni_showing {
     const nb_quantize_stats *stats;
 } ni_showing;
 nb_status ni_operand_show(const struct ni_linear_call *call, const ni_showing *showing, nb_error *err);
-bool ni_lens_looks(const struct ni_linear_call *call); /* true while scratch is measured */
+/* At operands of this role; true while scratch is measured. */
+bool ni_lens_looks(const struct ni_linear_call *call, nb_role role);
+/* Whether anything but weights and numbers that mechanisms tell is looked at: what makes X or dY and operands of them
+ * at once then makes one after the other, and weights are made where they are read. */
+bool ni_lens_is_near(const nb_pass *pass);
 /* Where quantizers are to count, if anybody asked. */
 nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats);
 

@@ -155,7 +155,7 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
     nb_operand codes = o->w[layer->index][NI_OUT_FP4];
     nb_quantize_stats stats = {0};
     nb_mat columns;
-    if (!ni_lens_looks(call) || o->channels[NI_OUT_FP4] == 0)
+    if (!ni_lens_looks(call, NB_FPROP_W) || o->channels[NI_OUT_FP4] == 0)
         return NB_OK;
     NB_TRY(gathered(o, call, w, &columns, err));
     ni_showing showing = {.name = &layer->names[NB_FPROP_W], .source = &columns, .operand = &codes};
@@ -312,7 +312,7 @@ static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_cal
     const ni_source source = part_of(o, call->x, NI_OUT_FP4);
     const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
-    if (!ni_lens_looks(call))
+    if (!ni_lens_looks(call, NB_WGRAD_X))
         return NB_OK;
     size_t mark = call->scratch->used;
     nb_mat columns;

@@ -20,7 +20,8 @@ typedef struct outer_delayed {
     ni_cached_operand *operands[MOST];
     int64_t steps[MOST]; /* kept in checkpoints: how many steps made each */
     int32_t count;
-    float *words; /* backend memory [2, count]: past, now */
+    float *words;      /* backend memory [2, count] */
+    float *past, *now; /* of which one each, and the other in the next step */
 } outer_delayed;
 
 static bool outer_wanted(const nb_plan *plan) {
@@ -45,6 +46,18 @@ static size_t word_bytes(const outer_delayed *d) {
     return (size_t)d->count * sizeof *d->words;
 }
 
+/* Where each operand's words are. */
+static void place(outer_delayed *d, float *past, float *now) {
+    d->past = past;
+    d->now = now;
+    for (int32_t i = 0; i < d->count; i++) {
+        ni_history *h = &d->operands[i]->history;
+        h->past = past + i;
+        h->now = (uint32_t *)(void *)(now + i);
+        h->steps = &d->steps[i];
+    }
+}
+
 static nb_status outer_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     outer_delayed *d = calloc(1, sizeof *d);
     (void)index;
@@ -64,25 +77,34 @@ static nb_status outer_attach(ni_linear_group *group, int32_t index, void **stat
     if (!d->words)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for delayed scales", group->input);
     group->be->ops->fill_zero(group->be, d->words, 2 * word_bytes(d));
-    for (int32_t i = 0; i < d->count; i++)
-        d->operands[i]->history =
-            (ni_history){d->words + i, (uint32_t *)(void *)(d->words + d->count + i), &d->steps[i], false};
+    place(d, d->words, d->words + d->count);
     return NB_OK;
+}
+
+/* What was found in this step is the past of the next; of operands that were not made the past stays. */
+static void move_on(outer_delayed *d) {
+    const ni_backend_ops *ops = d->group->be->ops;
+    int32_t seen = 0, first = 0;
+    for (int32_t i = 0; i < d->count; i++)
+        seen += d->operands[i]->history.seen;
+    if (seen == d->count) {
+        place(d, d->now, d->past);
+        return;
+    }
+    for (int32_t i = 0; i <= d->count; i++) { /* neighbours at once */
+        if (i < d->count && d->operands[i]->history.seen)
+            continue;
+        if (i > first)
+            ops->copy(d->group->be, d->past + first, d->now + first, (size_t)(i - first) * sizeof *d->past);
+        first = i + 1;
+    }
 }
 
 static nb_status outer_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                   nb_error *err) {
     outer_delayed *d = state;
-    int32_t first = 0;
-    (void)pass, (void)scratch, (void)err;
-    for (int32_t i = 0; i <= d->count; i++) { /* neighbours at once */
-        if (i < d->count && d->operands[i]->history.seen)
-            continue;
-        if (i > first)
-            group->be->ops->copy(group->be, d->words + first, d->words + d->count + first,
-                                 (size_t)(i - first) * sizeof *d->words);
-        first = i + 1;
-    }
+    (void)group, (void)pass, (void)scratch, (void)err;
+    move_on(d);
     for (int32_t i = 0; i < d->count; i++) {
         ni_history *h = &d->operands[i]->history;
         d->steps[i] += h->seen;
@@ -94,7 +116,7 @@ static nb_status outer_after_step(void *state, ni_linear_group *group, const nb_
 static int32_t outer_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
     outer_delayed *d = state;
     const ni_mechanism_tensor all[] = {
-        {-1, "past", NB_F32, d->count, d->words, false, NI_COMBINE_FIRST},
+        {-1, "past", NB_F32, d->count, d->past, false, NI_COMBINE_FIRST},
         {-1, "steps", NB_I32, 2 * d->count, d->steps, true, NI_COMBINE_FIRST},
     };
     const int32_t count = d->count ? (int32_t)(sizeof all / sizeof *all) : 0;

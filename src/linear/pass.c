@@ -98,9 +98,7 @@ static nb_status make_what_is_read(const ni_linear_call *call, ni_linear *layer,
         bool wanted = false;
         for (int32_t p = 0; p < count; p++)
             wanted |= reads(products[p], &o->operand);
-        bool early = order[i] == NB_WGRAD_X && o->keeper == NI_FOR_BACKWARD && found == 1 && !call->dy &&
-                     call->training && !call->pass->backward_bf16;
-        if (wanted || early)
+        if (wanted || (found == 1 && ni_comes_early(call, o)))
             list[found++] = o;
     }
     return ni_operands_ready(call, list, found, err);

@@ -2,8 +2,8 @@
  * group that makes operands of it under scales of the step before lets the backend make them as the numbers come: the
  * matrix itself is then written only if somebody else reads it.
  *
- * That is so where no lens looks, no product of the pass reads the numbers, and no mechanism does. Everywhere else the
- * matrix is written here and the pass goes on as if it had been there.
+ * That is so where no lens looks at more than weights, no product of the pass reads the numbers, and no mechanism does.
+ * Everywhere else the matrix is written here and the pass goes on as if it had been there.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -54,7 +54,7 @@ static bool is_made_in_forward(const ni_linear_call *call, const ni_cached_opera
 /* Whether operands are made of it in this pass before anything else is; `*alone`: and nobody reads the numbers. */
 static bool goes_into_operands(const ni_linear_call *call, bool *alone) {
     const ni_linear_group *group = call->group;
-    if (call->pass->lens || (call->dy ? call->pass->backward_bf16 : call->pass->forward_bf16))
+    if (ni_lens_is_near(call->pass) || (call->dy ? call->pass->backward_bf16 : call->pass->forward_bf16))
         return false;
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if (reads_numbers(group->mechanisms[i].table))

@@ -2,7 +2,7 @@
  * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters, codes
  * or numbers in act (make_many), then what is another role's codes turned (turn_many). What is in neither is made when
  * a product reads it, to the same bits: what draws random bits, is made of another operand in another way, or is not
- * kept; and all of it where a lens looks, or a pass multiplies in BF16.
+ * kept; and all of it where a lens looks at more than weights, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -134,7 +134,7 @@ static bool is_full(const ni_weight_list *list) {
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
     ni_weight_list list;
     list.count = list.layers = list.turns = 0;
-    if (pass->lens || pass->forward_bf16 || pass->backward_bf16)
+    if (ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
         return NB_OK;
     for (int32_t i = 0; i < count; i++) {
         ni_linear_group *group = groups[i];

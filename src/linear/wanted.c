@@ -1,12 +1,12 @@
 /* wanted.c: which maxima of X and dY the quantizers of a group would take from whoever writes those. */
 #include "backend/table.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 
 /* Above its blocks, or alone. A delayed one needs no maximum before its first number. */
 static bool has_tensor_scale(const nb_operand_rule *rule) {
     const nb_quantizer *q = &rule->quantizer;
-    const bool alone = q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-    return !nb_quantizer_is_bf16(q) && (q->outer == NB_OUTER_TENSOR || alone) && !rule->headroom;
+    return !nb_quantizer_is_bf16(q) && (q->outer == NB_OUTER_TENSOR || ni_has_tensor_scale(q)) && !rule->headroom;
 }
 
 static bool is_turned_as_known(const nb_quantizer *q) {

@@ -178,7 +178,7 @@ nb_status ni_model_config_load(const char *name_or_path, const char *models_dir,
     if (status != NB_OK)
         return hint_at_folder(name_or_path, status, err);
     for (int32_t i = 0; status == NB_OK && i < count; i++)
-        status = ni_yaml_set(&tree, changes[i], NULL, err);
+        status = ni_yaml_set(&tree, "model.", changes[i], NULL, err);
     if (status == NB_OK)
         status = ni_keys_read(&ni_model_keys, &file, tree.root, err);
     ni_yaml_free(&tree);

@@ -50,7 +50,7 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
                               .rstd = rstd,
                               .w = norm->weight,
                               .eps = norm->eps};
-    model->x_waits = !run->again && !run->pass->lens && i < 2 * model->config.layers;
+    model->x_waits = !run->again && !ni_lens_is_near(run->pass) && i < 2 * model->config.layers;
     model->x_from = from;
     const ni_produced out = {.numbers = &normed, .kept = true};
     return model->x_waits ? NB_OK : run->be->ops->make_produced(run->be, &from, &out, 1, err);

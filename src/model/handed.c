@@ -41,6 +41,26 @@ size_t ni_model_handed_bytes(const nb_model *model, int32_t param) {
     return ni_weight_handed_bytes(r->group, layer_of(r));
 }
 
+/* All that `group` multiplies is of these parameters, and no mechanism looks at it. */
+static bool is_within(const nb_model *model, const ni_linear_group *group, int32_t begin, int32_t end) {
+    int32_t found = 0;
+    for (int32_t i = begin; i < end; i++)
+        found += model->readers[i].group == group;
+    return found == group->count && group->mechanism_count == 0;
+}
+
+nb_status ni_model_ready_to_put(nb_model *model, int32_t begin, int32_t end, const nb_pass *pass, nb_error *err) {
+    nb_pass alone = *pass;
+    alone.lens = NULL; /* it looks at passes */
+    for (int32_t i = 0; i < model->group_count; i++) {
+        const int32_t first = i;
+        while (i < model->group_count && is_within(model, model->groups[i], begin, end))
+            i++;
+        NB_TRY(ni_linear_groups_ready(model->groups + first, i - first, &alone, err));
+    }
+    return NB_OK;
+}
+
 nb_status ni_model_put(nb_model *model, int32_t param, const nb_pass *pass, void *parcel, nb_error *err) {
     const ni_weight_reader *r = &model->readers[param];
     if (!is_table(model, param))

@@ -11,6 +11,8 @@
 ni_handed ni_model_handed(const nb_model *model, int32_t param, const char **why);
 size_t ni_model_handed_bytes(const nb_model *model, int32_t param);
 
+/* Before parcels of the tensors begin .. end - 1 are made: what is stale of them, by few calls as far as can be. */
+nb_status ni_model_ready_to_put(nb_model *model, int32_t begin, int32_t end, const nb_pass *pass, nb_error *err);
 /* Out of a rank that has the master, into one that lacks it. */
 nb_status ni_model_put(nb_model *model, int32_t param, const nb_pass *pass, void *parcel, nb_error *err);
 nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *err);

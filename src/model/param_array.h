@@ -89,6 +89,9 @@ nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const n
                           nb_error *err);
 void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void *self);
 
+/* Whether a linear layer's name fits a pattern, as nb_keep has them. */
+bool ni_model_has_module(const nb_model *model, const char *pattern);
+
 /* Masters, of any type; without data where another rank has it. ni_model_param_open gives one in real, in place or
  * decoded until the next is opened; what is written there counts once it is closed. */
 ni_scaled ni_model_master(const nb_model *model, int32_t index);

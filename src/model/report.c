@@ -3,6 +3,7 @@
 #include "model/decoder.h"
 #include "model/state.h"
 
+#include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -110,6 +111,14 @@ int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_
         count++;
     }
     return count;
+}
+
+bool ni_model_has_module(const nb_model *model, const char *pattern) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->count; j++)
+            if (fnmatch(pattern, model->groups[i]->layers[j].name, 0) == 0)
+                return true;
+    return false;
 }
 
 /* ---- state of mechanisms ---- */

@@ -7,8 +7,9 @@
 #define LAST_STEPS 20 /* over which the training loss of the table is averaged */
 
 /* Keys of a run file that may differ between twins: they leave model, data and seeds alone. */
-static const char *const free_keys[] = {"recipe",     "out",          "threads",     "isa",   "share", "print_every",
-                                        "peak_flops", "memory_check", "checkpoint.", "eval.", "lens.", "bad_numbers."};
+static const char *const free_keys[] = {"recipe",      "out",        "threads",     "isa",          "share",
+                                        "print_every", "peak_flops", "machine",     "memory_check", "checkpoint.",
+                                        "eval.",       "lens.",      "bad_numbers."};
 
 static bool is_seed(const char *key) {
     return strncmp(key, "seeds.", 6) == 0;

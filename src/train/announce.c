@@ -3,9 +3,11 @@
 #include "recorder.h"
 
 #include "backend/table.h"
+#include "model/param_array.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 void ni_note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) {
     if (!t->callbacks.note)
@@ -45,6 +47,14 @@ static void say_doubts(nb_trainer *t) {
         ni_note(t, NB_NOTE_WARNING, "recipe %s: %s (%d such inputs)", t->recipe.name, text, count);
 }
 
+/* Patterns that keep nothing in BF16: of another family's modules, or misspelt. The embedding is no linear layer. */
+static void say_unfit(nb_trainer *t, const char *key, char (*patterns)[NB_NAME_SIZE], int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        if (strcmp(patterns[i], "embedding") != 0 && !ni_model_has_module(t->model, patterns[i]))
+            ni_note(t, NB_NOTE_INFO, "%s: %s fits no module of this model; hint: their names are in census.txt", key,
+                    patterns[i]);
+}
+
 /* What one's own recipe gives up. */
 static void say_exchange(const nb_trainer *t) {
     if (t->auto_scale.count > 0 && t->ranks)
@@ -80,6 +90,9 @@ void ni_announce_run(nb_trainer *t) {
         ni_note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     say_window(t);
     say_doubts(t);
+    say_unfit(t, "keep.modules", t->recipe.keep.modules, t->recipe.keep.module_count);
+    say_unfit(t, "bad_numbers.bf16_modules", t->config.bad_numbers.bf16_modules,
+              t->config.bad_numbers.bf16_module_count);
     say_exchange(t);
     say_weights(t);
 }

@@ -27,9 +27,11 @@ nb_status ni_arrivals_meet(ni_hand_over *x, nb_error *err) {
 }
 
 void ni_arrivals_part(ni_hand_over *x) {
+    nb_error ignored;
     if (!x->seen.theirs)
         return;
     ni_model_watch_weights(x->model, NULL, NULL);
+    x->reducer->worker->ops->synchronize(x->reducer->worker, &ignored); /* what was asked for is still being read */
     for (int32_t s = x->come; s < x->asked; s++)
         x->reducer->be->companion->forget(x->mark[s]);
     x->asked = x->come = sections_of(x);
@@ -69,6 +71,48 @@ static void *ask_for(const ni_hand_over *x, int32_t begin, int32_t end, kind *of
         any = true;
     }
     return any ? x->reducer->be->companion->mark(worker) : NULL;
+}
+
+/* ---- masters that are vectors ---- */
+
+/* Those of `rank` in one of the arrays: `bytes` at `master` there, and `room` bytes into a room. */
+typedef struct place {
+    char *master;
+    size_t room, bytes;
+} place;
+
+static void find_vectors(const ni_hand_over *x, int32_t rank, place places[NI_MASTER_ARRAYS]) {
+    const size_t *at = x->share->at;
+    ni_master_array arrays[NI_MASTER_ARRAYS];
+    size_t room = x->bytes;
+    ni_model_master_arrays(x->model, arrays);
+    for (int i = 0; i < NI_MASTER_ARRAYS; i++) {
+        ni_share_place(x->share, x->model, &arrays[i]);
+        places[i] = (place){arrays[i].data + at[rank], room + at[rank] - at[0], at[rank + 1] - at[rank]};
+        room += at[x->share->world] - at[0];
+    }
+}
+
+/* Own ones to the own room. */
+static void lay_vectors(const ni_hand_over *x) {
+    nb_backend *be = x->reducer->be;
+    place places[NI_MASTER_ARRAYS];
+    find_vectors(x, x->reducer->ranks->rank, places);
+    for (int i = 0; x->vectors > 0 && i < NI_MASTER_ARRAYS; i++)
+        if (places[i].bytes > 0)
+            be->ops->copy(be, x->room + places[i].room, places[i].master, places[i].bytes);
+}
+
+/* Those of others from theirs. */
+static void ask_for_vectors(const ni_hand_over *x) {
+    nb_backend *worker = x->reducer->worker;
+    place places[NI_MASTER_ARRAYS];
+    for (int32_t r = 0; x->vectors > 0 && r < x->share->world; r++) {
+        find_vectors(x, r, places);
+        for (int i = 0; x->seen.theirs[r] && i < NI_MASTER_ARRAYS; i++)
+            if (places[i].bytes > 0)
+                worker->ops->copy(worker, places[i].master, x->seen.theirs[r] + places[i].room, places[i].bytes);
+    }
 }
 
 /* ---- sections ---- */
@@ -117,8 +161,12 @@ nb_status ni_arrivals_settle(ni_hand_over *x, nb_error *err) {
 
 nb_status ni_arrivals_begin(ni_hand_over *x, nb_error *err) {
     const int32_t count = nb_model_param_count(x->model);
+    const ni_companion *companion = x->reducer->be->companion;
+    lay_vectors(x);
     NB_TRY(meet(x, err));
-    x->reducer->be->companion->follow(x->reducer->be, ask_for(x, 0, count, is_coded));
+    ask_for_vectors(x);
+    void *codes = ask_for(x, 0, count, is_coded);
+    companion->follow(x->reducer->be, codes ? codes : companion->mark(x->reducer->worker));
     for (int32_t i = 0; i < count; i++)
         if (is_coded(x, i) || (is_others(x, i) && x->laid[i])) /* numbers are counted as there, and waited for */
             NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));

@@ -88,7 +88,6 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
         const char *key;
         double saved, now;
     } keys[] = {
-        {"family", saved.family, now.family},
         {"vocab", saved.vocab, now.vocab},
         {"hidden", saved.hidden, now.hidden},
         {"layers", saved.layers, now.layers},
@@ -104,6 +103,9 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
         {"norm_eps", saved.norm_eps, now.norm_eps},
         {"tied", saved.tied, now.tied},
     };
+    if (saved.family != now.family)
+        return nb_fail(err, NB_BAD_CONFIG, "%s/config.json: family is %s there and %s in model %s; expected the same",
+                       folder, nb_family_name(saved.family), nb_family_name(now.family), t->config.model);
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         if (keys[i].saved != keys[i].now && !(now.family == NB_GLA && strcmp(keys[i].key, "rope_theta") == 0))
             return nb_fail(err, NB_BAD_CONFIG, "%s/config.json: %s is %g there and %g in model %s; expected the same",

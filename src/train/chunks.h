@@ -4,8 +4,8 @@
 
 #include "reduce.h"
 
-enum { NI_CHUNK_PARTS = 8 };    /* at least: the first goes when the backward pass has done an eighth */
-enum { NI_CHUNK_DOUBLED = 4 };  /* times that the length of chunks doubles, from those that a pass leaves last on */
+enum { NI_CHUNK_PARTS = 8 };   /* at least: the first goes when the backward pass has done an eighth */
+enum { NI_CHUNK_DOUBLED = 4 }; /* times that the length of chunks doubles, from those that a pass leaves last on */
 
 /* Those of narrow gradients, which are whole sections: an eighth of all or more, and the first section by itself. */
 nb_status ni_chunk_sections(ni_reducer *x, const ni_param_array *grads, nb_error *err);

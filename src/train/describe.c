@@ -54,7 +54,7 @@ int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_
     add_row(rows, max_rows, &count, "gradients of own sections (f32)", ni_param_array_bytes(&t->shared.own));
     add_row(rows, max_rows, &count, "gradients on their way to their ranks (f32)", t->shared.behind.bytes);
     add_row(rows, max_rows, &count, "gradients of other ranks", t->reducer.bytes);
-    add_row(rows, max_rows, &count, "weights on their way between ranks", t->handed.bytes);
+    add_row(rows, max_rows, &count, "weights on their way between ranks", t->handed.bytes + t->handed.vectors);
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
     add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", ni_trainer_followed_bytes(t));
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);

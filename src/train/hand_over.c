@@ -77,8 +77,26 @@ static void count_parcels(ni_hand_over *x) {
     }
 }
 
+/* Masters that travel and are no vectors may be read by mechanisms before parcels are made. */
+static bool only_vectors_travel(const ni_hand_over *x) {
+    for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
+        if (x->parcel[i] == 0 && (nb_model_param(x->model, i)->rank > 1 || ni_model_master(x->model, i).scale))
+            return false;
+    return true;
+}
+
+static void count_vectors(ni_hand_over *x) {
+    ni_master_array arrays[NI_MASTER_ARRAYS];
+    ni_model_master_arrays(x->model, arrays);
+    for (int i = 0; i < NI_MASTER_ARRAYS && only_vectors_travel(x); i++) {
+        ni_share_place(x->share, x->model, &arrays[i]);
+        x->vectors += x->share->at[x->share->world] - x->share->at[0];
+    }
+}
+
 static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     const size_t count = (size_t)nb_model_param_count(x->model);
+    const bool read = ni_arrivals_possible(x->share, x->reducer);
     void *room;
     x->parcel = calloc(count, sizeof *x->parcel);
     x->at = calloc(count, sizeof *x->at);
@@ -92,7 +110,9 @@ static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     NB_TRY(lay_out(x, err));
     if (!x->any)
         return NB_OK;
-    NB_TRY(ni_backend_take(x->reducer->be, x->bytes, "weights for other ranks", &room, err));
+    if (read)
+        count_vectors(x);
+    NB_TRY(ni_backend_take(x->reducer->be, x->bytes + x->vectors, "weights for other ranks", &room, err));
     x->room = room;
     return NB_OK;
 }
@@ -136,6 +156,8 @@ bool ni_hand_over_has(const ni_hand_over *x, int32_t index) {
 }
 
 nb_status ni_hand_over_masters(ni_hand_over *x, nb_error *err) {
+    if (x->seen.theirs && x->vectors > 0)
+        return NB_OK;
     return ni_share_masters(x->share, x->model, x->reducer, err);
 }
 
@@ -169,6 +191,7 @@ static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t r
 /* Others read the room. */
 static nb_status lay_open(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
     NB_TRY(ni_arrivals_settle(x, err));
+    NB_TRY(ni_model_ready_to_put(x->model, x->share->begin, x->share->end, pass, err));
     NB_TRY(put(x, pass, 0, err));
     x->behind = true;
     return ni_arrivals_begin(x, err);

@@ -30,7 +30,9 @@ typedef struct ni_hand_over {
     void **mark;         /* [sections]: behind it a section's parcels are here; NULL: none come */
     bool *laid;          /* [tensors]: layers read it in the room */
     int32_t asked, come; /* sections whose parcels were asked for, and those that the pass waited for */
-    const char *why;     /* the first matrix that is no embedding travels as a master */
+    size_t vectors;  /* bytes of the room behind parcels: masters that travel, where they are vectors alone and others
+                        may read the room; 0: they are sent */
+    const char *why; /* the first matrix that is no embedding travels as a master */
 } ni_hand_over;
 
 /* `most` bytes go at once, and one parcel at least. */
@@ -38,7 +40,8 @@ nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_r
                               ni_hand_over *out, nb_error *err);
 void ni_hand_over_free(ni_hand_over *x);
 
-/* After the optimizer: masters that travel. After nb_model_params_changed: the rest. */
+/* After the optimizer: masters that travel, unless others read them with the rest. After nb_model_params_changed: the
+ * rest. */
 nb_status ni_hand_over_masters(ni_hand_over *x, nb_error *err);
 nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err);
 

@@ -392,7 +392,9 @@ static nb_status fail_without_page(const char *folder, nb_error *err) {
                        "%s: its %s is lost, and nothing vouches for its files; hint: without %s it is a Hugging Face "
                        "folder like any other",
                        folder, NI_MANIFEST_NAME, NI_OPTIMIZER_NAME);
-    return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder, NI_MANIFEST_NAME);
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: has no %s, so it is not a checkpoint of nibble; expected one, as RUN/checkpoints/step-00001000",
+                   folder, NI_MANIFEST_NAME);
 }
 
 nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) {

@@ -162,6 +162,8 @@ nb_status ni_metrics_step(ni_metrics *metrics, const nb_step_report *report, int
     put_real(&line, "ms", report->ms);
     put_real(&line, "tok_s", report->tokens_per_second);
     put_real(&line, "mfu", report->mfu);
+    if (isfinite(report->light))
+        ni_json_put(&line, "light", json_real(report->light));
     put_real(&line, "loss_z", report->loss_z);
     put_real(&line, "norm_z", report->norm_z);
     if (report->fp32_rows)

@@ -8,11 +8,11 @@
 
 /* Waits until the pass has left what begins at `element`; false if the step was given up. */
 static bool wait_for(ni_overlap *o, int64_t element) {
-    pthread_mutex_lock(&o->lock);
+    pthread_mutex_lock(&o->thread->lock);
     while (!o->given_up && o->final > element)
-        pthread_cond_wait(&o->moved, &o->lock);
+        pthread_cond_wait(&o->thread->moved, &o->thread->lock);
     const bool come = !o->given_up;
-    pthread_mutex_unlock(&o->lock);
+    pthread_mutex_unlock(&o->thread->lock);
     return come;
 }
 
@@ -27,10 +27,10 @@ static int64_t chunk_at(const ni_overlap *o, int64_t i) {
 /* What begins at `element`, and all behind it, is summed. */
 static nb_status tell_summed(ni_overlap *o, int64_t element) {
     NB_TRY(ni_reduce_done(o->reducer, &o->error));
-    pthread_mutex_lock(&o->lock);
+    pthread_mutex_lock(&o->thread->lock);
     o->summed = element;
-    pthread_cond_broadcast(&o->moved);
-    pthread_mutex_unlock(&o->lock);
+    pthread_cond_broadcast(&o->thread->moved);
+    pthread_mutex_unlock(&o->thread->lock);
     return NB_OK;
 }
 
@@ -62,12 +62,22 @@ static int64_t begin_with(const ni_overlap *o) {
     return i;
 }
 
+/* Before this rank's pass has left the first section: the rows of one whose pass is over come while it goes on. */
+static nb_status fetch_rows(ni_overlap *o) {
+    o->fetched = o->marks && ni_reduce_may_fetch_rows(o->reducer);
+    return o->fetched ? ni_reduce_fetch_rows(o->reducer, &o->error) : NB_OK;
+}
+
 static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     ni_reducer *x = o->reducer;
     const int64_t from = chunk_at(o, i), n = chunk_at(o, i + 1) - from;
     NB_TRY(await_mark(o, i));
     if (o->grads->dtype == x->be->real)
         ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
+    if (o->fetched) {
+        ni_reduce_add_rows(x, o->grads->data);
+        return NB_OK;
+    }
     if (i == 0 && head_is_table(o) && o->accumulator->count > 1) /* sub-sums had to be added first */
         NB_TRY(ni_reduce_untouched(x, o->grads, &o->error));
     return ni_reduce_chunk(x, o->grads, i, &o->error);
@@ -79,8 +89,7 @@ static nb_status meet_rows(ni_overlap *o) {
     return ni_reducer_meet_rows(o->reducer, &o->error);
 }
 
-static void *sum_chunks(void *self) {
-    ni_overlap *o = self;
+static void sum_chunks(ni_overlap *o) {
     nb_backend *worker = o->reducer->worker;
     if (o->marks)
         o->status = worker_companion(o)->enter(worker, &o->error);
@@ -88,7 +97,9 @@ static void *sum_chunks(void *self) {
     if (o->status == NB_OK && begin < last && wait_for(o, chunk_at(o, begin)))
         o->status = await_mark(o, begin);
     for (int64_t i = last; o->status == NB_OK && i >= 0; i--) {
-        if (!wait_for(o, chunk_at(o, i)))
+        if (i == 0 && last > 0)
+            o->status = fetch_rows(o);
+        if (o->status != NB_OK || !wait_for(o, chunk_at(o, i)))
             break;
         if (i == last) /* the step's tokens are known by now, and there is time */
             o->status = meet_rows(o);
@@ -99,12 +110,64 @@ static void *sum_chunks(void *self) {
         if (o->status == NB_OK)
             o->status = tell_summed(o, chunk_at(o, i));
     }
-    pthread_mutex_lock(&o->lock);
-    o->ended = true;
-    pthread_cond_broadcast(&o->moved);
-    pthread_mutex_unlock(&o->lock);
+}
+
+/* ---- the thread ---- */
+
+static void *serve(void *self) {
+    ni_overlap *o = self;
+    ni_overlap_thread *t = o->thread;
+    pthread_mutex_lock(&t->lock);
+    for (;;) {
+        while (!t->asked && !t->leaves)
+            pthread_cond_wait(&t->moved, &t->lock);
+        if (!t->asked)
+            break;
+        t->asked = false;
+        pthread_mutex_unlock(&t->lock);
+        sum_chunks(o);
+        pthread_mutex_lock(&t->lock);
+        o->ended = true;
+        pthread_cond_broadcast(&t->moved);
+    }
+    pthread_mutex_unlock(&t->lock);
     return NULL;
 }
+
+static bool has_thread(ni_overlap *o) {
+    if (o->thread)
+        return true;
+    ni_overlap_thread *t = o->thread = malloc(sizeof *t);
+    if (!t)
+        return false;
+    *t = (ni_overlap_thread){.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
+    if (pthread_create(&t->id, NULL, serve, o) == 0)
+        return true;
+    free(t);
+    o->thread = NULL;
+    return false;
+}
+
+/* Sets a flag of the thread's and wakes it. */
+static void tell_thread(ni_overlap_thread *t, bool *flag) {
+    pthread_mutex_lock(&t->lock);
+    *flag = true;
+    pthread_cond_broadcast(&t->moved);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void ni_overlap_free(ni_overlap *o) {
+    if (!o->thread)
+        return;
+    tell_thread(o->thread, &o->thread->leaves);
+    pthread_join(o->thread->id, NULL);
+    pthread_mutex_destroy(&o->thread->lock);
+    pthread_cond_destroy(&o->thread->moved);
+    free(o->thread);
+    o->thread = NULL;
+}
+
+/* ---- what the pass says ---- */
 
 /* Before the thread hears of it: a chunk is final behind its mark. */
 static void mark_chunks(ni_overlap *o, int64_t element) {
@@ -115,11 +178,11 @@ static void mark_chunks(ni_overlap *o, int64_t element) {
 static void announce(ni_overlap *o, int64_t element, bool given_up) {
     if (!given_up)
         mark_chunks(o, element);
-    pthread_mutex_lock(&o->lock);
+    pthread_mutex_lock(&o->thread->lock);
     o->final = element < o->final ? element : o->final;
     o->given_up = given_up;
-    pthread_cond_broadcast(&o->moved);
-    pthread_mutex_unlock(&o->lock);
+    pthread_cond_broadcast(&o->thread->moved);
+    pthread_mutex_unlock(&o->thread->lock);
 }
 
 bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads,
@@ -129,27 +192,26 @@ bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumu
     const int64_t chunks = whole && ni_reducer_goes_beside(reducer, grads) ? ni_reducer_chunks(reducer, grads) : 0;
     const bool marked = reducer->worker && grads->be->companion;
     void **marks = marked && chunks > 0 ? calloc((size_t)chunks, sizeof *marks) : NULL;
-    *o = (ni_overlap){.reducer = reducer};
-    if (chunks == 0 || (marked && !marks))
+    o->running = chunks > 0 && (marks || !marked) && has_thread(o);
+    if (!o->running) {
+        free(marks);
         return false;
-    *o = (ni_overlap){.reducer = reducer,
+    }
+    *o = (ni_overlap){.thread = o->thread,
+                      .running = true,
+                      .reducer = reducer,
                       .accumulator = accumulator,
                       .grads = grads,
                       .tokens = tokens,
                       .token_count = token_count,
-                      .lock = PTHREAD_MUTEX_INITIALIZER,
-                      .moved = PTHREAD_COND_INITIALIZER,
                       .final = grads->elements,
                       .summed = grads->elements,
                       .marks = marks,
                       .marked = chunks,
                       .met = chunks};
     reducer->aside = true;
-    o->running = pthread_create(&o->thread, NULL, sum_chunks, o) == 0;
-    reducer->aside = o->running;
-    if (!o->running)
-        free(marks);
-    return o->running;
+    tell_thread(o->thread, &o->thread->asked);
+    return true;
 }
 
 void ni_overlap_final(void *self, int64_t element) {
@@ -164,9 +226,9 @@ static void look_for(ni_overlap *o, int64_t element) {
     bool come = o->reducer->look <= 0;
     while (!come && ni_seconds() < until) {
         sched_yield();
-        pthread_mutex_lock(&o->lock);
+        pthread_mutex_lock(&o->thread->lock);
         come = o->ended || o->summed <= element;
-        pthread_mutex_unlock(&o->lock);
+        pthread_mutex_unlock(&o->thread->lock);
     }
 }
 
@@ -175,25 +237,31 @@ bool ni_overlap_wait(ni_overlap *o, int64_t element) {
         return false;
     announce(o, 0, false);
     look_for(o, element);
-    pthread_mutex_lock(&o->lock);
+    pthread_mutex_lock(&o->thread->lock);
     while (!o->ended && o->summed > element)
-        pthread_cond_wait(&o->moved, &o->lock);
+        pthread_cond_wait(&o->thread->moved, &o->thread->lock);
     const bool summed = o->summed <= element;
-    pthread_mutex_unlock(&o->lock);
+    pthread_mutex_unlock(&o->thread->lock);
     return summed;
+}
+
+static void wait_until_ended(ni_overlap *o) {
+    look_for(o, 0);
+    pthread_mutex_lock(&o->thread->lock);
+    while (!o->ended)
+        pthread_cond_wait(&o->thread->moved, &o->thread->lock);
+    pthread_mutex_unlock(&o->thread->lock);
 }
 
 nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err) {
     if (!o->running)
         return NB_OK;
     announce(o, whole ? 0 : o->grads->elements, !whole);
-    look_for(o, 0);
-    pthread_join(o->thread, NULL);
+    wait_until_ended(o);
     for (int64_t i = 0; o->marks && i < ni_reducer_chunks(o->reducer, o->grads); i++)
         worker_companion(o)->forget(o->marks[i]);
     free(o->marks);
-    pthread_mutex_destroy(&o->lock);
-    pthread_cond_destroy(&o->moved);
+    o->marks = NULL;
     o->running = o->reducer->aside = false;
     if (whole && o->status != NB_OK && err)
         *err = o->error;

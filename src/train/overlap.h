@@ -17,21 +17,29 @@
 
 #include <pthread.h>
 
+/* Made with the first step that wants one, and kept: a GPU has no work while the host makes or joins one. */
+typedef struct ni_overlap_thread {
+    pthread_t id;
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    bool asked, leaves; /* a step is to be summed; there is none to come */
+} ni_overlap_thread;
+
+/* Zero before the first step; stays where it is. */
 typedef struct ni_overlap {
-    ni_reducer *reducer; /* NULL: nothing goes on behind the pass */
+    ni_overlap_thread *thread; /* NULL: none yet */
+    ni_reducer *reducer;       /* NULL: nothing goes on behind the pass */
     ni_accumulator *accumulator;
     ni_param_array *grads;
     const int32_t *tokens; /* [token_count]: of the micro-batch, there when the pass has left the first chunk */
     int64_t token_count;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t moved;
     bool running, given_up, ended;
     int64_t summed; /* gradients from this element on are the sum over ranks */
     int64_t final;  /* gradients from this element on are those of the micro-batch, or will be at their mark */
     void **marks;   /* [chunks] of a backend with a companion; NULL: it has none */
     int64_t marked; /* chunks from this one on have theirs */
     int64_t met;    /* the pass has come to that of this one, and so to those behind it */
+    bool fetched;   /* rows of the other rank are here (ni_reduce_fetch_rows) */
     nb_status status;
     nb_error error;
 } ni_overlap;
@@ -49,8 +57,9 @@ void ni_overlap_final(void *self, int64_t element);
  * on their way. False: they are not going to be. */
 bool ni_overlap_wait(ni_overlap *o, int64_t element);
 
-/* After the pass; `whole`: it came to its end, so that grads become the sum. Else the thread ends when its chunk has.
- */
+/* After the pass; `whole`: it came to its end, so that grads become the sum. Else the sums end when a chunk has. */
 nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err);
+
+void ni_overlap_free(ni_overlap *o);
 
 #endif

@@ -96,13 +96,19 @@ static nb_status reduce_owned(const ni_reducer *x, float *data, int64_t at, int6
 
 /* ---- rows of the first section ---- */
 
+/* Those that were brought together by the other rank of a pair, to the room. */
+static void read_theirs(const ni_reducer *x, int64_t n) {
+    const ni_circle *c = &x->circle[0];
+    nb_backend *be = ni_reducer_hand(x);
+    be->ops->copy(be, x->room, ni_pieces_theirs(x, c, 1 - c->self, (char *)x->rows.data), (size_t)n * sizeof(float));
+}
+
 /* The rows that are together, of both ranks of a pair: in the room their sum, for the other may still read what is
  * here. That is as many bytes as half of them there and half of the sums back, and ranks meet once. */
 static nb_status read_all(const ni_reducer *x, int64_t n, nb_error *err) {
-    const ni_circle *c = &x->circle[0];
     nb_backend *be = ni_reducer_hand(x);
-    NB_TRY(ni_pieces_meet(x, c, err));
-    be->ops->copy(be, x->room, ni_pieces_theirs(x, c, 1 - c->self, (char *)x->rows.data), (size_t)n * sizeof(float));
+    NB_TRY(ni_pieces_meet(x, &x->circle[0], err));
+    read_theirs(x, n);
     be->ops->axpy(be, x->room, 1.0, x->rows.data, n);
     return NB_OK;
 }
@@ -126,6 +132,29 @@ static nb_status reduce_rows(const ni_reducer *x, float *table, int64_t begin, i
             ni_unpack_rows(p, ni_reducer_hand(x), table, both ? (const void *)x->room : p->data, from, n);
     }
     return NB_OK;
+}
+
+/* The other says that its rows are together where it would in ni_reduce_to, which has one round for so few. */
+bool ni_reduce_may_fetch_rows(const ni_reducer *x) {
+    const ni_touched *touched = x->rows.touched;
+    return touched && !touched->head && x->owned && owner_of(x, 0) == x->ranks->rank && ni_reducer_is_pair(x) &&
+           ni_pieces_read(x, &x->circle[0]) && touched->count > 0 && touched->count <= x->rows.most &&
+           touched->count * touched->width <= x->chunk;
+}
+
+nb_status ni_reduce_fetch_rows(const ni_reducer *x, nb_error *err) {
+    const ni_touched *touched = x->rows.touched;
+    NB_TRY(ni_pieces_meet(x, &x->circle[0], err));
+    read_theirs(x, touched->count * touched->width);
+    return NB_OK;
+}
+
+void ni_reduce_add_rows(const ni_reducer *x, float *table) {
+    const ni_touched *touched = x->rows.touched;
+    nb_backend *be = ni_reducer_hand(x);
+    ni_pack_rows(&x->rows, be, table, 0, touched->count);
+    be->ops->axpy(be, x->room, 1.0, x->rows.data, touched->count * touched->width);
+    ni_unpack_rows(&x->rows, be, table, (const float *)(const void *)x->room, 0, touched->count);
 }
 
 nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {

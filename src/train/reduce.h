@@ -79,6 +79,12 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
 /* The same of the first section, of which the rows that were touched are summed; all ranks have met. */
 nb_status ni_reduce_rows_to(const ni_reducer *x, float *table, int32_t to, nb_error *err);
 
+/* Whether this rank owns the table and reads the other's rows of a pair, all at once: then they may come before its own
+ * pass has left the table, by ni_reduce_fetch_rows, and ni_reduce_add_rows stands for chunk 0. */
+bool ni_reduce_may_fetch_rows(const ni_reducer *x);
+nb_status ni_reduce_fetch_rows(const ni_reducer *x, nb_error *err);
+void ni_reduce_add_rows(const ni_reducer *x, float *table);
+
 /* Sums the rows of the first section that are not touched; where it is the head too, and before chunk 0. */
 nb_status ni_reduce_untouched(const ni_reducer *x, const ni_param_array *grads, nb_error *err);
 

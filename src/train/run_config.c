@@ -41,7 +41,7 @@ static nb_status read_with(ni_yaml *doc, const char *const *overrides, int32_t c
                            nb_error *err) {
     for (int32_t i = 0; i < count; i++)
         if (!is_model_change(overrides[i]))
-            NB_TRY(ni_yaml_set(doc, overrides[i], NULL, err));
+            NB_TRY(ni_yaml_set(doc, "", overrides[i], NULL, err));
     NB_TRY(ni_keys_read(&ni_run_keys, out, doc->root, err));
     for (int32_t i = 0; i < count; i++)
         if (is_model_change(overrides[i]))

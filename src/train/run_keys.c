@@ -36,8 +36,9 @@ static const ni_word share_words[] = {
 
 static const ni_word fp8_words[] = {
     {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
-    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes, and 4-bit codes under powers of two that lie "
-                            "along a sum (docs/gpu.md)"},
+    {"all", NB_FP8_ALL,
+     "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes, and 4-bit codes under powers of two that lie "
+     "along a sum (docs/gpu.md)"},
     {"mxfp4", NB_FP8_MXFP4,
      "4-bit codes and MXFP4, whose rows are exact there or go to FP32, and whose sums are cut as those of 8-bit codes"},
     {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
@@ -492,6 +493,13 @@ static const ni_key rows[] = {
      .high = 1e20,
      .words = peak_words,
      .help = "FLOP/s that MFU is a share of",
+     .source = "our choice"},
+    {.path = "machine",
+     .type = NI_KEY_TEXT,
+     FIELD(machine),
+     .fallback = "auto",
+     .help = "whose least time on paper the share of the speed of light is of: a name of machines/ or a machine file; "
+             "auto: the GPU's own where machines/ has it, else no share is reported; none: none is",
      .source = "our choice"},
     {.path = "share",
      .type = NI_KEY_CHOICE,

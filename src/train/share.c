@@ -2,7 +2,6 @@
 #include "share.h"
 #include "backend/backend.h"
 #include "model/handed.h"
-#include "model/masters.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +31,7 @@ static void cut(const nb_model *model, const ni_param_array *grads, int32_t worl
 
 nb_status ni_share_create(const nb_ranks *ranks, nb_model *model, nb_share what, ni_share *share, nb_error *err) {
     const int32_t count = nb_model_param_count(model), world = nb_ranks_world(ranks), rank = nb_ranks_rank(ranks);
-    *share = (ni_share){.end = count, .out = what != NB_SHARE_NONE && world > 1};
+    *share = (ni_share){.world = world, .end = count, .out = what != NB_SHARE_NONE && world > 1};
     if (!share->out)
         return NB_OK;
     const ni_param_array *grads = ni_model_gradients(model);
@@ -85,11 +84,17 @@ static size_t array_at(const nb_model *model, const ni_master_array *array, int3
     return end;
 }
 
+void ni_share_place(const ni_share *share, const nb_model *model, const ni_master_array *array) {
+    for (int32_t r = 0; r <= share->world; r++)
+        share->at[r] = array_at(model, array, share->first[r]);
+}
+
 static nb_status share_array(const ni_share *share, nb_model *model, const ni_reducer *x, const ni_master_array *array,
                              nb_error *err) {
-    for (int32_t r = 0; array->data && r <= nb_ranks_world(x->ranks); r++)
-        share->at[r] = array_at(model, array, share->first[r]);
-    return array->data ? ni_reducer_gather(x, array->data, share->at, err) : NB_OK;
+    if (!array->data)
+        return NB_OK;
+    ni_share_place(share, model, array);
+    return ni_reducer_gather(x, array->data, share->at, err);
 }
 
 nb_status ni_share_masters(const ni_share *share, nb_model *model, const ni_reducer *x, nb_error *err) {

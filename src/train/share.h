@@ -12,10 +12,12 @@
 #ifndef NI_TRAIN_SHARE_H
 #define NI_TRAIN_SHARE_H
 
+#include "model/masters.h"
 #include "nibble/train.h"
 #include "reduce.h"
 
 typedef struct ni_share {
+    int32_t world;
     int32_t *first;     /* [world + 1] */
     int64_t *elements;  /* [world + 1]: the same in elements of an array of all tensors */
     int32_t begin, end; /* own tensors */
@@ -23,7 +25,7 @@ typedef struct ni_share {
     bool gradients;     /* and their gradients */
     bool sums;          /* each has the sums of its own gradients alone, of whole sections */
     size_t *parts;      /* [world + 1]: bytes at which the squares of ranks' sections begin, in doubles; `sums` */
-    size_t *at;         /* [world + 1]: bytes of an array at which shares begin */
+    size_t *at;         /* [world + 1]: bytes of an array at which shares begin (ni_share_place) */
 } ni_share;
 
 /* ranks NULL: nobody to share with. */
@@ -32,6 +34,9 @@ void ni_share_free(ni_share *share);
 
 /* The rank that has tensor `index`. */
 int32_t ni_share_owner(const ni_share *share, int32_t index);
+
+/* share->at: where in `array` each rank's masters begin of those that travel as masters; last, where they end. */
+void ni_share_place(const ni_share *share, const nb_model *model, const ni_master_array *array);
 
 /* Masters that each rank has moved, to all, where all have a place for them (model/masters.h). */
 nb_status ni_share_masters(const ni_share *share, nb_model *model, const ni_reducer *x, nb_error *err);

@@ -219,6 +219,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
 void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
+    ni_overlap_free(&t->overlap);
     ni_results_free(&t->results);
     free(t->suspects);
     ni_combiner_free(&t->combiner);
@@ -241,6 +242,10 @@ void nb_trainer_free(nb_trainer *t) {
 
 void nb_trainer_set_peak(nb_trainer *t, double flops) {
     t->peak_flops = flops;
+}
+
+void nb_trainer_set_floor(nb_trainer *t, double seconds) {
+    t->floor_seconds = seconds;
 }
 
 int64_t nb_trainer_steps_done(const nb_trainer *t) {
@@ -340,6 +345,7 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
     double flops = nb_model_flops_per_token(t->model, t->config.seq);
     const double peak = t->peak_flops * nb_ranks_world(t->ranks);
     r->mfu = peak > 0 ? flops * r->tokens_per_second / peak : NAN;
+    r->light = t->floor_seconds > 0 ? t->floor_seconds / seconds : NAN;
     t->mean_ms = t->mean_ms > 0 ? 0.9 * t->mean_ms + 0.1 * r->ms : r->ms;
     r->seconds_left = (double)(t->steps - r->step) * t->mean_ms * 1e-3;
 }
@@ -358,7 +364,9 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     nb_model_params_changed(t->model);
     if (status == NB_OK)
         status = ni_hand_over_codes(&t->handed, &pass, err);
-    return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
+    if (status != NB_OK || t->handed.seen.theirs) /* who reads parcels where they are has waited for what was made */
+        return status;
+    return t->be->ops->synchronize(t->be, err);
 }
 
 static const size_t *shared_parts(const nb_trainer *t) {

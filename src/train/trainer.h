@@ -96,6 +96,7 @@ struct nb_trainer {
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
     int32_t branch_count;
     double peak_flops;
+    double floor_seconds; /* of a step, on paper; 0: unknown */
     const nb_lens *lens;  /* looks at the first micro-batch of the next step; NULL: nobody does */
     const nb_lens *guest; /* nb_trainer_options.lens: looks at the first micro-batch of every step */
     ni_lens_pair both;

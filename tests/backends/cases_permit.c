@@ -10,13 +10,6 @@ static double depth(const trial *t) {
     return 2 * (double)SIZES[t->shape][2] + 16;
 }
 
-static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    q.block_rows = rows;
-    q.block_cols = cols;
-    return q;
-}
-
 static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
     return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
 }
@@ -39,7 +32,7 @@ static void multiply_pair(trial *t, const nb_quantizer *a, const nb_quantizer *b
  */
 static void multiply_turned(trial *t) {
     const int64_t m = SIZES[t->shape][0], n = SIZES[t->shape][1], k = SIZES[t->shape][2];
-    const nb_quantizer whole = of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
+    const nb_quantizer whole = format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
     const nb_mat w = numbers(t, NB_BF16, 8, n, k);
     const nb_operand straight = made(t, &whole, &w, NI_LEFT, &whole),
                      y = {.quantizer = plain, .rows = m, .cols = n, .numbers = numbers(t, NB_BF16, 7, m, n)};
@@ -52,8 +45,8 @@ static void multiply_turned(trial *t) {
 
 /* Scales of rows are put on the sum, those of a tensor go into the product's factor. */
 static void run_without_fp8(trial *t) {
-    const nb_quantizer e2m1 = of("e2m1", 1, NB_BLOCK_ALL), int4 = of("int4", 1, NB_BLOCK_ALL),
-                       e4m3 = of("e4m3", 1, NB_BLOCK_ALL), whole = of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL);
+    const nb_quantizer e2m1 = rows_of("e2m1"), int4 = rows_of("int4"), e4m3 = rows_of("e4m3"),
+                       whole = format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL);
     EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.no_fp8 = true}, &err));
     multiply_pair(t, &e2m1, &int4);
     multiply_pair(t, &e4m3, &whole);
@@ -65,13 +58,13 @@ static void run_without_fp8(trial *t) {
 
 /* A GPU without such units says so. The CPU, which has none either, is what it is compared with. */
 static void run_native(trial *t) {
-    const nb_quantizer nvfp4 = of("nvfp4", 1, 16), tiles = of("nvfp4", 16, 16), mxfp4 = of("mxfp4", 1, 32);
+    const nb_quantizer rows = nvfp4(1), tiles = nvfp4(16), mxfp4 = format_of("mxfp4", 1, 32);
     const int64_t n = SIZES[t->shape][1];
     if (strncmp(t->be->name, "cuda", 4) == 0)
         EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.native_fp4 = true}, &err));
     if (t->refusal[0])
         return;
-    multiply_pair(t, &nvfp4, n % 16 == 0 ? &tiles : &nvfp4);
+    multiply_pair(t, &rows, n % 16 == 0 ? &tiles : &rows);
     multiply_pair(t, &mxfp4, &mxfp4);
     EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.native_fp4 = false}, &err));
 }

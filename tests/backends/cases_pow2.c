@@ -6,9 +6,7 @@ static const int64_t SIZES[][3] = {{48, 128, 128}, {160, 144, 272}, {64, 48, 256
 enum { SHAPES = 5, WAYS = 2 };
 
 static nb_quantizer under_pow2(const char *family, int32_t block_rows, int32_t block_cols, nb_rounding round) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    q.block_rows = block_rows;
-    q.block_cols = block_cols;
+    nb_quantizer q = format_of(family, block_rows, block_cols);
     q.rule = NB_RULE_POW2;
     q.round = round;
     return q;
@@ -21,30 +19,28 @@ static void set(nb_mat *m, int64_t i, double x) {
         ((float *)m->data)[i] = (float)x;
 }
 
-/* Every third token and every fifth channel is so much smaller that E4M3 holds it beside none of the others, and some
- * sums have nothing but those. */
-static nb_mat tokens(trial *t, int64_t m, int64_t k, bool far) {
-    nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, m, k, k);
-    for (int64_t i = 0; i < m * k; i++) {
-        const int64_t r = i / k, c = i % k;
-        const bool small = far && r % 3 == 2;
-        set(&x, i,
-            r == 0 || (far && c % 4 == 3 && !small) ? 0
-                                                    : ldexp(datum(DATA_NORMAL, 21, i), small ? -22 : -(int)(r % 2)));
+/* A matrix whose scales are of its rows or of its columns: one of these vectors is zeros, and neighbours are a factor
+ * of two apart. Where some are far from others, the last of every few is so much smaller that E4M3 holds it beside none
+ * of the rest, and some sums have nothing but those. */
+typedef struct vectors {
+    nb_dtype type;
+    uint32_t seed;
+    bool columns;
+    int64_t zeros, every;
+    int smaller; /* exponent */
+} vectors;
+
+static const vectors TOKENS = {NB_BF16, 21, false, 0, 3, -22}, CHANNELS = {NB_F32, 22, true, 1, 5, -25};
+
+static nb_mat matrix_of(trial *t, const vectors *v, int64_t rows, int64_t cols, bool far) {
+    nb_mat x = data_matrix(DATA_NORMAL, v->type, rows, cols, cols);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const int64_t r = i / cols, c = i % cols, vector = v->columns ? c : r, along = v->columns ? r : c;
+        const bool small = far && vector % v->every == v->every - 1,
+                   zero = vector == v->zeros || (far && along % 4 == 3 && !small);
+        set(&x, i, zero ? 0 : ldexp(datum(DATA_NORMAL, v->seed, i), small ? v->smaller : -(int)(vector % 2)));
     }
     return input_mat(t, &x);
-}
-
-static nb_mat weights(trial *t, int64_t n, int64_t k, bool far) {
-    nb_mat w = data_matrix(DATA_NORMAL, NB_F32, n, k, k);
-    for (int64_t i = 0; i < n * k; i++) {
-        const int64_t r = i / k, c = i % k;
-        const bool small = far && c % 5 == 4;
-        set(&w, i,
-            c == 1 || (far && r % 4 == 3 && !small) ? 0
-                                                    : ldexp(datum(DATA_NORMAL, 22, i), small ? -25 : -(int)(c % 2)));
-    }
-    return input_mat(t, &w);
 }
 
 static nb_operand turned(trial *t, const nb_operand *from, const nb_quantizer *other, ni_side side) {
@@ -83,7 +79,7 @@ static layer made_layer_of(trial *t, bool far, nb_dtype type, const char *family
                        by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
                        by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
                        whole = under_pow2(family, NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
-    const nb_mat x = tokens(t, m, k, far), w = weights(t, n, k, far),
+    const nb_mat x = matrix_of(t, &TOKENS, m, k, far), w = matrix_of(t, &CHANNELS, n, k, far),
                  dy = nb_mat_of(input(t, type, normals_in(NB_BF16, 23, m * n, 0, 1), m * n), type, m, n);
     layer l = {made(t, &by_token, &x, NI_LEFT, &by_channel), made(t, &by_channel, &w, NI_RIGHT, &by_token),
                made(t, &whole, &dy, NI_LEFT, &by_row)};

@@ -87,21 +87,6 @@ static void run_choices(trial *t) {
 
 /* ---- codes ---- */
 
-static nb_quantizer nvfp4(int32_t block_rows) {
-    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
-    q.block_rows = block_rows;
-    return q;
-}
-
-static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
-    nb_quantizer q = ni_format_family_find(family)->defaults;
-    if (rows >= 0) {
-        q.block_rows = rows;
-        q.block_cols = cols;
-    }
-    return q;
-}
-
 /* Under scales of blocks, then under scales of rows or of the tensor. */
 enum { BLOCK_PAIRS = 9, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
 static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
@@ -110,24 +95,24 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
                                  .outer = NB_OUTER_ROW128,
                                  .block_rows = 1,
                                  .block_cols = 16};
-    nb_quantizer three_quarters = of("mxfp4", -1, 0);
+    nb_quantizer three_quarters = format_of("mxfp4", 1, 32);
     three_quarters.rule = NB_RULE_THREE_QUARTERS;
     const nb_quantizer all[PAIRS][2] = {
         {nvfp4(1), nvfp4(16)},
         {nvfp4(1), nvfp4(1)},
-        {of("mxfp4", -1, 0), of("mxfp4", -1, 0)},
-        {of("mxfp8", -1, 0), of("mxfp8-e5m2", -1, 0)},
-        {of("mxfp8", -1, 0), of("mxfp4", -1, 0)},
+        {format_of("mxfp4", 1, 32), format_of("mxfp4", 1, 32)},
+        {format_of("mxfp8", 1, 32), format_of("mxfp8-e5m2", 1, 32)},
+        {format_of("mxfp8", 1, 32), format_of("mxfp4", 1, 32)},
         {row128, row128},
         {three_quarters, three_quarters},
-        {of("mxfp4", -1, 0), three_quarters},
-        {of("hifloat4", -1, 0), of("hifloat4", -1, 0)},
-        {of("e2m1", 1, NB_BLOCK_ALL), of("int4", 1, NB_BLOCK_ALL)},
-        {of("int4", 1, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
-        {of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
-        {of("e4m3", 1, NB_BLOCK_ALL), of("e4m3", 1, NB_BLOCK_ALL)},
-        {of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
-        {of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {format_of("mxfp4", 1, 32), three_quarters},
+        {format_of("hifloat4", 1, 64), format_of("hifloat4", 1, 64)},
+        {rows_of("e2m1"), rows_of("int4")},
+        {rows_of("int4"), format_of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {format_of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL), format_of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {rows_of("e4m3"), rows_of("e4m3")},
+        {format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), format_of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {format_of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL), format_of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
     };
     memcpy(pairs, all, sizeof all);
 }
@@ -156,7 +141,7 @@ static void run_one_term_of(trial *t, int begin, int end) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1];
     nb_backend *be = t->be;
     const nb_mat x = left_of(t), w[2] = {right_of(t, DATA_NORMAL), right_of(t, DATA_CORNERS)};
-    const nb_quantizer other = of("e5m2", 1, NB_BLOCK_ALL);
+    const nb_quantizer other = rows_of("e5m2");
     nb_quantizer pairs[PAIRS][2];
     pairs_of(pairs);
     for (int p = begin; p < end; p++) {
@@ -272,8 +257,7 @@ static void run_terms(trial *t) {
 /* A product under scales of rows and a sparse one of the same weights, as clamping has them. */
 enum { REST_PAIRS = 3, REST_ROOM = 20 };
 static void rest_pairs_of(nb_quantizer pairs[REST_PAIRS][2]) {
-    const nb_quantizer e2m1 = of("e2m1", 1, NB_BLOCK_ALL), int4 = of("int4", 1, NB_BLOCK_ALL),
-                       e4m3 = of("e4m3", 1, NB_BLOCK_ALL);
+    const nb_quantizer e2m1 = rows_of("e2m1"), int4 = rows_of("int4"), e4m3 = rows_of("e4m3");
     const nb_quantizer all[REST_PAIRS][2] = {{e2m1, e2m1}, {int4, e2m1}, {e4m3, e4m3}};
     memcpy(pairs, all, sizeof all);
 }
@@ -313,7 +297,7 @@ static double *lost_beside_rest(const trial *t, int index) {
  * as far apart as E4M3 holds, one beyond that. */
 enum { MX_PAIRS = 2, MX_PRODUCTS = 4, MX_RESULTS = MX_PRODUCTS + 1 };
 static void mx_pairs_of(nb_quantizer pairs[MX_PAIRS][2]) {
-    const nb_quantizer plain = of("mxfp4", -1, 0);
+    const nb_quantizer plain = format_of("mxfp4", 1, 32);
     pairs[0][0] = pairs[0][1] = pairs[1][0] = pairs[1][1] = plain;
     pairs[1][0].rule = NB_RULE_THREE_QUARTERS;
 }
@@ -424,11 +408,11 @@ static void run_outer(trial *t) {
     record(t, "refused", &refused, NB_I32, 1, true);
 }
 
-/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one of
- * the tensor. */
+/* Codes times plain numbers, both ways round: what has codes is decoded and rounded to BF16, scales and all but for one
+ * of the tensor. */
 static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    const nb_quantizer quantizers[2] = {of("e2m1", 1, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+    const nb_quantizer quantizers[2] = {rows_of("e2m1"), format_of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
                        plain = nb_quantizer_bf16();
     const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
     const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},

@@ -121,6 +121,34 @@ static void run_turned(trial *t) {
     run_quantize(t, true);
 }
 
+/* What was counted of matrices that kernels of their own take, whole tiles of BF16, and of weights. */
+static const source COUNTED[] = {{DATA_NORMAL, NB_BF16, 64, 384, 0},
+                                 {DATA_CORNERS, NB_BF16, 32, 128, 8},
+                                 {DATA_TINY, NB_BF16, 48, 80, 0},
+                                 {DATA_NORMAL, NB_F32, 48, 128, 0},
+                                 {DATA_CORNERS, NB_F32, 32, 256, 0}};
+enum { COUNTED_SHAPES = 2 * sizeof COUNTED / sizeof *COUNTED };
+
+static void run_counted(trial *t) {
+    const source *s = &COUNTED[t->shape / 2];
+    const bool turned = t->shape % 2;
+    const nb_mat host = host_matrix(s, turned);
+    nb_mat from = host;
+    from.data = upload(t, host.data, (size_t)(host.rows * host.stride) * nb_dtype_size(s->dtype));
+    const quantizer_list *list = quantizers_of(t);
+    const nb_noise noise = noise_at(t);
+    for (int32_t k = 0; k < list->count; k++) {
+        const nb_quantizer *q = &list->q[k];
+        if (nb_quantizer_check_shape(q, s->rows, s->cols, NULL) != NB_OK)
+            continue;
+        char what[300];
+        describe(what, sizeof what, q, turned);
+        nb_quantize_stats stats = {0};
+        made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, &stats);
+        keep_stats(t, what, &stats);
+    }
+}
+
 /* ---- codes of codes ---- */
 
 /* Every third shape starts elsewhere in the list, so that pairs differ. */
@@ -251,6 +279,7 @@ static void run_code_space(trial *t) {
 static const test_case QUANTIZERS[] = {
     {"make_operands canonical", "whole grammar, hard numbers", CODES, SOURCE_SHAPES, run_straight, NULL, stats_rounded},
     {"make_operands canonical", "whole grammar, turned", CODES, SOURCE_SHAPES, run_turned, NULL, stats_rounded},
+    {"make_operands counted", "whole grammar, whole tiles", CODES, COUNTED_SHAPES, run_counted, NULL, stats_rounded},
     {"make_operands", "every format into another", BITS, 3, run_requantize, NULL, NULL},
     {"take_codes decode", "every format, both ways", BITS, 3, run_taken, NULL, NULL},
     {"turn", "every format, tiles and tensors", BITS, 3, run_exchange, NULL, NULL},

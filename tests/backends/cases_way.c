@@ -186,7 +186,7 @@ static void run_by_numbers(trial *t) {
 static void run_eight_bits(trial *t) {
     static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_ZERO};
     const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
-    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults, nvfp4 = ni_format_family_find("nvfp4")->defaults;
+    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults, blocks = nvfp4(1);
     const nb_noise noise = noise_at(t);
     nb_backend *be = t->be;
     for (int i = 0; i < 6; i++) {
@@ -198,7 +198,7 @@ static void run_eight_bits(trial *t) {
         make(t, &(ni_source){.numbers = &x}, both, 2);
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone, .transpose = true, .noise = &noise}, 1);
         nb_operand row = placed(t, &q, rows, cols, NI_LEFT, &q), anew = placed(t, &q, cols, rows, NI_RIGHT, &q),
-                   codes = placed(t, &nvfp4, rows, cols, NI_LEFT, &nvfp4);
+                   codes = placed(t, &blocks, rows, cols, NI_LEFT, &blocks);
         row.reread = anew.reread = false;
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &row, .noise = &noise}, 1);
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &codes, .noise = &noise}, 1);

@@ -4,6 +4,16 @@
 
 #include "trial.h"
 
+/* ---- quantizers ---- */
+
+nb_quantizer unrotated(const nb_quantizer *q); /* the other copy of a rotated operand, as it lies */
+
+/* Shapes among which a case shares out quantizers; where they are few, the first ones are all that such a run makes. */
+enum { PARTS = 6 };
+int32_t parts_of(const trial *t);
+
+/* ---- operands ---- */
+
 /* Room for an operand that a product with `other` will read. */
 nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side, const nb_quantizer *other);
 
@@ -16,5 +26,20 @@ nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side sid
 void keep_operand(trial *t, const char *what, const nb_operand *o);
 
 nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride);
+
+/* Under the format of q, neither rotated nor random: its ones have few bits in what a product reads; the last rows of
+ * one of n, or all of it. */
+nb_operand some_of_identity(trial *t, const nb_quantizer *q, int64_t rows, int64_t n, ni_side side);
+nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side);
+
+/* ---- numbers ---- */
+
+const int32_t *picked(trial *t, int count); /* [count] columns, ascending, the last below 3 * count */
+
+/* The largest magnitude of data_matrix in BF16, as bits of an FP32. */
+uint32_t largest_bits(data_kind kind, int64_t rows, int64_t cols, int64_t stride);
+
+/* In how many bytes of backend memory two buffers differ. */
+int32_t differing(trial *t, const void *a, const void *b, size_t bytes);
 
 #endif

@@ -56,3 +56,12 @@ void ni_cpu_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float 
     }
     *moments = ni_moments_of_sums(count, nonfinite, amax, total);
 }
+
+/* Maps of a matrix are small beside it. */
+void ni_cpu_summarize_crests(nb_backend *be, const ni_crest_map *maps, int32_t count) {
+    ni_ref_summarize_crests(be, maps, count);
+}
+
+void ni_cpu_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scales, int64_t n) {
+    ni_ref_count_scales(be, counts, scales, n);
+}

@@ -2,6 +2,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
+#include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
 #include "backend/table.h"
 #include "base/host_memory.h"
@@ -79,6 +80,7 @@ nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb
     assemble(&object->ops, isa);
     object->backend.any_first_key = true;
     object->backend.host_memory = true;
+    object->backend.lends_codes = ni_lends_codes;
     object->backend.left = left;
     *out = &object->backend;
     return NB_OK;

@@ -6,19 +6,12 @@
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/cuda/rows.h"
 #include "format/swizzle.h"
+#include "format/vector_scales.h"
 
 /* ---- which units ---- */
 
-static bool has_tensor_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-}
-
-static bool has_row_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
 static bool scaled_outside(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_NONE || has_tensor_scale(q) || has_row_scales(q);
+    return q->scale_type == NB_SCALE_NONE || ni_has_tensor_scale(q) || ni_has_row_scales(q);
 }
 
 static bool is_4bit(const nb_quantizer *q) {
@@ -127,7 +120,7 @@ typedef struct side {
 static int fp8_side(const ni_cuda *cuda, const ni_cuda_coded *from, bool rows, char **at, side *out) {
     const nb_qtensor *const t = &from->codes;
     const nb_dtype type = t->quantizer.element == NB_ELEMENT_E5M2 ? NB_E5M2 : NB_E4M3;
-    const float *word = has_tensor_scale(&t->quantizer) ? t->tensor_scale : cuda->words + NI_CUDA_ONE;
+    const float *word = ni_has_tensor_scale(&t->quantizer) ? t->tensor_scale : cuda->words + NI_CUDA_ONE;
     int code = 0;
     out->numbers = nb_mat_of(t->codes, type, t->rows, t->cols);
     if (from->bytes) {
@@ -137,8 +130,8 @@ static int fp8_side(const ni_cuda *cuda, const ni_cuda_coded *from, bool rows, c
         *at += rounded((size_t)(t->rows * t->cols));
         code = ni_cuda_launch_fp8(cuda->stream, out->numbers.data, t);
     }
-    out->scale = has_row_scales(&t->quantizer) ? t->outer_scales : word;
-    if (rows && !has_row_scales(&t->quantizer) && !code) {
+    out->scale = ni_has_row_scales(&t->quantizer) ? t->outer_scales : word;
+    if (rows && !ni_has_row_scales(&t->quantizer) && !code) {
         code = ni_cuda_launch_spread(cuda->stream, (float *)(void *)*at, word, t->rows);
         out->scale = *at;
         *at += rounded((size_t)t->rows * sizeof(float));
@@ -195,7 +188,8 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
                                  const ni_cuda_coded *b, bool accumulate, void *scratch, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     const nb_qtensor *const left = &a->codes, *const right = &b->codes;
-    const bool fp8 = units == NI_CUDA_FP8, rows = has_row_scales(&left->quantizer) || has_row_scales(&right->quantizer);
+    const bool fp8 = units == NI_CUDA_FP8,
+               rows = ni_has_row_scales(&left->quantizer) || ni_has_row_scales(&right->quantizer);
     char *at = scratch;
     side x, y;
     if (units == NI_CUDA_FP8_MX)

@@ -24,8 +24,8 @@ static __device__ inline void ni_wait_for_it(void) {
 
 /* A kernel that waits, if it was compiled for a GPU that can; as an ordinary launch else. */
 template <typename... Parameters, typename... Arguments>
-static int ni_launch_following(cudaStream_t on, void (*kernel)(Parameters...), dim3 grid, unsigned threads,
-                               size_t shared, const Arguments &...arguments) {
+static int ni_launch_following(cudaStream_t on, void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared,
+                               const Arguments &...arguments) {
     cudaFuncAttributes compiled;
     const cudaError_t code = cudaFuncGetAttributes(&compiled, kernel);
     if (code != cudaSuccess)
@@ -35,7 +35,7 @@ static int ni_launch_following(cudaStream_t on, void (*kernel)(Parameters...), d
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how = {};
     how.gridDim = grid;
-    how.blockDim = dim3(threads);
+    how.blockDim = threads;
     how.dynamicSmemBytes = shared;
     how.stream = on;
     how.attrs = &early;

@@ -200,10 +200,6 @@ int ni_cuda_launch_bin_distances(void *stream, float *out, const float *w, const
                                  int64_t n);
 int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                              int64_t n);
-/* parts: scratch, 4 doubles a column; 3 a column; 1 a row */
-int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
-int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
-int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts);
 typedef struct ni_cuda_tracked { /* as ni_tracked */
     float *w, *q, *moved_w, *moved_q;
     uint8_t *codes;
@@ -214,6 +210,13 @@ int ni_cuda_launch_track_codes(void *stream, const ni_cuda_tracked *t, const nb_
 /* With widths: distances of a and b in bins; without: ratios a / b. */
 int ni_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths,
                               int64_t n, int bins);
+
+/* ---- measure_sums.cu: `parts` is scratch, of so many doubles ---- */
+int64_t ni_cuda_column_sums(int64_t sums, int64_t rows, int64_t cols); /* of a gate 4 sums, of a pair 3 */
+int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
+int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
+int64_t ni_cuda_row_sums(int64_t rows, int64_t cols);
+int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts);
 
 /* ---- measure.cu ---- */
 typedef struct ni_cuda_moment_sums {

@@ -2,6 +2,8 @@
 #ifndef NI_BACKEND_CUDA_LIST_CUH
 #define NI_BACKEND_CUDA_LIST_CUH
 
+#include "backend/cuda/list.h"
+
 #include <stdint.h>
 
 /* Blocks are dealt out in the order of the list, to each tensor from its `first` on. */

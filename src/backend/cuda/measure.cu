@@ -4,15 +4,6 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 
-static __device__ float load(const nb_mat &x, int64_t r, int64_t c) {
-    int64_t at = r * x.stride + c;
-    return x.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
-}
-
-static __device__ bool is_finite(float x) {
-    return ni_f32_magnitude(x) < NI_F32_INF_BITS;
-}
-
 static __device__ void join(ni_cuda_moment_sums *a, const ni_cuda_moment_sums &b) {
     for (int i = 0; i < 4; i++)
         a->sums[i] += b.sums[i];
@@ -29,24 +20,6 @@ static __device__ ni_cuda_moment_sums block_total(ni_cuda_moment_sums mine, ni_c
     }
     __syncthreads();
     return room[0];
-}
-
-static __global__ void moment_parts(ni_cuda_moment_sums *partial, nb_mat x) {
-    __shared__ ni_cuda_moment_sums room[NI_THREADS];
-    ni_cuda_moment_sums mine = {};
-    for (NI_EACH(i, x.rows * x.cols)) {
-        float v = load(x, i / x.cols, i % x.cols);
-        if (!is_finite(v))
-            continue;
-        double d = v, power = 1;
-        for (int j = 0; j < 4; j++)
-            mine.sums[j] += power *= d;
-        mine.count++;
-        mine.amax = fmax(mine.amax, fabs(d));
-    }
-    mine = block_total(mine, room);
-    if (threadIdx.x == 0)
-        partial[blockIdx.x] = mine;
 }
 
 /* From the number of elements and the raw sums of x, x^2, x^3, x^4: as ni_moments_of_sums. */
@@ -74,47 +47,202 @@ static __global__ void moment_total(ni_moments *out, const ni_cuda_moment_sums *
         *out = moments_of(mine.count, elements - mine.count, mine.amax, mine.sums);
 }
 
-static __global__ void column_amaxes(float *out, nb_mat x) {
-    for (NI_EACH(c, x.cols)) {
-        uint32_t largest = 0;
-        for (int64_t r = 0; r < x.rows; r++)
-            if (is_finite(load(x, r, c)))
-                largest = max(largest, ni_f32_magnitude(load(x, r, c)));
-        out[c] = ni_f32_from(largest);
+/* ---- tiles of 16x16 ---- */
+
+enum { TILE = 16, DOWN = 8 }; /* tiles that a warp walks down before it says what its columns' maxima are */
+
+/* Eight columns from c on of row r, 0 where there are none; how many there are. ALIGNED: 16 bytes at a time. */
+template <bool BF16, bool ALIGNED> static __device__ int load_eight(float v[8], const nb_mat &x, int64_t r, int64_t c) {
+    const int64_t left = r < x.rows ? x.cols - c : 0;
+    const int count = left > 8 ? 8 : left > 0 ? (int)left : 0;
+    const int64_t at = r * x.stride + c;
+    if (ALIGNED && count == 8) {
+        if (BF16) {
+            const ni_eight e = ni_load_eight((const uint16_t *)x.data + at);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = e.x[j];
+        } else {
+            const float4 a = ((const float4 *)((const float *)x.data + at))[0],
+                         b = ((const float4 *)((const float *)x.data + at))[1];
+            const float both[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = both[j];
+        }
+        return count;
     }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        v[j] = j >= count ? 0.0f
+               : BF16     ? ni_bf16_value(((const uint16_t *)x.data)[at + j])
+                          : ((const float *)x.data)[at + j];
+    return count;
 }
 
-/* A thread a tile of 16x16: largest magnitude over root mean square. */
-static __global__ void tile_crests(float *out, nb_mat x) {
-    const int64_t across = (x.cols + 15) / 16, tiles = across * ((x.rows + 15) / 16);
-    for (NI_EACH(t, tiles)) {
-        double largest = 0, squares = 0;
-        int64_t count = 0;
-        for (int64_t r = t / across * 16; r < x.rows && r < t / across * 16 + 16; r++)
-            for (int64_t c = t % across * 16; c < x.cols && c < t % across * 16 + 16; c++) {
-                double v = load(x, r, c);
-                if (!is_finite((float)v))
-                    continue;
-                largest = fmax(largest, fabs(v));
-                squares += v * v;
-                count++;
+/* Of a lane's numbers of one tile. */
+struct tile_part {
+    double squares;
+    uint32_t largest; /* bits of a magnitude */
+    int count;
+};
+
+static __device__ tile_part over_warp(tile_part p) {
+    for (int s = 16; s; s /= 2)
+        p.squares += __shfl_xor_sync(~0u, p.squares, s);
+    p.largest = __reduce_max_sync(~0u, p.largest);
+    p.count = __reduce_add_sync(~0u, p.count);
+    return p;
+}
+
+static __device__ float crest_of(const tile_part &t) {
+    return t.squares > 0 ? (float)((double)ni_f32_from(t.largest) / sqrt(t.squares / (double)t.count)) : 0.0f;
+}
+
+/* A warp a tile, a lane half a row of it; column_amax [cols] is 0 before. */
+template <bool BF16, bool ALIGNED>
+static __global__ __launch_bounds__(NI_THREADS, 4) void measure_tiles(ni_cuda_moment_sums *partial, nb_mat x,
+                                                                      uint32_t *column_amax, float *tile_crest) {
+    __shared__ ni_cuda_moment_sums room[NI_THREADS];
+    const int lane = threadIdx.x % 32;
+    const int64_t across = (x.cols + TILE - 1) / TILE, high = (x.rows + TILE - 1) / TILE;
+    ni_cuda_moment_sums mine = {};
+    uint32_t amax = 0;
+    for (int64_t unit = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; unit < across * ((high + DOWN - 1) / DOWN);
+         unit += (int64_t)gridDim.x * NI_WARPS) {
+        const int64_t first = unit / across * DOWN, column = unit % across * TILE + lane % 2 * 8;
+        const int tiles = high - first < DOWN ? (int)(high - first) : DOWN;
+        uint32_t maxima[8] = {};
+        tile_part kept = {};
+#pragma unroll 2
+        for (int t = 0; t < tiles; t++) {
+            float v[8];
+            const int count = load_eight<BF16, ALIGNED>(v, x, (first + t) * TILE + lane / 2, column);
+            tile_part part = {0, 0, count};
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const bool finite = ni_f32_magnitude(v[j]) < NI_F32_INF_BITS;
+                const uint32_t magnitude = finite ? ni_f32_magnitude(v[j]) : 0;
+                const double d = finite ? v[j] : 0.0f, square = d * d;
+                part.count -= !finite;
+                part.squares += square;
+                part.largest = max(part.largest, magnitude);
+                maxima[j] = max(maxima[j], magnitude);
+                mine.sums[0] += d;
+                mine.sums[2] += square * d;
+                mine.sums[3] += square * square;
             }
-        out[t] = squares > 0 ? (float)(largest / sqrt(squares / (double)count)) : 0.0f;
+            mine.sums[1] += part.squares;
+            mine.count += part.count;
+            part = over_warp(part);
+            amax = max(amax, part.largest);
+            if (lane == t)
+                kept = part;
+        }
+        if (tile_crest && lane < tiles)
+            tile_crest[(first + lane) * across + unit % across] = crest_of(kept);
+        for (int j = 0; column_amax && j < 8; j++) {
+            for (int s = 2; s < 32; s *= 2)
+                maxima[j] = max(maxima[j], __shfl_xor_sync(~0u, maxima[j], s));
+            if (lane < 2 && column + j < x.cols)
+                atomicMax(&column_amax[column + j], maxima[j]);
+        }
     }
+    mine.amax = ni_f32_from(amax);
+    mine = block_total(mine, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = mine;
 }
 
-/* ---- attention: a block a sampled query ---- */
+template <bool BF16>
+static void launch_tiles(cudaStream_t on, bool aligned, const nb_mat *x, ni_cuda_moment_sums *partial,
+                         float *column_amax, float *tile_crest) {
+    uint32_t *const maxima = (uint32_t *)(void *)column_amax;
+    if (aligned)
+        measure_tiles<BF16, true><<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x, maxima, tile_crest);
+    else
+        measure_tiles<BF16, false><<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x, maxima, tile_crest);
+}
+
+/* ---- attention: a block a few sampled queries of one head, which read its keys together ----
+ *
+ * Eight lanes take a key and hold eight numbers each of 64 dimensions; they add up their products with all queries of
+ * the block, and each of them is left with the logit of one query. Logits are in FP32, what is summed over them in
+ * double; a lane's exponentials are under the largest logit that it has met.
+ */
+
+enum { LOGIT_THREADS = 128, KEY_LANES = 8, LANE_DIMS = 64, MOST_CHUNKS = 4 };
 
 static __device__ int64_t pitch(int64_t stride, int64_t heads, int64_t head_dim) {
     return stride ? stride : heads * head_dim;
 }
 
-/* Logits are in double, as the reference's; they are made twice rather than kept. */
-static __device__ double logit(const uint16_t *query, const uint16_t *key, int64_t dim, double scale) {
-    double dot = 0;
-    for (int64_t i = 0; i < dim; i++)
-        dot += (double)ni_bf16_value(query[i]) * (double)ni_bf16_value(key[i]);
-    return dot * scale;
+/* Eight numbers of a row of `dim` from d on, 0 beyond it. ALIGNED: 16 bytes at a time. */
+template <bool ALIGNED> static __device__ void load_dims(float x[8], const uint16_t *row, int dim, int d) {
+    const ni_eight e = ALIGNED && d < dim ? ni_load_eight(row + d) : ni_eight{};
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        x[i] = ALIGNED || d + i >= dim ? e.x[i] : ni_bf16_value(row[d + i]);
+}
+
+/* Logits that a lane met, or several: softmax under the largest of them. */
+struct logit_sums {
+    int64_t count;
+    double largest, amax, sums[4], top, total, weighted; /* sum e^(l - top), sum e^(l - top) (l - top) */
+};
+
+static __device__ void meet(logit_sums *s, double l) {
+    const double ll = l * l, less = l - s->top, e = exp(-fabs(less));
+    s->largest = fmax(s->largest, l);
+    s->amax = fmax(s->amax, fabs(l));
+    s->sums[0] += l;
+    s->sums[1] += ll;
+    s->sums[2] += ll * l;
+    s->sums[3] += ll * ll;
+    if (s->count++ == 0) {
+        s->top = l;
+        s->total = 1;
+    } else if (less > 0) {
+        s->weighted = e * (s->weighted - less * s->total);
+        s->total = e * s->total + 1;
+        s->top = l;
+    } else {
+        s->weighted += e * less;
+        s->total += e;
+    }
+}
+
+static __device__ void join(logit_sums *a, const logit_sums &b) {
+    const double top = a->count && a->top > b.top ? a->top : b.top;
+    const double less_a = a->count ? a->top - top : 0, less_b = b.top - top, of_a = exp(less_a), of_b = exp(less_b);
+    if (b.count == 0)
+        return;
+    a->weighted = of_a * (a->weighted + less_a * a->total) + of_b * (b.weighted + less_b * b.total);
+    a->total = of_a * a->total + of_b * b.total;
+    a->top = top;
+    a->count += b.count;
+    a->largest = fmax(a->largest, b.largest);
+    a->amax = fmax(a->amax, b.amax);
+    for (int i = 0; i < 4; i++)
+        a->sums[i] += b.sums[i];
+}
+
+/* v[query] summed over the eight lanes of a key; a lane is left with that of query lane % 8 / (8 / QUERIES). */
+template <int QUERIES> static __device__ float sum_of_lanes(float v[QUERIES]) {
+#pragma unroll
+    for (int mask = KEY_LANES / 2; mask; mask /= 2) {
+        const int left = QUERIES * mask / (KEY_LANES / 2); /* sums that a lane has still; below 2 it keeps its one */
+        const bool upper = threadIdx.x & mask;
+        if (left < 2)
+            v[0] += __shfl_xor_sync(~0u, v[0], mask);
+#pragma unroll
+        for (int i = 0; i < QUERIES / 2; i++)
+            if (i < left / 2) {
+                const float given = upper ? v[i] : v[i + left / 2], kept = upper ? v[i + left / 2] : v[i];
+                v[i] = kept + __shfl_xor_sync(~0u, given, mask);
+            }
+    }
+    return v[0];
 }
 
 /* Of all threads, by a tree over them. */
@@ -139,44 +267,86 @@ static __device__ double larger(double a, double b) {
     return fmax(a, b);
 }
 
-static __global__ void query_stats(ni_attention_stats *each, nb_attention a, const uint16_t *q, const uint16_t *k,
-                                   int64_t stride) {
-    __shared__ double room[NI_THREADS];
-    const int64_t sampled = a.seq / stride, pair = blockIdx.x / sampled, head = pair % a.heads, b = pair / a.heads;
-    const int64_t t = stride - 1 + blockIdx.x % sampled * stride, row = b * a.seq + t;
-    const int64_t first = a.doc_start ? a.doc_start[row] : 0, keys = t - first + 1;
+/* Which queries a block has: `most` of those that are sampled of one head of one sequence. */
+struct sampled_queries {
+    int64_t row0, head, first, count, position; /* position of the first; others follow by the stride */
+};
+
+static __device__ sampled_queries queries_of(const nb_attention &a, int64_t stride, int most) {
+    const int64_t sampled = a.seq / stride, groups = (sampled + most - 1) / most, pair = blockIdx.x / groups,
+                  at = blockIdx.x % groups * most;
+    return {pair / a.heads * a.seq, pair % a.heads, pair * sampled + at, min((int64_t)most, sampled - at),
+            stride - 1 + at * stride};
+}
+
+static __device__ ni_attention_stats stats_of(const logit_sums &s) {
+    if (s.count < 2)
+        return {0, 0, 0, 0, 0};
+    return {s.largest, s.amax, moments_of(s.count, 0, 0, s.sums).excess_kurtosis, log(s.total) - s.weighted / s.total,
+            1};
+}
+
+template <int QUERIES, bool ALIGNED>
+static __global__ void __launch_bounds__(LOGIT_THREADS)
+    query_stats(ni_attention_stats *each, nb_attention a, const uint16_t *q, const uint16_t *k, int64_t stride) {
+    constexpr int CHUNKS = KEY_LANES / QUERIES, KEYS = LOGIT_THREADS / KEY_LANES;
+    __shared__ logit_sums room[LOGIT_THREADS];
+    const sampled_queries which = queries_of(a, stride, QUERIES);
+    const int lane = threadIdx.x % KEY_LANES, mine = lane / CHUNKS, dim = (int)a.head_dim;
     const int64_t k_pitch = pitch(a.k_stride, a.kv_heads, a.head_dim);
-    const uint16_t *query = q + row * pitch(a.q_stride, a.heads, a.head_dim) + head * a.head_dim;
-    const uint16_t *key = k + (b * a.seq + first) * k_pitch + head / (a.heads / a.kv_heads) * a.head_dim;
-    double largest = -INFINITY, amax = 0, sums[4] = {0, 0, 0, 0}, total = 0, weighted = 0;
-    if (keys < 2) { /* of the whole block */
-        if (threadIdx.x == 0)
-            each[blockIdx.x] = {0, 0, 0, 0, 0};
+    const uint16_t *const keys = k + which.row0 * k_pitch + which.head / (a.heads / a.kv_heads) * a.head_dim;
+    float x[QUERIES][CHUNKS][8];
+#pragma unroll
+    for (int i = 0; i < QUERIES; i++) {
+        const int64_t row = which.row0 + which.position + min((int64_t)i, which.count - 1) * stride;
+        const uint16_t *const query = q + row * pitch(a.q_stride, a.heads, a.head_dim) + which.head * a.head_dim;
+#pragma unroll
+        for (int j = 0; j < CHUNKS; j++)
+            load_dims<ALIGNED>(x[i][j], query, dim, LANE_DIMS * j + 8 * lane);
+    }
+    /* Documents follow one another: the first query's begins before the others'. */
+    const int64_t t = which.position + mine * stride, last = which.position + (which.count - 1) * stride;
+    const bool lives = mine < which.count && lane % CHUNKS == 0;
+    const int64_t begin = a.doc_start ? a.doc_start[which.row0 + which.position] : 0,
+                  first = a.doc_start && lives ? a.doc_start[which.row0 + t] : 0;
+    logit_sums sums = {0, -INFINITY, 0, {0, 0, 0, 0}, 0, 0, 0};
+    for (int64_t s0 = begin; s0 <= last; s0 += KEYS) { /* lanes stay together */
+        const int64_t s = s0 + threadIdx.x / KEY_LANES;
+        float products[QUERIES] = {};
+#pragma unroll
+        for (int j = 0; j < CHUNKS; j++) {
+            float y[8];
+            load_dims<ALIGNED>(y, keys + min(s, last) * k_pitch, dim, LANE_DIMS * j + 8 * lane);
+#pragma unroll
+            for (int i = 0; i < QUERIES; i++)
+#pragma unroll
+                for (int d = 0; d < 8; d++)
+                    products[i] = __fmaf_rn(x[i][j][d], y[d], products[i]);
+        }
+        const float product = sum_of_lanes<QUERIES>(products);
+        if (lives && s >= first && s <= t)
+            meet(&sums, (double)product * a.scale);
+    }
+    room[threadIdx.x] = sums;
+    __syncthreads();
+    if (threadIdx.x >= which.count)
         return;
-    }
-    for (int64_t s = threadIdx.x; s < keys; s += NI_THREADS) {
-        const double l = logit(query, key + s * k_pitch, a.head_dim, a.scale), ll = l * l;
-        largest = fmax(largest, l);
-        amax = fmax(amax, fabs(l));
-        sums[0] += l;
-        sums[1] += ll;
-        sums[2] += ll * l;
-        sums[3] += ll * ll;
-    }
-    largest = over_block(largest, room, larger);
-    amax = over_block(amax, room, larger);
-    for (int i = 0; i < 4; i++)
-        sums[i] = over_block(sums[i], room, plus);
-    for (int64_t s = threadIdx.x; s < keys; s += NI_THREADS) { /* entropy = log(sum e) - sum(e l)/sum(e) */
-        const double l = logit(query, key + s * k_pitch, a.head_dim, a.scale) - largest, e = exp(l);
-        total += e;
-        weighted += e * l;
-    }
-    total = over_block(total, room, plus);
-    weighted = over_block(weighted, room, plus);
-    if (threadIdx.x == 0)
-        each[blockIdx.x] = {largest, amax, moments_of(keys, 0, 0, sums).excess_kurtosis, log(total) - weighted / total,
-                            1};
+    sums = room[threadIdx.x * CHUNKS];
+    for (int i = 1; i < KEYS; i++)
+        join(&sums, room[i * KEY_LANES + threadIdx.x * CHUNKS]);
+    each[which.first + threadIdx.x] = stats_of(sums);
+}
+
+template <int QUERIES>
+static void launch_queries(cudaStream_t on, ni_attention_stats *each, const nb_attention *a, const uint16_t *q,
+                           const uint16_t *k, int64_t stride) {
+    const int64_t groups = ni_divide_up(a->seq / stride, QUERIES) * a->batch * a->heads;
+    const bool aligned =
+        a->head_dim % 8 == 0 && a->q_stride % 8 == 0 && a->k_stride % 8 == 0 && ni_aligned(q) && ni_aligned(k);
+    if (aligned)
+        query_stats<QUERIES, true><<<(unsigned)groups, LOGIT_THREADS, 0, on>>>(each, *a, q, k, stride);
+    else
+        query_stats<QUERIES, false><<<(unsigned)groups, LOGIT_THREADS, 0, on>>>(each, *a, q, k, stride);
 }
 
 static __global__ void attention_total(ni_attention_stats *out, const ni_attention_stats *each, int64_t queries) {
@@ -203,9 +373,15 @@ int ni_cuda_launch_measure_attention(void *stream, const nb_attention *a, const 
                                      ni_attention_stats *each, ni_attention_stats *stats) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t queries = a->batch * a->heads * (a->seq / stride);
-    if (queries > 0)
-        query_stats<<<(unsigned)queries, NI_THREADS, 0, on>>>(each, *a, (const uint16_t *)q, (const uint16_t *)k,
-                                                              stride);
+    const uint16_t *const rows = (const uint16_t *)q, *const keys = (const uint16_t *)k;
+    if (a->head_dim > MOST_CHUNKS * LANE_DIMS)
+        return cudaErrorNotSupported;
+    if (queries > 0 && a->head_dim <= LANE_DIMS)
+        launch_queries<8>(on, each, a, rows, keys, stride);
+    else if (queries > 0 && a->head_dim <= 2 * LANE_DIMS)
+        launch_queries<4>(on, each, a, rows, keys, stride);
+    else if (queries > 0)
+        launch_queries<2>(on, each, a, rows, keys, stride);
     attention_total<<<1, NI_THREADS, 0, on>>>(stats, each, queries);
     return cudaGetLastError();
 }
@@ -215,12 +391,13 @@ int ni_cuda_launch_measure_attention(void *stream, const nb_attention *a, const 
 int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
                            float *column_amax, float *tile_crest) {
     cudaStream_t on = (cudaStream_t)stream;
-    const int64_t tiles = ((x->cols + 15) / 16) * ((x->rows + 15) / 16);
-    moment_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x);
+    const bool aligned = (uintptr_t)x->data % 16 == 0 && x->stride % (x->dtype == NB_BF16 ? 8 : 4) == 0;
+    if (column_amax)
+        cudaMemsetAsync(column_amax, 0, (size_t)x->cols * sizeof *column_amax, on);
+    if (x->dtype == NB_BF16)
+        launch_tiles<true>(on, aligned, x, partial, column_amax, tile_crest);
+    else
+        launch_tiles<false>(on, aligned, x, partial, column_amax, tile_crest);
     moment_total<<<1, NI_THREADS, 0, on>>>(moments, partial, x->rows * x->cols);
-    if (column_amax && x->cols > 0)
-        column_amaxes<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
-    if (tile_crest && tiles > 0)
-        tile_crests<<<ni_grid(ni_divide_up(tiles, NI_THREADS)), NI_THREADS, 0, on>>>(tile_crest, *x);
     return cudaGetLastError();
 }

@@ -9,6 +9,7 @@
 #include "format/bf16.h"
 #include "format/hadamard.h"
 #include "format/quartet.h"
+#include "format/vector_scales.h"
 
 /* ---- DGE ---- */
 
@@ -77,14 +78,13 @@ int ni_cuda_launch_dge(void *stream, float *dw, const ni_scaled *w, const nb_qte
     const nb_quantizer *q = &codes->quantizer;
     const int64_t n = codes->rows * codes->cols;
     const dge_curve curve = {1.0f / k - 1.0f, 1.0f / k, cap};
-    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL,
-               columns = q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
+    const bool columns = ni_has_column_scales(q);
     const unsigned grid = (unsigned)ni_divide_up(n / 4, NI_THREADS);
     cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
-    if (q->scale_type == NB_SCALE_F32 && (rows || columns) && codes->cols % 4 == 0 && n <= INT32_MAX &&
-        ni_aligned(dw) && ni_has_fours(*w) && ni_aligned(codes->outer_scales))
+    if ((columns || ni_has_row_scales(q)) && codes->cols % 4 == 0 && n <= INT32_MAX && ni_aligned(dw) &&
+        ni_has_fours(*w) && ni_aligned(codes->outer_scales))
         (columns ? dge_of_vectors<true> : dge_of_vectors<false>)<<<grid, NI_THREADS, 0, on>>>(
             (float4 *)dw, *w, codes->outer_scales, (uint32_t)(codes->cols / 4), (uint32_t)(n / 4), curve);
     else

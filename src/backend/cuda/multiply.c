@@ -10,6 +10,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
+#include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -60,15 +61,6 @@ typedef struct side {
     ni_cuda_outer outer;
 } side;
 
-static bool has_row_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
-/* Their scale is in the numbers, whatever these are multiplied by. */
-static bool has_column_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
-}
-
 /* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
 static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
     const nb_operand made = ni_cuda_pow2_as_made(o);
@@ -84,7 +76,7 @@ static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
     /* Then the numbers carry every scale. */
-    const bool whole = ni_is_plain(other) && !ni_cuda_has_one_scale(&o->quantizer);
+    const bool whole = ni_is_plain(other) && !ni_has_tensor_scale(&o->quantizer);
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
     if (ni_is_plain(o))
         return NB_OK;
@@ -100,10 +92,10 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
         return NB_OK;
     if (!whole)
         out->outer =
-            has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
+            ni_has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
     if (whole == ni_cuda_is_whole_valued(o) && !(o->form & NI_CUDA_BYTES))
         return NB_OK;
-    if (o->form & NI_CUDA_UNCODED && has_column_scales(&o->quantizer))
+    if (o->form & NI_CUDA_UNCODED && ni_has_column_scales(&o->quantizer)) /* in the numbers, whatever these meet */
         return NB_OK;
     if (o->form & NI_CUDA_UNCODED)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply reads an operand that was made for another product");
@@ -218,7 +210,7 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
 }
 
 static bool is_row_coded(const nb_operand *o) {
-    return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
+    return !ni_is_plain(o) && ni_has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
            !(o->form & (NI_CUDA_ACROSS | NI_CUDA_CARRIED | NI_CUDA_POW2));
 }
 

@@ -173,6 +173,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
     object->backend.takes_kept = ni_cuda_takes_kept;
+    object->backend.lends_codes = ni_cuda_lends_codes;
     object->backend.clear_maxima = ni_cuda_clear_maxima;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;

@@ -5,11 +5,11 @@
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
-
-#include <stdlib.h>
+#include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -53,7 +53,7 @@ nb_status ni_cuda_check_source(const ni_source *source, nb_error *err) {
 typedef struct room {
     float *x;
     uint32_t *amaxes;
-    nb_quantize_stats *chunks;
+    nb_quantize_stats *chunks; /* and their total */
 } room;
 
 static int64_t chunk_count(int64_t rows) {
@@ -64,7 +64,7 @@ static bool take_room(nb_backend *be, int64_t rows, int64_t cols, room *out) {
     const size_t x = ni_cuda_rounded((size_t)(rows * cols) * sizeof(float));
     const size_t amaxes = ni_cuda_rounded((size_t)(rows + cols) * sizeof(uint32_t));
     char *memory =
-        ni_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
+        ni_cuda_scratch(be, x + amaxes + (size_t)(chunk_count(rows) + 1) * sizeof(nb_quantize_stats), "make_operands");
     if (!memory)
         return false;
     *out = (room){(float *)(void *)memory, (uint32_t *)(void *)(memory + x),
@@ -109,18 +109,20 @@ static int find_amax(nb_backend *be, const ni_source *source, const ni_making *m
     return ni_cuda_amax(stream_of(be), head, r->x, n);
 }
 
+void ni_cuda_take_stats(nb_backend *be, const nb_qtensor *codes, const nb_quantize_stats *total,
+                        nb_quantize_stats *stats) {
+    nb_quantize_stats one = {0};
+    ni_cuda_download(be, &one, total, sizeof one);
+    ni_stats_total(codes, &one, 1, stats);
+}
+
 static nb_status count_stats(nb_backend *be, const ni_making *making, const nb_qtensor *codes, const room *r,
                              nb_error *err) {
-    const int64_t count = chunk_count(codes->rows);
-    nb_quantize_stats *host = malloc((size_t)count * sizeof *host);
-    if (!host)
-        return nb_fail(err, NB_NO_MEMORY, "make_operands: no memory for statistics");
-    nb_status status =
-        ni_cuda_status(be, ni_cuda_quantize_stats(stream_of(be), r->chunks, codes, r->x), "make_operands", err);
-    ni_cuda_download(be, host, r->chunks, (size_t)count * sizeof *host);
-    ni_stats_total(codes, host, count, making->stats);
-    free(host);
-    return status;
+    nb_quantize_stats *const total = r->chunks + chunk_count(codes->rows);
+    NB_TRY(
+        ni_cuda_status(be, ni_cuda_quantize_stats(stream_of(be), total, r->chunks, codes, r->x), "make_operands", err));
+    ni_cuda_take_stats(be, codes, total, making->stats);
+    return NB_OK;
 }
 
 static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda_source *from, const ni_making *making,
@@ -165,9 +167,8 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
 /* Four bits under scales of rows, as they lie. */
 static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out) {
     const nb_quantizer *q = &codes->quantizer;
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 &&
-           q->block_cols == NB_BLOCK_ALL && out->dtype == NB_BF16 && codes->cols % 8 == 0 && out->stride % 8 == 0 &&
-           (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
+    return q->element == NB_ELEMENT_E2M1 && ni_has_row_scales(q) && out->dtype == NB_BF16 && codes->cols % 8 == 0 &&
+           out->stride % 8 == 0 && (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
@@ -216,7 +217,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
 /* Under 16x16 tiles, or one scale for all, a value is the same whichever way its codes are read. */
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
-    return (tiles || (ni_cuda_has_one_scale(&from->quantizer) && ni_cuda_has_one_scale(&out->quantizer))) &&
+    return (tiles || (ni_has_tensor_scale(&from->quantizer) && ni_has_tensor_scale(&out->quantizer))) &&
            (from->form == 0 || from->form == NI_CUDA_UNCODED) &&
            ni_cuda_is_whole_valued(out) == ni_cuda_is_whole_valued(from) && !(tiles && ni_cuda_is_whole_valued(out));
 }
@@ -225,9 +226,8 @@ static bool has_same_values(const nb_operand *out, const nb_operand *from) {
  */
 static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_operand *from) {
     const nb_quantizer *q = &out->quantizer;
-    return !out->reread && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1 &&
-           from->quantizer.scale_type == NB_SCALE_F32 && from->quantizer.block_rows == 1 &&
-           ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
+    return !out->reread && ni_has_column_scales(q) && from->quantizer.scale_type == NB_SCALE_F32 &&
+           from->quantizer.block_rows == 1 && ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
 }
 
 /* Its values are to hold what the codes decode to: the operand, and where that goes. */
@@ -285,9 +285,8 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
 
 nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
                             nb_error *err) {
-    enum { MOST = 48 };
-    nb_mat values[MOST];
-    nb_qtensor codes[MOST], to, source;
+    nb_mat values[NI_CUDA_LIST_MOST];
+    nb_qtensor codes[NI_CUDA_LIST_MOST], to, source;
     int listed = 0, code = cudaSuccess;
     for (int32_t i = 0; i < count && !code; i++) {
         NB_TRY(check_turn(out[i], from[i], &to, &source, err));
@@ -299,7 +298,7 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
             continue;
         }
         read_across(out[i], from[i]);
-        if (++listed < MOST)
+        if (++listed < NI_CUDA_LIST_MOST)
             continue;
         code = ni_cuda_decode_rows(stream_of(be), values, codes, listed);
         listed = 0;

@@ -4,15 +4,10 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/quantize.h"
+#include "format/vector_scales.h"
 
 static inline size_t ni_cuda_rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
-}
-
-/* ---- quantizers ---- */
-
-static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
 /* ---- operand_layout.c ---- */
@@ -54,7 +49,7 @@ static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
 /* The values hold everything: they are multiplied by plain numbers, and have other scales than one, which stays outside
  * of that product too. */
 static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {
-    return nb_quantizer_is_bf16(&o->other) && !ni_cuda_has_one_scale(&o->quantizer);
+    return nb_quantizer_is_bf16(&o->other) && !ni_has_tensor_scale(&o->quantizer);
 }
 
 /* ---- operand.c ---- */
@@ -85,6 +80,10 @@ static inline ni_cuda_noise ni_cuda_noise_of(const nb_noise *noise) {
 /* MULTIPLIED: by a kernel that multiplied all pairs of tensor scales anew (alphas.h). */
 typedef enum ni_cuda_made { NI_CUDA_NOT_MADE, NI_CUDA_MADE, NI_CUDA_MULTIPLIED } ni_cuda_made;
 
+/* What was counted of the making of `codes`, brought to the host. */
+void ni_cuda_take_stats(nb_backend *be, const nb_qtensor *codes, const nb_quantize_stats *total,
+                        nb_quantize_stats *stats);
+
 /* Makes of this source what a kernel makes of one reading; the rest is the caller's. */
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err);
@@ -98,14 +97,15 @@ nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, in
 bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
                        ni_cuda_vector *v);
 bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols); /* nb_backend's */
+bool ni_cuda_lends_codes(const nb_operand *from, nb_qtensor *out);                                 /* the same */
 bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c);
-/* 48 at most; `out`: the operands. */
+/* NI_CUDA_LIST_MOST at most; `out`: the operands. */
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy);
-/* A row copy and pieces of chosen columns of it, from one reading, where they can be, and further operands like it: the
- * first *made makings. */
+/* A row copy and pieces of chosen columns of it, from one reading, where they can be, further operands like it, and the
+ * column copy that follows them: the first *made makings. */
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                int32_t *made, nb_error *err);
 

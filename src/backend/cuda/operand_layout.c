@@ -86,6 +86,11 @@ static void copy_codes(nb_backend *be, const nb_qtensor *to, const nb_qtensor *f
     ni_cuda_copy(be, to->tensor_scale, from->tensor_scale, bytes.tensor_scale);
 }
 
+bool ni_cuda_lends_codes(const nb_operand *from, nb_qtensor *out) {
+    *out = ni_codes_of(from);
+    return !(from->form & NI_CUDA_UNCODED);
+}
+
 nb_status ni_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     NB_TRY(ni_check_canonical(out, from, err));
     NB_TRY(ni_cuda_check_coded(from, "canonical", err));

@@ -2,16 +2,15 @@
  * in rows and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by one.
  */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
 
-enum { MOST_LISTED = 48 };
-
 /* ---- weights ---- */
 
 typedef struct weight_list {
-    ni_cuda_weight at[MOST_LISTED];
+    ni_cuda_weight at[NI_CUDA_LIST_MOST];
     int count;
 } weight_list;
 
@@ -33,21 +32,21 @@ static nb_status take_weight(nb_backend *be, weight_list *list, const ni_cuda_we
         last->to[last->copies++] = w->to[0];
         return NB_OK;
     }
-    if (list->count == MOST_LISTED)
+    if (list->count == NI_CUDA_LIST_MOST)
         NB_TRY(make_weights(be, list, err));
     list->at[list->count++] = *w;
     return NB_OK;
 }
 
 typedef struct row_list {
-    ni_cuda_double_source from[MOST_LISTED];
-    ni_cuda_vector to[MOST_LISTED];
+    ni_cuda_double_source from[NI_CUDA_LIST_MOST];
+    ni_cuda_vector to[NI_CUDA_LIST_MOST];
     int count;
 } row_list;
 
 typedef struct columns_list {
-    ni_cuda_columns at[MOST_LISTED];
-    const nb_operand *out[MOST_LISTED];
+    ni_cuda_columns at[NI_CUDA_LIST_MOST];
+    const nb_operand *out[NI_CUDA_LIST_MOST];
     int count;
 } columns_list;
 
@@ -63,13 +62,13 @@ static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casti
     return true;
 }
 
-/* All weights of the call, MOST_LISTED at most; nothing that they are made of is made by it. `made` [count]. */
+/* All weights of the call, NI_CUDA_LIST_MOST at most; nothing that they are made of is made by it. `made` [count]. */
 static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                   bool *made, nb_error *err) {
     weight_list list;
     row_list rows;
     columns_list columns;
-    ni_cuda_casting casts[MOST_LISTED];
+    ni_cuda_casting casts[NI_CUDA_LIST_MOST];
     ni_cuda_weight w;
     int cast = 0;
     list.count = rows.count = columns.count = 0;
@@ -104,8 +103,8 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
 /* ---- the rest, in order: pieces that follow each other at once ---- */
 
 typedef struct piece_list {
-    ni_cuda_piece pieces[MOST_LISTED];
-    ni_cuda_tile_copy copies[MOST_LISTED];
+    ni_cuda_piece pieces[NI_CUDA_LIST_MOST];
+    ni_cuda_tile_copy copies[NI_CUDA_LIST_MOST];
     int count;
 } piece_list;
 
@@ -126,7 +125,7 @@ static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const n
         if (made[i])
             continue;
         NB_TRY(ni_cuda_check_source(&sources[i], err));
-        if (list.count == MOST_LISTED)
+        if (list.count == NI_CUDA_LIST_MOST)
             NB_TRY(make_pieces(be, &list, err));
         if (ni_cuda_list_piece(be, &sources[i], &makings[i], &list.pieces[list.count], &list.copies[list.count])) {
             list.count++;
@@ -140,14 +139,14 @@ static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const n
 
 nb_status ni_cuda_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                             nb_error *err) {
-    bool made[MOST_LISTED];
+    bool made[NI_CUDA_LIST_MOST];
     int32_t begin = 0, patched = count;
     for (; begin < count && patched; begin += patched) {
         NB_TRY(ni_check_making(&sources[begin], &makings[begin], err));
         NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &patched, err));
     }
-    for (int32_t i = begin; i < count; i += MOST_LISTED) {
-        const int32_t now = count - i < MOST_LISTED ? count - i : MOST_LISTED;
+    for (int32_t i = begin; i < count; i += NI_CUDA_LIST_MOST) {
+        const int32_t now = count - i < NI_CUDA_LIST_MOST ? count - i : NI_CUDA_LIST_MOST;
         NB_TRY(make_all_weights(be, sources + i, makings + i, now, made, err));
         NB_TRY(make_the_rest(be, sources + i, makings + i, now, made, err));
     }

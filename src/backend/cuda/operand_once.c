@@ -3,11 +3,13 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
+#include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
@@ -35,7 +37,7 @@ static bool is_tile_copy(const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *out = making->out;
     if (ni_is_plain(out) || !has_tiles(source) || source->numbers->dtype != NB_BF16 || !is_tiled(q) ||
-        q->block_rows != 1 || making->stats || ni_cuda_is_whole_valued(out))
+        q->block_rows != 1 || ni_cuda_is_whole_valued(out) || (making->stats && !ni_making_is_whole(source, making)))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && (q->hadamard_size == 0 || q->hadamard_size == 16);
@@ -47,9 +49,9 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
     const nb_operand *out = making->out;
     return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
            source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
-           q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
-           !ni_cuda_is_whole_valued(out) && making->at == 0 && !making->under && !making->past && !making->now &&
-           is_sixteens(out->cols);
+           q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !ni_cuda_is_whole_valued(out) &&
+           (!making->stats || ni_making_is_whole(source, making)) && making->at == 0 && !making->under &&
+           !making->past && !making->now && is_sixteens(out->cols);
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
@@ -103,15 +105,16 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
     return true;
 }
 
-/* By whoever decodes, by the lens, or by units that multiply codes. */
+/* By whoever decodes or counts, by the lens, or by units that multiply codes. */
 static bool are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
-    return making->shown || out->reread ||
+    return making->shown || making->stats || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
 }
 
 bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
-    if (making->under || !is_tile_copy(source, making) || !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
+    if (making->under || making->stats || !is_tile_copy(source, making) ||
+        !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
         return false;
     *copy = tile_copy(be, making, are_codes_read(be, making));
     return knows_amax(be, source, making, copy);
@@ -152,15 +155,31 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
+/* What a copy of tiles did, if it was asked. */
+static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_mat *x = source->numbers;
+    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
+    if (!making->stats)
+        return NB_OK;
+    nb_qtensor codes = ni_codes_of(making->out);
+    codes.quantizer = *ni_making_quantizer(making);
+    nb_quantize_stats *parts = ni_cuda_scratch(be, (NI_CUDA_STATS_PARTS + 1) * sizeof *parts, "statistics");
+    const int code = parts ? ni_cuda_tile_stats(stream_of(be), parts + NI_CUDA_STATS_PARTS, parts, &tiles, &codes,
+                                                making->transpose, &noise)
+                           : cudaSuccess;
+    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
+    ni_cuda_take_stats(be, &codes, parts + NI_CUDA_STATS_PARTS, making->stats);
+    return NB_OK;
+}
+
 /* ---- making, many at once: weights (quantize_weight.cu) ---- */
 
-bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out) {
+static ni_cuda_weight weight_of(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_mat *w = source->numbers;
-    if (!is_tile_weight(source, making))
-        return false;
     ni_cuda_tile_copy copy = tile_copy(be, making, true);
     const bool known = knows_amax(be, source, making, &copy);
-    *out = (ni_cuda_weight){.w = w->data,
+    return (ni_cuda_weight){.w = w->data,
                             .rows = w->rows,
                             .cols = w->cols,
                             .rule = copy.quantizer.rule,
@@ -173,7 +192,13 @@ bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_makin
                                     .scales = copy.scales,
                                     .tensor_scale = copy.tensor_scale,
                                     .head = known ? copy.head : making->out->memory}}};
-    return true;
+}
+
+bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out) {
+    const bool listed = is_tile_weight(source, making) && !making->stats;
+    if (listed)
+        *out = weight_of(be, source, making);
+    return listed;
 }
 
 nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err) {
@@ -189,9 +214,17 @@ nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, in
 }
 
 static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
-    ni_cuda_weight one;
-    ni_cuda_list_weight(be, source, making, &one);
-    return ni_cuda_make_weights(be, &one, 1, err);
+    const ni_cuda_weight one = weight_of(be, source, making);
+    NB_TRY(ni_cuda_make_weights(be, &one, 1, err));
+    if (!making->stats)
+        return NB_OK;
+    const nb_qtensor codes = ni_codes_of(making->out);
+    const int64_t chunks = (codes.rows + 15) / 16;
+    nb_quantize_stats *parts = ni_cuda_scratch(be, (size_t)(chunks + 1) * sizeof *parts, "statistics");
+    const int code = parts ? ni_cuda_quantize_stats(stream_of(be), parts + chunks, parts, &codes, one.w) : cudaSuccess;
+    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
+    ni_cuda_take_stats(be, &codes, parts + chunks, making->stats);
+    return NB_OK;
 }
 
 /* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */
@@ -399,9 +432,9 @@ static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_
 static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_mat *x = source->numbers;
-    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL, whole = ni_cuda_has_one_scale(q);
+    const bool rows = ni_has_row_scales(q), whole = ni_has_tensor_scale(q);
     if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
-        !ni_making_is_whole(source, making) || q->hadamard_size || q->scale_type != NB_SCALE_F32 || !(rows || whole) ||
+        !ni_making_is_whole(source, making) || q->hadamard_size || !(rows || whole) ||
         !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
         return false;
     const bool wide = x->dtype == NB_F32;
@@ -451,7 +484,7 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
                              const ni_making *making, nb_error *err) {
     nb_operand *out = making->out;
     ni_cuda_vector v = vector_copy(be, from, making);
-    if (ni_cuda_has_one_scale(&v.quantizer)) {
+    if (ni_has_tensor_scale(&v.quantizer)) {
         v.amax = source->numbers->amax;
         if (!v.amax) {
             const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
@@ -472,8 +505,8 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
 /* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
 
 static bool is_by_column(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL &&
-           q->block_cols == 1 && q->hadamard_size == 0 && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
+    return q->element == NB_ELEMENT_E2M1 && ni_has_column_scales(q) && q->hadamard_size == 0 &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
 }
 
 static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {
@@ -508,8 +541,7 @@ bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_maki
 
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err) {
-    enum { MOST = 48 };
-    const nb_operand *filled[MOST];
+    const nb_operand *filled[NI_CUDA_LIST_MOST];
     int fills = 0;
     uint32_t *amaxes =
         ni_cuda_scratch(be, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, "maxima of columns");
@@ -529,7 +561,7 @@ nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_ma
     const ni_source source = {.numbers = c->x};
     ni_cuda_double_source from;
     if (c->whole || c->x->rows == 0 || !is_vector_copy(&source, making, &from) || from.wide ||
-        ni_cuda_has_one_scale(ni_making_quantizer(making)))
+        ni_has_tensor_scale(ni_making_quantizer(making)))
         return ni_compose_clamped(be, c, making, err);
     const ni_cuda_vector v = vector_copy(be, &from, making);
     if (!ni_cuda_clamps_into_codes(&v, c->rest, c->x))
@@ -572,6 +604,9 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
+            NB_TRY(count_tiles(be, source, m, err));
+            if (pair)
+                NB_TRY(count_tiles(be, source, m + 1, err));
             i += pair;
         }
     }
@@ -591,9 +626,10 @@ static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_
 /* A whole and its pieces, the first `count` of them. */
 static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
     const ni_making *const whole = &makings[0];
-    if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->under ||
-        whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN || !sources[0].numbers->amax ||
-        !ni_cuda_has_tensor_outer(ni_making_quantizer(whole)) || !ni_cuda_patched_fits(sources[0].numbers->cols))
+    if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->stats ||
+        whole->under || whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN ||
+        !sources[0].numbers->amax || !ni_cuda_has_tensor_outer(ni_making_quantizer(whole)) ||
+        !ni_cuda_patched_fits(sources[0].numbers->cols))
         return false;
     for (int32_t i = 1; i < count; i++)
         if (!is_patch_of(&sources[0], whole, &sources[i], &makings[i]) || sources[i].columns != sources[1].columns ||
@@ -638,6 +674,16 @@ static void join_patch(nb_backend *be, ni_cuda_patch *patch, const ni_source *so
     makings[0].out->outer = outer;
 }
 
+/* The column copy of the same numbers, whose maximum is known. */
+static bool is_column_beside(const ni_source *base, const ni_source *source, const ni_making *m) {
+    const nb_mat *x = base->numbers, *y = source->numbers;
+    const nb_quantizer *q = ni_making_quantizer(m);
+    return m->transpose && is_tile_copy(source, m) && y->data == x->data && y->rows == x->rows && y->cols == x->cols &&
+           y->stride == x->stride && y->turned_amax && !m->under && !m->past && !m->now && q->round == NB_ROUND_EVEN &&
+           ni_cuda_has_tensor_outer(q) && ni_cuda_is_turned_as_known(q) &&
+           ni_cuda_patched_fits_columns(x->rows, x->cols);
+}
+
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                int32_t *made, nb_error *err) {
     const int32_t own = makings_of_first(makings, count);
@@ -663,9 +709,18 @@ nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const n
         join_patch(be, &patch, sources + *made, makings + *made, makings[0].out->outer);
         *made += own;
     }
+    ni_cuda_tile_copy column = {.values = NULL};
+    const bool both = *made < count && is_column_beside(&sources[0], &sources[*made], &makings[*made]);
+    if (both) {
+        column = tile_copy(be, &makings[*made], are_codes_read(be, &makings[*made]));
+        knows_amax(be, &sources[*made], &makings[*made], &column);
+        ++*made;
+    }
     for (int32_t i = 0; i < *made; i++)
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base,
+                                              both ? &column : NULL, &patch);
     ni_cuda_alphas_multiplied(be);
-    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
+    return ni_cuda_status(be, code, both ? "quantize: rows with a patch, and columns" : "quantize: rows with a patch",
+                          err);
 }

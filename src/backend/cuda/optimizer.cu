@@ -189,7 +189,7 @@ static __device__ void update(float *p, float *m, float *v, float grad, const sc
 }
 
 /* Plain tensors of one launch: as many as fit a kernel's arguments, cut into pieces that are a block's work each. */
-enum { MOST_TENSORS = 48, PIECE = 8192 };
+enum { PIECE = 8192 };
 
 typedef struct plain_tensor {
     float *param, *m, *v;
@@ -203,7 +203,7 @@ typedef struct plain_tensor {
 } plain_tensor;
 
 typedef struct plain_list {
-    plain_tensor at[MOST_TENSORS];
+    plain_tensor at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
 } plain_list;
@@ -618,7 +618,7 @@ int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t c
             continue;
         list.at[list.count++] = plain_of(t, step, list.blocks);
         list.blocks += (uint32_t)ni_divide_up(t->n, PIECE);
-        if (list.count == MOST_TENSORS)
+        if (list.count == NI_CUDA_LIST_MOST)
             launch_list(on, &list, step);
     }
     launch_list(on, &list, step);

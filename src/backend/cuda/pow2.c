@@ -2,9 +2,11 @@
  * and their products.
  */
 #include "backend/cuda/coded.h"
+#include "backend/cuda/list.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
 #include "backend/ref/operand_parts.h"
+#include "format/vector_scales.h"
 
 static bool in_sixteens(const nb_operand *o) {
     return o->rows > 0 && o->cols > 0 && o->rows % 16 == 0 && o->cols % 16 == 0 && o->rows <= INT32_MAX &&
@@ -33,11 +35,10 @@ static ni_cuda_pow2 parts_of(const nb_operand *made) {
 }
 
 nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, int count, nb_error *err) {
-    enum { MOST = 48 };
-    ni_cuda_pow2 parts[MOST];
+    ni_cuda_pow2 parts[NI_CUDA_LIST_MOST];
     int code = cudaSuccess;
-    for (int first = 0; first < count && !code; first += MOST) {
-        const int now = count - first < MOST ? count - first : MOST;
+    for (int first = 0; first < count && !code; first += NI_CUDA_LIST_MOST) {
+        const int now = count - first < NI_CUDA_LIST_MOST ? count - first : NI_CUDA_LIST_MOST;
         for (int i = 0; i < now; i++)
             parts[i] = parts_of(operands[first + i]);
         code = ni_cuda_launch_pow2_bytes(ni_cuda_of(be)->stream, parts, now);
@@ -64,10 +65,6 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 
 /* ---- by units of BF16 ---- */
 
-static bool has_rows(const nb_quantizer *q) {
-    return q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-}
-
 static bool in_bf16(nb_backend *be, const nb_operand *o) {
     return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
            !nb_quantizer_is_bf16(&o->other) &&
@@ -75,11 +72,11 @@ static bool in_bf16(nb_backend *be, const nb_operand *o) {
 }
 
 bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
-    return in_bf16(be, o) && has_rows(&o->quantizer);
+    return in_bf16(be, o) && ni_has_row_scales(&o->quantizer);
 }
 
 bool ni_cuda_borrow_carried(nb_backend *be, nb_operand *out, const nb_operand *from) {
-    const bool whole = has_rows(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
+    const bool whole = ni_has_row_scales(&from->quantizer) ? from->form & NI_CUDA_CARRIED : from->form == 0;
     if (!whole || from->form & NI_CUDA_BORROWED || !in_bf16(be, out) || !in_bf16(be, from))
         return false;
     out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | NI_CUDA_UNCODED | NI_CUDA_CARRIED;

@@ -4,16 +4,9 @@
 #include "backend/cuda/follow.cuh"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/vector.cuh"
+#include "format/vector_scales.h"
 
 enum { TOP = 6, SPREAD = 14, NOTHING = INT32_MIN };
-
-static __host__ __device__ bool has_columns(const nb_quantizer &q) {
-    return q.block_rows == NB_BLOCK_ALL && q.block_cols == 1;
-}
-
-static __host__ __device__ bool has_rows(const nb_quantizer &q) {
-    return q.block_rows == 1 && q.block_cols == NB_BLOCK_ALL;
-}
 
 /* ---- where things lie ---- */
 
@@ -22,17 +15,17 @@ static size_t rounded(size_t bytes) {
 }
 
 bool ni_cuda_is_pow2(const nb_quantizer *q) {
-    const bool whole = q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL,
-               wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2;
-    return q->scale_type == NB_SCALE_F32 && q->rule == NB_RULE_POW2 && q->hadamard_size == 0 &&
-           ((q->element == NB_ELEMENT_E2M1 && (has_rows(*q) || has_columns(*q))) || (wide && whole));
+    const bool wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2,
+               vectors = ni_has_row_scales(q) || ni_has_column_scales(q);
+    return q->rule == NB_RULE_POW2 && q->hadamard_size == 0 &&
+           ((q->element == NB_ELEMENT_E2M1 && vectors) || (wide && ni_has_tensor_scale(q)));
 }
 
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols) {
     const size_t one_way = rounded((size_t)(rows * cols));
     if (q->element != NB_ELEMENT_E2M1)
         return one_way;
-    return 2 * one_way + 256 + rounded((size_t)(has_rows(*q) ? rows : cols) * sizeof(uint32_t));
+    return 2 * one_way + 256 + rounded((size_t)(ni_has_row_scales(q) ? rows : cols) * sizeof(uint32_t));
 }
 
 ni_cuda_pow2 ni_cuda_pow2_place(const nb_qtensor *codes, void *room) {
@@ -50,7 +43,7 @@ ni_cuda_pow2 ni_cuda_pow2_place(const nb_qtensor *codes, void *room) {
 
 /* ---- which vectors are exact ---- */
 
-enum { MOST_LISTED = 48, SCALES_THREADS = 1024 };
+enum { SCALES_THREADS = 1024 };
 
 /* What the kernels read of an operand. */
 typedef struct listed {
@@ -65,7 +58,7 @@ typedef struct listed {
 } listed;
 
 typedef struct operand_list {
-    listed at[MOST_LISTED];
+    listed at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
 } operand_list;
@@ -174,7 +167,7 @@ static __global__ void __launch_bounds__(SCALES_THREADS) find_scales(const __gri
         found += all;
     }
     if (threadIdx.x == 0) {
-        *l.scale = ldexpf(1.0f, largest - TOP);
+        *l.scale = ldexpf(1.0f, largest - TOP); /* scales are 2^-127 and more (ni_vector_encode): never 0 */
         *l.wide = (uint32_t)found;
     }
 }
@@ -307,7 +300,7 @@ static listed listed_of(const ni_cuda_pow2 *p, uint32_t first_block) {
     const nb_quantizer *q = &p->codes.quantizer;
     listed l = {};
     l.codes = p->codes.codes;
-    l.columns = has_columns(*q);
+    l.columns = ni_has_column_scales(q);
     l.scales = p->codes.outer_scales;
     l.bytes = p->bytes;
     l.turned = p->turned;
@@ -438,7 +431,7 @@ int ni_cuda_launch_pow2_bytes(void *stream, const ni_cuda_pow2 *operands, int co
             list.at[list.count++] = listed_of(p, list.blocks);
             list.blocks += tiles;
         }
-        if (list.count == MOST_LISTED)
+        if (list.count == NI_CUDA_LIST_MOST)
             code = launch_list(on, &list);
     }
     return code ? code : launch_list(on, &list);
@@ -542,7 +535,7 @@ static __global__ void __launch_bounds__(NI_THREADS) mend_pow2(const __grid_cons
 }
 
 static mended_side side_of(const ni_cuda_pow2 *p, bool turned) {
-    mended_side s = {p->codes, p->wide, p->list, turned, has_columns(p->codes.quantizer) != turned};
+    mended_side s = {p->codes, p->wide, p->list, turned, ni_has_column_scales(&p->codes.quantizer) != turned};
     return s;
 }
 

@@ -21,20 +21,20 @@ typedef struct ni_tile_place {
     bool live;        /* not beyond the last column */
 } ni_tile_place;
 
+/* Of BANDS in a block. Where there is none, it is beyond the last column: its threads come together with the others. */
+template <int BANDS = 1>
 static __device__ inline ni_tile_place ni_tile_at(unsigned across, int64_t rows, int64_t cols) {
-    const int64_t r0 = ni_tile_row(rows);
+    const int64_t r0 = ni_tile_row<BANDS>(rows), first = threadIdx.x / NI_TILE_VECTORS;
     const int vector = threadIdx.x % NI_TILE_VECTORS;
     const int64_t c0 = (int64_t)across * NI_TILE_COLS, col = c0 + 8 * vector;
-    return {r0, c0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};
+    if (BANDS > 1 && r0 < 0)
+        return {0, cols, first, cols, vector, false};
+    return {r0, c0, r0 + first, col, vector, col < cols};
 }
 
-static __device__ inline ni_tile_place ni_tile_here(int64_t rows, int64_t cols) {
-    return ni_tile_at(blockIdx.x, rows, cols);
-}
-
-static inline dim3 ni_tile_grid(int64_t rows, int64_t cols) {
+static inline dim3 ni_tile_grid(int64_t rows, int64_t cols, int bands_of_block = 1) {
     enum { MOST = 65535 };
-    const int64_t bands = rows / NI_TILE_ROWS, deep = ni_divide_up(bands, MOST);
+    const int64_t bands = ni_divide_up(rows / NI_TILE_ROWS, bands_of_block), deep = ni_divide_up(bands, MOST);
     return dim3((unsigned)ni_divide_up(cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
 }
 
@@ -58,17 +58,20 @@ typedef struct ni_both_tables {
 
 static __device__ inline void ni_load_tables(ni_both_tables *tables, const ni_tile_room *room,
                                              const ni_cuda_both_copies &to) {
-    tables->row[threadIdx.x] = room->copies[0].table[threadIdx.x];
-    tables->column[threadIdx.x] = room->copies[1].table[threadIdx.x];
+    if (threadIdx.x < NI_TILE_BYTES) {
+        tables->row[threadIdx.x] = room->copies[0].table[threadIdx.x];
+        tables->column[threadIdx.x] = room->copies[1].table[threadIdx.x];
+    }
     ni_tell_amaxes<0>(&tables->known, ni_ask_amaxes<0>(to.row.now, to.column.now));
 }
 
-/* Both copies of a tile that lies in shared memory; `own` is this thread's part of it. Threads come together here, behind
- * whatever they wrote there. */
+/* Both copies of a tile that lies in shared memory; `own` is the part of this thread, which is the `thread`th of those that
+ * have the tile. All threads of the block come together here, behind whatever they wrote there. */
 template <int ROWS, int COLUMNS>
-static __device__ __forceinline__ void
-ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_both_tables &tables,
-             const uint32_t *tile, const uint4 *own, const ni_tile_place &at, int64_t rows, int64_t cols) {
+static __device__ __forceinline__ void ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room,
+                                                    const ni_both_tables &tables, const uint32_t *tile,
+                                                    const uint4 *own, const ni_tile_place &at, int64_t rows,
+                                                    int64_t cols, int thread = threadIdx.x) {
     uint32_t pairs = 0;
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++)
@@ -86,13 +89,12 @@ ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_b
         ni_encode_rows<ROWS, false>(across, own, at.row, at.col, cols, at.live);
     const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, room->copies[1].drawn,
                              room->copies[1].tame};
-    const int64_t c = at.c0 + 2 * threadIdx.x;
+    const int64_t c = at.c0 + 2 * thread;
     uint32_t turned = 0;
     if (c < cols)
-        turned =
-            down.tame && !wild
-                ? ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, true>(down, tile + threadIdx.x, rows, at.r0, c, 0)
-                : ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, false>(down, tile + threadIdx.x, rows, at.r0, c, 0);
+        turned = down.tame && !wild
+                     ? ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, true>(down, tile + thread, rows, at.r0, c, 0)
+                     : ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, false>(down, tile + thread, rows, at.r0, c, 0);
     __syncwarp();
     if (to.column.now)
         ni_join_known(to.column.now, turned, tables.known.turned);

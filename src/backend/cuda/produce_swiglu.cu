@@ -14,7 +14,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
                    const __grid_constant__ ni_cuda_both_copies to) {
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_both_tables tables;
-    const ni_tile_place at = ni_tile_here(s.rows, s.cols);
+    const ni_tile_place at = ni_tile_at(blockIdx.x, s.rows, s.cols);
     uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS];
     if (at.r0 < 0)
         return;
@@ -46,15 +46,18 @@ static __device__ inline slope_words load_words(const ni_cuda_swiglu_tiles &s, c
     return {{*(const uint4 *)(s.gate + from)}, {*(const uint4 *)(s.up + from)}, {*(const uint4 *)(s.dy + from)}};
 }
 
-/* A row of the thread's four at a time: all at once they are more instructions than their caches hold. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
+/* Tiles of a block. They are more code than a scheduler's cache holds, and with two its warps fetch the same. */
+enum { SLOPE_BANDS = 2 };
+
+/* A row of the thread's four at a time: all at once they are more instructions still. */
+static __global__ void __launch_bounds__(NI_TILE_THREADS *SLOPE_BANDS, 3)
     produce_slopes(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room, const ni_tile_room *of_up,
                    const __grid_constant__ slope_copies to) {
-    __shared__ __align__(16) uint32_t tiles[2][NI_TILE_ROWS * NI_TILE_PITCH];
+    __shared__ __align__(16) uint32_t all[SLOPE_BANDS][2][NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_both_tables tables[2];
-    const ni_tile_place at = ni_tile_here(s.rows, s.cols);
-    if (at.r0 < 0)
-        return;
+    static_assert(SLOPE_BANDS == 2, "each band loads the tables of one matrix");
+    uint32_t(*const tiles)[NI_TILE_ROWS * NI_TILE_PITCH] = all[threadIdx.y];
+    const ni_tile_place at = ni_tile_at<SLOPE_BANDS>(blockIdx.x, s.rows, s.cols);
     slope_words now = load_words(s, at, 0);
 #pragma unroll 1
     for (int i = 0; i < NI_OWN_ROWS; i++) {
@@ -67,8 +70,10 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
         now = next;
     }
     ni_wait_for_it();
-    ni_load_tables(&tables[0], room, to.of[0]);
-    ni_load_tables(&tables[1], of_up, to.of[1]);
+    if (threadIdx.y == 0)
+        ni_load_tables(&tables[0], room, to.of[0]);
+    else
+        ni_load_tables(&tables[1], of_up, to.of[1]);
 #pragma unroll 1
     for (int which = 0; which < 2; which++) {
         uint4 own[NI_OWN_ROWS];
@@ -94,6 +99,7 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
     const int code = ni_cuda_set_tile_scales(stream, room, to, 2);
     if (code != cudaSuccess)
         return code;
-    return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
-                               *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
+    return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols, SLOPE_BANDS),
+                               dim3(NI_TILE_THREADS, SLOPE_BANDS), 0, *s, (const ni_tile_room *)rooms[0],
+                               (const ni_tile_room *)rooms[1], copies);
 }

@@ -187,8 +187,11 @@ typedef struct ni_cuda_patch {
     int64_t at[2]; /* first column of each in the operand */
 } ni_cuda_patch;
 bool ni_cuda_patched_fits(int64_t cols);
+/* And whether the column copy of the same numbers, to nearest and turned as nb_mat.turned_amax has it, is made too. */
+bool ni_cuda_patched_fits_columns(int64_t rows, int64_t cols);
+/* `column`: NULL, nobody asks. */
 int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base,
-                             const ni_cuda_patch *patch);
+                             const ni_cuda_tile_copy *column, const ni_cuda_patch *patch);
 /* One FP32 scale a row or a tensor, or none; a whole operand of numbers as they lie, columns in eights, to nearest or
  * up. */
 typedef struct ni_cuda_vector {
@@ -235,8 +238,16 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
 int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
 
-/* chunks [ceil(rows/16)]: what the quantization of x into `t` did, 16 rows each. */
-int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x);
+/* ---- what a quantization did (quantize_stats.cu): *total, but for its counts of elements and blocks ---- */
+
+/* Of x into `t`; chunks [ceil(rows/16)]. */
+int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *chunks, const nb_qtensor *t,
+                           const float *x);
+
+/* Of a whole row copy, or column copy (`down`), of blocks of 16 that quantize_tiles made; parts [NI_CUDA_STATS_PARTS]. */
+enum { NI_CUDA_STATS_PARTS = 1056 };
+int ni_cuda_tile_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *parts, const ni_cuda_tile_source *s,
+                       const nb_qtensor *t, bool down, const ni_cuda_noise *noise);
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,7 @@
 #include "backend/cuda/narrow.cuh"
 #include "backend/cuda/vector.cuh"
 
-enum { MOST_LISTED = 48, BAND = 256, ROWS = 128 }; /* a block's columns and rows */
+enum { BAND = 256, ROWS = 128 }; /* a block's columns and rows */
 
 typedef struct listed_columns {
     ni_scaled from;
@@ -19,7 +19,7 @@ typedef struct listed_columns {
 } listed_columns;
 
 typedef struct column_list {
-    listed_columns at[MOST_LISTED];
+    listed_columns at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
 } column_list;
@@ -126,7 +126,7 @@ int ni_cuda_quantize_columns(void *stream, const ni_cuda_columns *weights, int c
     int code = cudaMemsetAsync(amaxes, 0, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, on);
     for (int i = 0; i < count && !code; i++) {
         const ni_cuda_columns *const w = &weights[i];
-        if (list.count == MOST_LISTED || (i && w->round != w[-1].round))
+        if (list.count == NI_CUDA_LIST_MOST || (i && w->round != w[-1].round))
             code = launch_list(on, &list, w[-1].round);
         listed_columns l = {};
         l.from = w->from;

@@ -227,7 +227,7 @@ int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const 
 
 /* ---- weights: rows of many matrices a launch ---- */
 
-enum { MOST_LISTED = 48, LISTED_THREADS = 128 };
+enum { LISTED_THREADS = 128 };
 
 typedef struct listed_rows {
     const float *from;
@@ -241,7 +241,7 @@ typedef struct listed_rows {
 } listed_rows;
 
 typedef struct row_list {
-    listed_rows at[MOST_LISTED];
+    listed_rows at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t rows;
 } row_list;
@@ -276,7 +276,7 @@ int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, con
     row_list list = {};
     int code = cudaSuccess;
     for (int i = 0; i < count && !code; i++) {
-        if (list.count == MOST_LISTED || (i && v[i].quantizer.round != v[i - 1].quantizer.round) ||
+        if (list.count == NI_CUDA_LIST_MOST || (i && v[i].quantizer.round != v[i - 1].quantizer.round) ||
             list.rows + s[i].rows > INT32_MAX)
             code = launch_row_list(on, &list, v[i - 1].quantizer.round);
         listed_rows l = {};
@@ -308,7 +308,7 @@ typedef struct decoded_rows {
 } decoded_rows;
 
 typedef struct decode_list {
-    decoded_rows at[MOST_LISTED];
+    decoded_rows at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
 } decode_list;
@@ -358,7 +358,7 @@ int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from,
         t.first_block = list.blocks;
         list.at[list.count++] = t;
         list.blocks += (uint32_t)ni_divide_up(t.eights, DECODED_EIGHTS * NI_THREADS);
-        if (list.count == MOST_LISTED)
+        if (list.count == NI_CUDA_LIST_MOST)
             code = launch_decode_list((cudaStream_t)stream, &list);
     }
     return code ? code : launch_decode_list((cudaStream_t)stream, &list);

@@ -4,6 +4,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/maxima.h"
+#include "backend/cuda/rows.h"
 
 #include <stdlib.h>
 #include <string.h>

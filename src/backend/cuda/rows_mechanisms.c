@@ -1,4 +1,5 @@
 /* rows_mechanisms.c: what recipes do beyond quantizing, and what the lens measures, handed to their kernels. */
+#include "backend/cuda/crests.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -143,19 +144,19 @@ static double *parts_for(nb_backend *be, int64_t count, const char *what) {
 }
 
 void ni_cuda_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
-    double *parts = parts_for(be, 4 * a->cols, "measure_gate");
+    double *parts = parts_for(be, ni_cuda_column_sums(4, a->rows, a->cols), "measure_gate");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_gate(stream_of(be), out, a, bias, parts), "measure_gate");
 }
 
 void ni_cuda_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
-    double *parts = parts_for(be, 3 * x->cols, "measure_pair");
+    double *parts = parts_for(be, ni_cuda_column_sums(3, x->rows, x->cols), "measure_pair");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_pair(stream_of(be), out, x, y, parts), "measure_pair");
 }
 
 void ni_cuda_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
-    double *parts = parts_for(be, a->rows, "measure_alignment");
+    double *parts = parts_for(be, ni_cuda_row_sums(a->rows, a->cols), "measure_alignment");
     if (parts)
         ni_cuda_good(be, ni_cuda_launch_measure_alignment(stream_of(be), out, a, b, parts), "measure_alignment");
 }
@@ -183,6 +184,14 @@ void ni_cuda_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float
     if (partial)
         ni_cuda_good(be, ni_cuda_launch_measure(stream_of(be), x, partial, moments, column_amax, tile_crest),
                      "measure");
+}
+
+void ni_cuda_summarize_crests(nb_backend *be, const ni_crest_map *maps, int32_t count) {
+    ni_cuda_good(be, ni_cuda_launch_crests(stream_of(be), maps, count), "summarize_crests");
+}
+
+void ni_cuda_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scales, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_count_scales(stream_of(be), counts, scales, n), "count_scales");
 }
 
 void ni_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,

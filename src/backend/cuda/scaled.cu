@@ -68,8 +68,8 @@ int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled
 
 /* ---- many tensors: as many as fit a kernel's arguments, cut into pieces that are a block's work each ---- */
 
-enum { MOST_ENCODED = 48, PIECE = 8192 };
-static_assert((int)MOST_ENCODED <= (int)NI_CUDA_ADAMW_AMAXES, "the scratch of maxima is too small");
+enum { PIECE = 8192 };
+static_assert((int)NI_CUDA_LIST_MOST <= (int)NI_CUDA_ADAMW_AMAXES, "the scratch of maxima is too small");
 
 typedef struct encoded_tensor {
     ni_scaled to;
@@ -80,7 +80,7 @@ typedef struct encoded_tensor {
 } encoded_tensor;
 
 typedef struct encode_list {
-    encoded_tensor at[MOST_ENCODED];
+    encoded_tensor at[NI_CUDA_LIST_MOST];
     int count;
     uint32_t blocks;
     uint32_t *amaxes; /* [count], cleared */
@@ -171,7 +171,7 @@ int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float 
         t.fours = n[i] % 4 == 0 && ni_has_fours(to[i]) && ni_aligned(from[i]);
         list.at[list.count++] = t;
         list.blocks += (uint32_t)ni_divide_up(n[i], PIECE);
-        if (list.count == MOST_ENCODED)
+        if (list.count == NI_CUDA_LIST_MOST)
             code = launch_encode((cudaStream_t)stream, &list);
     }
     return code ? code : launch_encode((cudaStream_t)stream, &list);

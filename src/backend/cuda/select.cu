@@ -5,28 +5,13 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/ordered.cuh"
 #include "backend/ref/select.h"
 
 #include <cub/device/device_radix_sort.cuh>
 
-enum { CHUNK = 256 };
-
 static size_t rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
-}
-
-static __device__ double number(const nb_mat &m, int64_t r, int64_t c) {
-    int64_t at = r * m.stride + c;
-    return m.dtype == NB_BF16 ? (double)ni_bf16_value(((const uint16_t *)m.data)[at])
-                              : (double)((const float *)m.data)[at];
-}
-
-static __device__ double plus(double a, double b) {
-    return __dadd_rn(a, b);
-}
-
-static __device__ double times(double a, double b) {
-    return __dmul_rn(a, b);
 }
 
 /* ---- the k largest: a stable sort by keys whose order is that of the scores ---- */
@@ -186,123 +171,6 @@ int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const
     if (n > 0)
         add_flips<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before,
                                                                                                  widths, n);
-    return cudaGetLastError();
-}
-
-/* ---- sums by columns: a thread a column, then one thread over the columns in order ---- */
-
-enum { GATE = 4, PAIR = 3 };
-
-static __global__ void gate_columns(double *parts, nb_mat a, nb_mat bias) {
-    for (NI_EACH(c, a.cols)) {
-        double least = INFINITY, greatest = -INFINITY, sums[2] = {0, 0};
-        for (int64_t first = 0; first < a.rows; first += CHUNK) {
-            double sum = 0, squares = 0;
-            for (int64_t r = first; r < a.rows && r < first + CHUNK; r++) {
-                double x = plus(number(a, r, c), bias.data ? number(bias, 0, c) : 0.0);
-                least = fmin(least, x);
-                greatest = fmax(greatest, x);
-                sum = plus(sum, x);
-                squares = plus(squares, times(x, x));
-            }
-            sums[0] = plus(sums[0], sum);
-            sums[1] = plus(sums[1], squares);
-        }
-        parts[GATE * c] = least;
-        parts[GATE * c + 1] = greatest;
-        parts[GATE * c + 2] = sums[0];
-        parts[GATE * c + 3] = sums[1];
-    }
-}
-
-static __global__ void gate_total(double *out, const double *parts, int64_t cols) {
-    const int i = (int)threadIdx.x;
-    double all = i == 0 ? INFINITY : i == 1 ? -INFINITY : 0.0;
-    for (int64_t c = 0; c < cols; c++) {
-        double one = parts[GATE * c + i];
-        all = i == 0 ? fmin(all, one) : i == 1 ? fmax(all, one) : plus(all, one);
-    }
-    out[i] = all;
-}
-
-int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts) {
-    cudaStream_t on = (cudaStream_t)stream;
-    nb_mat none = {};
-    if (a->cols > 0)
-        gate_columns<<<ni_grid(ni_divide_up(a->cols, 32)), 32, 0, on>>>(parts, *a, bias ? *bias : none);
-    gate_total<<<1, GATE, 0, on>>>(out, parts, a->cols);
-    return cudaGetLastError();
-}
-
-static __global__ void pair_columns(double *parts, nb_mat x, nb_mat y) {
-    for (NI_EACH(c, x.cols)) {
-        double sums[PAIR] = {0, 0, 0};
-        for (int64_t first = 0; first < x.rows; first += CHUNK) {
-            double chunk[PAIR] = {0, 0, 0};
-            for (int64_t r = first; r < x.rows && r < first + CHUNK; r++) {
-                double u = number(x, r, c), v = number(y, r, c), d = plus(u, -v);
-                chunk[0] = plus(chunk[0], times(u, u));
-                chunk[1] = plus(chunk[1], times(d, d));
-                chunk[2] = plus(chunk[2], times(u, v));
-            }
-            for (int i = 0; i < PAIR; i++)
-                sums[i] = plus(sums[i], chunk[i]);
-        }
-        for (int i = 0; i < PAIR; i++)
-            parts[PAIR * c + i] = sums[i];
-    }
-}
-
-static __global__ void pair_total(double *out, const double *parts, int64_t cols) {
-    double all = 0;
-    for (int64_t c = 0; c < cols; c++)
-        all = plus(all, parts[PAIR * c + threadIdx.x]);
-    out[threadIdx.x] = all;
-}
-
-int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (x->cols > 0)
-        pair_columns<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(parts, *x, *y);
-    pair_total<<<1, PAIR, 0, on>>>(out, parts, x->cols);
-    return cudaGetLastError();
-}
-
-static __global__ void row_alignments(double *parts, nb_mat a, nb_mat b) {
-    for (NI_EACH(r, a.rows)) {
-        double dot = 0, aa = 0, bb = 0;
-        for (int64_t first = 0; first < a.cols; first += CHUNK) {
-            double chunk[3] = {0, 0, 0};
-            for (int64_t c = first; c < a.cols && c < first + CHUNK; c++) {
-                double x = number(a, r, c), y = number(b, r, c);
-                chunk[0] = plus(chunk[0], times(x, y));
-                chunk[1] = plus(chunk[1], times(x, x));
-                chunk[2] = plus(chunk[2], times(y, y));
-            }
-            dot = plus(dot, chunk[0]);
-            aa = plus(aa, chunk[1]);
-            bb = plus(bb, chunk[2]);
-        }
-        parts[r] = aa > 0 && bb > 0 ? fabs(dot) / sqrt(times(aa, bb)) : 0.0;
-    }
-}
-
-static __global__ void alignment_total(double *out, const double *parts, int64_t rows) {
-    double sum = 0;
-    for (int64_t first = 0; first < rows; first += CHUNK) {
-        double chunk = 0;
-        for (int64_t r = first; r < rows && r < first + CHUNK; r++)
-            chunk = plus(chunk, parts[r]);
-        sum = plus(sum, chunk);
-    }
-    *out = sum / (double)rows;
-}
-
-int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (a->rows > 0)
-        row_alignments<<<ni_grid(ni_divide_up(a->rows, 32)), 32, 0, on>>>(parts, *a, *b);
-    alignment_total<<<1, 1, 0, on>>>(out, parts, a->rows);
     return cudaGetLastError();
 }
 

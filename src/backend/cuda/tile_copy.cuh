@@ -20,10 +20,11 @@ enum {
 /* Blocks of a multiprocessor: 64 registers a thread. */
 enum { NI_TILE_BLOCKS = 8 };
 
-/* The first row of this block's tile, the last band first: what was written last lies in the cache still, and products
- * begin where this ends. Negative: none. */
-static __device__ inline int64_t ni_tile_row(int64_t rows) {
-    return (rows / NI_TILE_ROWS - 1 - (blockIdx.y + (int64_t)blockIdx.z * gridDim.y)) * NI_TILE_ROWS;
+/* The first row of this thread's tile, of which a block has BANDS one below the other (threadIdx.y), the last band first: what
+ * was written last lies in the cache still, and products begin where this ends. Negative: none. */
+template <int BANDS = 1> static __device__ inline int64_t ni_tile_row(int64_t rows) {
+    const int64_t group = blockIdx.y + (int64_t)blockIdx.z * gridDim.y;
+    return (rows / NI_TILE_ROWS - 1 - (BANDS == 1 ? group : group * BANDS + threadIdx.y)) * NI_TILE_ROWS;
 }
 
 /* What all blocks of one copy share. */
@@ -226,12 +227,12 @@ template <bool TAME> static __device__ inline void ni_turn_two(float *a, float *
 
 template <bool TAME, int TURN>
 static __device__ inline void ni_load_columns(ni_two_columns<TURN> &x, const ni_copying &, const uint32_t *tile,
-                                              uint32_t) {
+                                              int pitch, uint32_t) {
     float a[16], b[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         const bool minus = NI_FIXED_SIGNS >> i & 1u;
-        x.pairs[i] = tile[i * NI_TILE_PITCH];
+        x.pairs[i] = tile[i * pitch];
         a[i] = minus ? -ni_low_of(x.pairs[i]) : ni_low_of(x.pairs[i]);
         b[i] = minus ? -ni_high_of(x.pairs[i]) : ni_high_of(x.pairs[i]);
     }
@@ -245,10 +246,10 @@ static __device__ inline void ni_load_columns(ni_two_columns<TURN> &x, const ni_
 
 template <bool TAME>
 static __device__ inline void ni_load_columns(ni_two_columns<NI_AS_IT_SAYS> &x, const ni_copying &to,
-                                              const uint32_t *tile, uint32_t signs) {
+                                              const uint32_t *tile, int pitch, uint32_t signs) {
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        const uint32_t pair = tile[i * NI_TILE_PITCH] ^ (signs >> i & 1u) * NI_PAIR_SIGNS;
+        const uint32_t pair = tile[i * pitch] ^ (signs >> i & 1u) * NI_PAIR_SIGNS;
         x.a[i] = ni_low_of(pair);
         x.b[i] = ni_high_of(pair);
     }
@@ -312,14 +313,14 @@ static __device__ inline void ni_store_column_codes(const ni_cuda_tile_copy &cop
     copy.scales[column * (copy.contraction / 16) + block] = byte;
 }
 
-/* Columns c and c + 1 of the tile whose first row is r0; returns the largest magnitude of both. */
+/* Columns c and c + 1 of the tile whose first row is r0, `pitch` words a row; returns the largest magnitude of both. */
 template <int ROUND, int TURN, bool TAME>
 static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const uint32_t *tile, int64_t rows,
-                                                    int64_t r0, int64_t c, uint32_t signs) {
+                                                    int64_t r0, int64_t c, uint32_t signs, int pitch = NI_TILE_PITCH) {
     const ni_cuda_tile_copy &copy = to.copy;
     ni_two_columns<TURN> x;
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
-    ni_load_columns<TAME>(x, to, tile, signs);
+    ni_load_columns<TAME>(x, to, tile, pitch, signs);
     ni_find_amaxes<TAME>(x, &amax_a, &amax_b);
     constexpr bool turned = TURN != NI_NOT_TURNED;
     const float s_inner = !TAME && to.tame ? ni_f32_mul(to.s_inner, 1.0f / ni_turn_factor(turned)) : to.s_inner;

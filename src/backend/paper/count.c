@@ -1,4 +1,5 @@
 /* count.c: the paper backend's ledger, and memory that is none. */
+#include "backend/cpu/ops_kernels.h"
 #include "backend/paper/paper.h"
 
 #include <stdio.h>
@@ -60,12 +61,26 @@ static ni_paper_entry *entry_of(ni_paper *p, ni_paper_row row, ni_paper_kind kin
     return e;
 }
 
+/* On a processor memory is one thread's, and so are small rows. On a GPU a call is a kernel. */
+static int64_t regions_of(const ni_paper *p, ni_paper_row row, const ni_paper_cost *cost) {
+    const bool memory = row == NI_PAPER_ROW_upload || row == NI_PAPER_ROW_download || row == NI_PAPER_ROW_copy ||
+                        row == NI_PAPER_ROW_fill_zero;
+    if (p->hopper)
+        return 1;
+    if (cost->regions > 0)
+        return cost->regions;
+    return !memory && cost->read + cost->written > NI_SPAN_SERIAL * sizeof(float);
+}
+
 void ni_paper_note(nb_backend *be, ni_paper_row row, ni_paper_cost cost) {
     ni_paper_entry *e = entry_of(be->state, row, cost.kind, cost.formats ? cost.formats : "");
     e->calls++;
+    e->regions += regions_of(be->state, row, &cost);
     e->read += cost.read;
     e->written += cost.written;
     e->flops += cost.flops;
+    e->beside = cost.also > 0 ? cost.beside : e->beside;
+    e->also += cost.also;
 }
 
 void ni_paper_start_over(ni_paper *p) {

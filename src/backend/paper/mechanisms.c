@@ -19,12 +19,12 @@ static double floats(int64_t n) {
     return sizeof(float) * (double)n;
 }
 
-/* Scale, cell, power by exponential and logarithm, cap, product. */
+/* Scale, cell, power by exponential and logarithm (which has a quotient), cap, product. */
 void ni_paper_dge(nb_backend *be, void *dw, const ni_scaled *w, const nb_operand *codes, double k, double cap) {
     const int64_t n = codes->rows * codes->cols;
     const double scales = codes_bytes(codes) - (double)n / 2;
-    NI_PAPER_NOTE(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n), NI_PAPER_work,
-                  9.0 * (double)n);
+    NI_PAPER_NOTE_WORK(dge, floats(n) + (double)n * (double)nb_dtype_size(w->dtype) + scales, floats(n),
+                       NI_PAPER_functions, 7.0 * (double)n, 9.0 * (double)n);
 }
 
 /* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */
@@ -59,7 +59,7 @@ nb_status ni_paper_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_
 
 void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
                           const float *past) {
-    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_work, 4 * count_of(x));
+    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_stages, 3 * count_of(x));
 }
 
 void ni_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
@@ -121,6 +121,17 @@ void ni_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const 
 
 void ni_paper_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
     NI_PAPER_NOTE(measure, ni_paper_mat_bytes(x), 0, NI_PAPER_work, 8 * count_of(x));
+}
+
+void ni_paper_summarize_crests(nb_backend *be, const ni_crest_map *maps, int32_t count) {
+    int64_t crests = 0;
+    for (int32_t i = 0; i < count; i++)
+        crests += maps[i].rows * maps[i].cols;
+    NI_PAPER_NOTE(summarize_crests, floats(crests), 0, NI_PAPER_work, 2.0 * (double)crests);
+}
+
+void ni_paper_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scales, int64_t n) {
+    NI_PAPER_NOTE(count_scales, (double)n, 16.0 * sizeof *counts, NI_PAPER_work, (double)n);
 }
 
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,

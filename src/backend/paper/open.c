@@ -1,6 +1,7 @@
 /* open.c: the paper backend made and unmade. */
 #include "backend/backend.h"
 #include "backend/paper/paper.h"
+#include "backend/ref/operand_parts.h"
 
 #include <stdlib.h>
 
@@ -29,6 +30,8 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
 #include "backend/ops.inc"
     object->backend.paper = true;
     object->backend.host_memory = !hopper;
+    object->backend.lends_codes = ni_lends_codes;
+    object->backend.wants_amax = hopper; /* as cuda/open.c says: early wgrad.x is memory */
     if (hopper)
         object->backend.logit_elements = NI_LOGITS_GPU;
     *out = &object->backend;

@@ -130,14 +130,20 @@ static double numbers_bytes(const nb_operand *o) {
     return ni_paper_bytes(o->rows * o->cols, NB_BF16);
 }
 
+/* On Hopper there is room for codes whether they are kept or not (cuda/operand_layout.c). */
 size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
     if (!paper(be)->hopper)
         return ni_cpu_operand_bytes(&paper(be)->machine, o);
-    if (ni_is_plain(o))
-        return 0;
+    return ni_is_plain(o) ? 0 : ni_canonical_bytes(o) + (size_t)round_64(numbers_bytes(o));
+}
+
+/* What is written of it. */
+static double kept_bytes(nb_backend *be, const nb_operand *o) {
+    if (!paper(be)->hopper)
+        return (double)ni_cpu_operand_bytes(&paper(be)->machine, o);
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
-    const double codes = o->reread ? (double)size.total : round_64((double)size.outer_scales);
-    return (size_t)(NI_HEAD_BYTES + codes + round_64(numbers_bytes(o)));
+    return NI_HEAD_BYTES + (o->reread ? (double)size.total : round_64((double)size.outer_scales)) +
+           round_64(numbers_bytes(o));
 }
 
 /* What a product reads of an operand. */
@@ -160,17 +166,28 @@ static double written_bytes(nb_backend *be, const ni_making *m, int64_t rows, in
     if (ni_is_plain(m->out))
         return ni_paper_bytes(rows * cols, m->out->numbers.dtype);
     const double share = (double)(rows * cols) / (double)(m->out->rows * m->out->cols);
-    return share * (double)ni_paper_operand_bytes(be, m->out);
+    return share * kept_bytes(be, m->out);
 }
 
-/* Maximum, scale, rounding; the stages of a rotation, its signs and its last factor. */
-static double quantizing(const nb_quantizer *q) {
-    double work = 3;
-    if (q->hadamard_size)
-        work += 2;
-    for (int32_t n = q->hadamard_size; n > 1; n /= 2)
-        work++;
-    return work;
+/* Stages that each number goes through: its block's scale, rounding; what random bits, blocks of several rows, codes of
+ * eight bits, turning, and another scale that is tried add. A rotation stays in registers and counts nothing, but under
+ * a tensor's scale numbers are rotated twice: once for that scale. */
+static double quantizing(const ni_making *m) {
+    const nb_quantizer *q = ni_making_quantizer(m);
+    const bool tile = q->block_rows != NB_BLOCK_ALL && q->block_rows > 1;
+    return 2.0 + nb_quantizer_draws_bits(q) + tile + (q->element != NB_ELEMENT_E2M1) + m->transpose +
+           2 * (q->four_six != NB_FOUR_SIX_NONE) + (q->hadamard_size > 0 && q->outer == NB_OUTER_TENSOR);
+}
+
+/* Regions of threads (cpu/operand.c): one that quantizes; before it one that looks for a tensor's largest magnitude
+ * that nobody knows, behind it one that lays out what products read of a right operand, if that is worth one. */
+static int64_t regions_of(nb_backend *be, const ni_source *source, const ni_making *m, double numbers) {
+    const nb_quantizer *q = ni_making_quantizer(m);
+    const bool tensor = q->outer == NB_OUTER_TENSOR || (q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL);
+    const bool known = m->under || m->past || (source->numbers && source->numbers->amax && !q->hadamard_size);
+    if (paper(be)->hopper || ni_is_plain(m->out))
+        return 1;
+    return 1 + (tensor && !known) + (m->out->side == NI_RIGHT && ni_cpu_team(&paper(be)->machine, 8 * numbers) > 1);
 }
 
 /* What quantizing works in on the CPU (cpu/operand.c, cpu/quantize.c). */
@@ -194,7 +211,8 @@ static void note_making_memory(nb_backend *be, const ni_source *source, const ni
 nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                  nb_error *err) {
     int64_t rows, cols;
-    double written = 0, work = 0;
+    double written = 0, work = 0, stages = 0;
+    int64_t regions = !ni_source_is_simple(source);
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
     ni_source_shape(source, &rows, &cols);
@@ -206,14 +224,23 @@ nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const 
     for (int32_t i = 0; i < count; i++) {
         const ni_making *m = &makings[i];
         written += written_bytes(be, m, rows, cols);
-        work += n * (ni_is_plain(m->out) ? 1 : quantizing(ni_making_quantizer(m)));
+        work += n * (ni_is_plain(m->out) + (source->minus != NULL));
+        stages += n * ((ni_is_plain(m->out) ? 0 : quantizing(m)) + (source->operand != NULL));
+        regions += regions_of(be, source, m, n);
         note_making_memory(be, source, m, rows, cols);
         if (!ni_is_plain(m->out))
             m->out->outer = ni_codes_of(m->out).tensor_scale;
         if (m->stats)
             *m->stats = (nb_quantize_stats){.elements = rows * cols};
     }
-    NI_PAPER_NOTE(make_operands, read, written, NI_PAPER_work, work + n * (source->minus != NULL));
+    ni_paper_note(be, NI_PAPER_ROW_make_operands,
+                  (ni_paper_cost){.read = read,
+                                  .written = written,
+                                  .kind = NI_PAPER_stages,
+                                  .flops = stages,
+                                  .beside = NI_PAPER_work,
+                                  .also = work,
+                                  .regions = regions});
     return NB_OK;
 }
 
@@ -230,7 +257,8 @@ nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_
 }
 
 nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_moves, 0);
+    NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_stages,
+                  3.0 * (double)(from->rows * from->cols)); /* decoded, turned, encoded */
     out->outer = ni_codes_of(out).tensor_scale;
     return NB_OK;
 }
@@ -248,7 +276,8 @@ nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *f
     const double n = (double)(from->rows * from->cols);
     const double read = ni_is_plain(from) ? ni_paper_mat_bytes(&from->numbers)
                                           : (double)nb_qtensor_bytes(&from->quantizer, from->rows, from->cols).total;
-    NI_PAPER_NOTE(decode, read, ni_paper_bytes(from->rows * from->cols, out->dtype), NI_PAPER_work, 2 * n);
+    NI_PAPER_NOTE(decode, read, ni_paper_bytes(from->rows * from->cols, out->dtype), NI_PAPER_stages,
+                  n); /* decoded; and a scale each */
     if (columns)
         ni_paper_room(be, NI_ROOM_PART, ni_paper_bytes(from->rows * from->cols, out->dtype));
     return NB_OK;
@@ -320,15 +349,19 @@ static double sparse_bytes(const ni_sparse *s, int64_t rows) {
            (double)rows * sizeof *s->count;
 }
 
+/* `codes`: numbers of B that a processor decodes and turns before. */
 static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const ni_sparse *s, double b_bytes,
-                        bool last) {
-    const double out = ni_paper_mat_bytes(c);
+                        double codes, bool last) {
+    const double out = ni_paper_mat_bytes(c), passing = codes * (double)nb_dtype_size(NB_BF16);
     ni_paper_note(be, row,
-                  (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + (last ? out : 0),
-                                  .written = last ? out : 0,
+                  (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + passing + (last ? out : 0),
+                                  .written = passing + (last ? out : 0),
                                   .kind = NI_PAPER_sparse,
                                   .flops = 2.0 * sparse_entries(s, c->rows) * (double)c->cols,
-                                  .formats = s->exact ? "sparse f32" : "sparse bf16"});
+                                  .formats = s->exact ? "sparse f32" : "sparse bf16",
+                                  .beside = NI_PAPER_stages,
+                                  .also = 2 * codes,
+                                  .regions = 1 + (codes > 0)});
 }
 
 /* Vectors; C is counted with the first term. */
@@ -343,13 +376,37 @@ static void note_outer(nb_backend *be, const nb_mat *c, const ni_outer *outer) {
                                   .formats = "outer f32"});
 }
 
+/* Codes that a product decodes before it multiplies: all of A, and B where no form of it is kept. */
+static double decoded_numbers(nb_backend *be, const ni_term *t, ni_paper_kind kind) {
+    if (kind != NI_PAPER_decoded)
+        return 0;
+    const double a = ni_is_plain(t->a) ? 0 : (double)(t->a->rows * t->a->cols);
+    const bool kept = ni_is_plain(t->b) || form_is_kept(be, t->a, t->b);
+    return a + (kept ? 0 : (double)(t->b->rows * t->b->cols));
+}
+
+/* On a processor a C in BF16 that is more than one product is summed in FP32, which every term but the first reads, and
+ * cast in the end (cpu/multiply.c). */
+static void note_sum(nb_backend *be, const nb_mat *c, int32_t count) {
+    const double n = (double)(c->rows * c->cols), pass = sizeof(float) * n;
+    ni_paper_note(be, NI_PAPER_ROW_multiply,
+                  (ni_paper_cost){.read = count * pass,
+                                  .written = count * pass,
+                                  .kind = NI_PAPER_work,
+                                  .flops = count * n,
+                                  .formats = "sums in f32"});
+}
+
 /* C is written once, with the first term; an entry for each, since their formats differ. */
 nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                             nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
     bool simple = count == 1 && terms->a && !terms->columns && !terms->a->factor && !terms->b->factor;
-    if (c->dtype == NB_BF16 && !simple)
+    if (c->dtype == NB_BF16 && !simple) {
         ni_paper_room(be, NI_ROOM_SUM, sizeof(float) * (double)(c->rows * c->cols));
+        if (!paper(be)->hopper)
+            note_sum(be, c, count);
+    }
     for (int32_t i = 0; i < count; i++) {
         const ni_term *t = &terms[i];
         note_term_memory(be, c, t);
@@ -358,16 +415,24 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
             continue;
         }
         if (!t->a) {
-            note_sparse(be, NI_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b), false);
+            const bool decodes = !paper(be)->hopper && !ni_is_plain(t->b);
+            note_sparse(be, NI_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b),
+                        decodes ? (double)(t->b->rows * t->b->cols) : 0, false);
             continue;
         }
         const double out = i == 0 ? ni_paper_mat_bytes(c) : 0;
-        ni_paper_note(be, NI_PAPER_ROW_multiply,
-                      (ni_paper_cost){.read = read_bytes(be, t->a) + read_bytes(be, t->b) + (accumulate ? out : 0),
-                                      .written = out,
-                                      .kind = kind_of(be, &t->a->quantizer, &t->b->quantizer),
-                                      .flops = 2.0 * (double)(t->a->rows * t->b->rows) * (double)t->a->cols,
-                                      .formats = pair(&t->a->quantizer, &t->b->quantizer).text});
+        const ni_paper_kind kind = kind_of(be, &t->a->quantizer, &t->b->quantizer);
+        const double decoded = decoded_numbers(be, t, kind), passing = decoded * (double)nb_dtype_size(NB_BF16);
+        ni_paper_note(
+            be, NI_PAPER_ROW_multiply,
+            (ni_paper_cost){.read = read_bytes(be, t->a) + read_bytes(be, t->b) + (accumulate ? out : 0) + passing,
+                            .written = out + passing,
+                            .kind = kind,
+                            .flops = 2.0 * (double)(t->a->rows * t->b->rows) * (double)t->a->cols,
+                            .formats = pair(&t->a->quantizer, &t->b->quantizer).text,
+                            .beside = NI_PAPER_stages,
+                            .also = decoded,
+                            .regions = 1 + (kind == NI_PAPER_decoded)});
     }
     return NB_OK;
 }
@@ -379,5 +444,5 @@ const char *ni_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const
 }
 
 void ni_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
-    note_sparse(be, NI_PAPER_ROW_sparse_gemm, c, s, ni_paper_mat_bytes(b), true);
+    note_sparse(be, NI_PAPER_ROW_sparse_gemm, c, s, ni_paper_mat_bytes(b), 0, true);
 }

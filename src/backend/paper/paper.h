@@ -27,6 +27,8 @@ typedef enum ni_paper_row {
 #define NI_PAPER_KINDS(X)                                                                                              \
     X(moves, "bytes alone")                                                                                            \
     X(work, "FP32 arithmetic outside of products")                                                                     \
+    X(stages, "numbers through stages of quantizers")                                                                  \
+    X(functions, "exponentials, logarithms, quotients")                                                                \
     X(sparse, "products of the entries of a sparse operand")                                                           \
     X(f32, "products of FP32 numbers")                                                                                 \
     X(bf16, "products of BF16 numbers")                                                                                \
@@ -50,11 +52,12 @@ const char *ni_paper_kind_name(ni_paper_kind kind); /* "bf16" */
 typedef struct ni_paper_entry {
     ni_paper_row row;
     ni_paper_kind kind;
-    char formats[64]; /* of a product: "nvfp4 1x16 x nvfp4 16x16"; else "" */
-    int64_t calls;
-    double read, written; /* bytes */
-    double flops;         /* one for each addition and each multiplication; FP32 work: rounding, comparison and
-                             exponential too */
+    char formats[64];       /* of a product: "nvfp4 1x16 x nvfp4 16x16"; else "" */
+    int64_t calls, regions; /* regions: how often threads of a processor are started and waited for */
+    double read, written;   /* bytes */
+    double flops;           /* one for each addition and each multiplication; other kinds as rows.c counts them */
+    ni_paper_kind beside;   /* what it does besides, and how much */
+    double also;
 } ni_paper_entry;
 
 /* Memory of one purpose. */
@@ -101,13 +104,19 @@ typedef struct ni_paper_cost {
     ni_paper_kind kind;
     double flops;
     const char *formats; /* NULL: none */
+    ni_paper_kind beside;
+    double also;     /* of that kind */
+    int64_t regions; /* 0: one, or none where there is little to do */
 } ni_paper_cost;
 
 void ni_paper_note(nb_backend *be, ni_paper_row row, ni_paper_cost cost);
 
 /* One call of the operation `name` on `be`. */
 #define NI_PAPER_NOTE(name, read, written, kind, flops)                                                                \
-    ni_paper_note(be, NI_PAPER_ROW_##name, (ni_paper_cost){read, written, kind, flops, NULL})
+    ni_paper_note(be, NI_PAPER_ROW_##name, (ni_paper_cost){read, written, kind, flops, NULL, NI_PAPER_moves, 0, 0})
+/* The same, with FP32 arithmetic besides. */
+#define NI_PAPER_NOTE_WORK(name, read, written, kind, flops, work)                                                     \
+    ni_paper_note(be, NI_PAPER_ROW_##name, (ni_paper_cost){read, written, kind, flops, NULL, NI_PAPER_work, work, 0})
 
 static inline double ni_paper_bytes(int64_t n, nb_dtype dtype) {
     return (double)n * (double)nb_dtype_size(dtype);

@@ -1,8 +1,9 @@
 /* rows.c: what operations over elements, rows and heads move and compute.
  *
- * FP32 work counts one for each addition, multiplication, comparison, rounding, exponential, logarithm and root of the
- * formulas in src/backend/ref/, so that a row says how much arithmetic stands behind its bytes, not how many
- * instructions.
+ * FP32 work counts one for each addition, multiplication, comparison and rounding of the formulas in src/backend/ref/,
+ * functions one for each exponential, logarithm and quotient of a number, stages one for each number that a quantizer
+ * finds a scale for, rounds, draws bits for or turns (operands.c): so that a row says how much arithmetic stands behind
+ * its bytes, not how many instructions.
  */
 #include "backend/cpu/ops_kernels.h"
 #include "backend/paper/paper.h"
@@ -68,7 +69,7 @@ void ni_paper_put_rows(nb_backend *be, void *table, const void *in, const int32_
 
 /* ---- norms: square and sum, two factors; backward two more sums, dx and dw ---- */
 
-enum { NORM_FORWARD = 4, NORM_BACKWARD = 9, SIGMOID = 3 };
+enum { NORM_FORWARD = 4, NORM_BACKWARD = 9, SIGMOID = 2 }; /* an exponential and a quotient, an addition besides */
 
 void ni_paper_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
     const int64_t n = y->rows * y->cols;
@@ -113,15 +114,15 @@ void ni_paper_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx,
 void ni_paper_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g,
                                  const void *w, double eps) {
     const int64_t n = y->rows * y->cols;
-    NI_PAPER_NOTE(gated_norm_forward, act(be, 2 * n) + real(be, y->cols), act(be, n) + real(be, y->rows), NI_PAPER_work,
-                  (NORM_FORWARD + SIGMOID + 2) * (double)n);
+    NI_PAPER_NOTE_WORK(gated_norm_forward, act(be, 2 * n) + real(be, y->cols), act(be, n) + real(be, y->rows),
+                       NI_PAPER_functions, SIGMOID * (double)n, (NORM_FORWARD + 3) * (double)n);
 }
 
 void ni_paper_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
                                   const void *g, const void *w, const void *rstd) {
     const int64_t rows = dg->rows, dim = dg->cols, n = rows * dim;
-    NI_PAPER_NOTE(gated_norm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
-                  NI_PAPER_work, (NORM_BACKWARD + SIGMOID + 6) * (double)n);
+    NI_PAPER_NOTE_WORK(gated_norm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
+                       NI_PAPER_functions, SIGMOID * (double)n, (NORM_BACKWARD + 7) * (double)n);
 }
 
 /* ---- vectors of length 1: three lengths, a difference, a share and a sum a number; backward makes them again ---- */
@@ -278,34 +279,38 @@ nb_status ni_paper_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void 
 
 void ni_paper_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
                                double normalizer, double clamp) {
-    NI_PAPER_NOTE(gla_gate_forward, act(be, n * dim) + real(be, dim), real(be, n * dim), NI_PAPER_work,
-                  (SIGMOID + 3) * (double)(n * dim));
+    NI_PAPER_NOTE_WORK(gla_gate_forward, act(be, n * dim) + real(be, dim), real(be, n * dim), NI_PAPER_functions,
+                       2.0 * (double)(n * dim), 4.0 * (double)(n * dim));
 }
 
 void ni_paper_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a,
                                 const void *bias, int64_t n, int64_t dim, double normalizer, double clamp) {
-    NI_PAPER_NOTE(gla_gate_backward, act(be, n * dim) + real(be, n * dim + 2 * dim), act(be, n * dim) + real(be, dim),
-                  NI_PAPER_work, (SIGMOID + 4) * (double)(n * dim));
+    NI_PAPER_NOTE_WORK(gla_gate_backward, act(be, n * dim) + real(be, n * dim + 2 * dim),
+                       act(be, n * dim) + real(be, dim), NI_PAPER_functions, SIGMOID * (double)(n * dim),
+                       5.0 * (double)(n * dim));
 }
 
 /* ---- MLP, loss ---- */
 
 void ni_paper_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
     const int64_t n = y->rows * y->cols;
-    NI_PAPER_NOTE(swiglu_forward, act(be, 2 * n), act(be, n), NI_PAPER_work, (SIGMOID + 2) * (double)n);
+    NI_PAPER_NOTE_WORK(swiglu_forward, act(be, 2 * n), act(be, n), NI_PAPER_functions, SIGMOID * (double)n,
+                       3.0 * (double)n);
 }
 
 void ni_paper_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                               const void *up) {
     const int64_t n = dgate->rows * dgate->cols;
-    NI_PAPER_NOTE(swiglu_backward, act(be, 3 * n), act(be, 2 * n), NI_PAPER_work, (SIGMOID + 7) * (double)n);
+    NI_PAPER_NOTE_WORK(swiglu_backward, act(be, 3 * n), act(be, 2 * n), NI_PAPER_functions, SIGMOID * (double)n,
+                       8.0 * (double)n);
 }
 
-/* Maximum, difference, exponential, sum; the gradient scales and subtracts. */
+/* Maximum, difference, exponential, sum; the gradient has another exponential, scales and subtracts. */
 void ni_paper_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
                             const int32_t *targets, int64_t n, int64_t vocab, double grad_scale, double z_loss) {
-    NI_PAPER_NOTE(cross_entropy, act(be, n * vocab) + words(n), real(be, n) + (dlogits ? act(be, n * vocab) : 0),
-                  NI_PAPER_work, (dlogits ? 6.0 : 4.0) * (double)(n * vocab));
+    NI_PAPER_NOTE_WORK(cross_entropy, act(be, n * vocab) + words(n), real(be, n) + (dlogits ? act(be, n * vocab) : 0),
+                       NI_PAPER_functions, (dlogits ? 2.0 : 1.0) * (double)(n * vocab),
+                       (dlogits ? 5.0 : 3.0) * (double)(n * vocab));
 }
 
 /* ---- optimizer, reductions, tensors under one scale ---- */
@@ -314,16 +319,27 @@ static double scaled(const ni_scaled *t, int64_t n) {
     return t->data ? ni_paper_bytes(n, t->dtype) : 0;
 }
 
+/* Stages of numbers that are kept in few bits: one to read them, two to write them; 16 bits hold a number as it is. */
+static double reading(const ni_scaled *t, int64_t n) {
+    return t->data && nb_dtype_size(t->dtype) == 1 ? (double)n : 0;
+}
+
+static double rereading(const ni_scaled *t, int64_t n) {
+    return 3 * reading(t, n);
+}
+
 void ni_paper_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
-    double read = 0, written = 0, elements = 0;
+    ni_paper_cost cost = {.kind = NI_PAPER_work, .beside = NI_PAPER_stages};
     for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
         const double state = scaled(&t->param, t->n) + scaled(&t->m, t->n) + scaled(&t->v, t->n);
-        read += state + scaled(&t->grad, t->n);
-        written += state + (t->copy ? act(be, t->n) : 0);
-        elements += (double)t->n;
+        cost.read += state + scaled(&t->grad, t->n);
+        cost.written += state + (t->copy ? act(be, t->n) : 0);
+        cost.flops += 14.0 * (double)t->n;
+        cost.also +=
+            reading(&t->grad, t->n) + rereading(&t->param, t->n) + rereading(&t->m, t->n) + rereading(&t->v, t->n);
     }
-    NI_PAPER_NOTE(adamw, read, written, NI_PAPER_work, 14.0 * elements);
+    ni_paper_note(be, NI_PAPER_ROW_adamw, cost);
 }
 
 void ni_paper_adamw_ramped(nb_backend *be, const ni_ramped *t, const ni_adamw *step) {
@@ -343,28 +359,30 @@ void ni_paper_sum_squares(nb_backend *be, double *out, const void *x, int64_t n)
     NI_PAPER_NOTE(sum_squares, real(be, n), sizeof *out, NI_PAPER_work, 2.0 * (double)n);
 }
 
+/* Scale, rounding, and the maximum before both. */
 void ni_paper_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
-    NI_PAPER_NOTE(scaled_encode, words(n), scaled(to, n), NI_PAPER_work, 3.0 * (double)n);
+    NI_PAPER_NOTE(scaled_encode, words(n), scaled(to, n), NI_PAPER_stages, 3.0 * (double)n);
 }
 
 void ni_paper_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {
-    NI_PAPER_NOTE(scaled_decode, scaled(from, n), words(n), NI_PAPER_work, (double)n);
+    NI_PAPER_NOTE(scaled_decode, scaled(from, n), words(n), NI_PAPER_stages, (double)n);
 }
 
 void ni_paper_scaled_add(nb_backend *be, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n) {
-    NI_PAPER_NOTE(scaled_add, scaled(a, n) + scaled(b, n), scaled(to, n), NI_PAPER_work, 6.0 * (double)n);
+    NI_PAPER_NOTE_WORK(scaled_add, scaled(a, n) + scaled(b, n), scaled(to, n), NI_PAPER_stages, 5.0 * (double)n,
+                       (double)n);
 }
 
 void ni_paper_scaled_rescale(nb_backend *be, const ni_scaled *t, float scale, int64_t n) {
-    NI_PAPER_NOTE(scaled_rescale, scaled(t, n), scaled(t, n), NI_PAPER_work, 3.0 * (double)n);
+    NI_PAPER_NOTE(scaled_rescale, scaled(t, n), scaled(t, n), NI_PAPER_stages, 3.0 * (double)n);
 }
 
 void ni_paper_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *from, int64_t n) {
-    NI_PAPER_NOTE(scaled_join, scaled(to, n) + scaled(from, n), scaled(to, n), NI_PAPER_work, 2.0 * (double)n);
+    NI_PAPER_NOTE(scaled_join, scaled(to, n) + scaled(from, n), scaled(to, n), NI_PAPER_stages, 2.0 * (double)n);
 }
 
 void ni_paper_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
-    NI_PAPER_NOTE(scaled_sum_squares, scaled(x, n), sizeof *out, NI_PAPER_work, 3.0 * (double)n);
+    NI_PAPER_NOTE_WORK(scaled_sum_squares, scaled(x, n), sizeof *out, NI_PAPER_stages, reading(x, n), 2.0 * (double)n);
 }
 
 void ni_paper_scaled_encode_many(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n,

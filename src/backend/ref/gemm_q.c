@@ -6,15 +6,12 @@
 #include "format/e8m0.h"
 #include "format/element.h"
 #include "format/hif4.h"
+#include "format/vector_scales.h"
 
 /* ---- what the operands are ---- */
 
 static bool has_outer128(const nb_quantizer *q) {
     return q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2;
-}
-
-static bool has_column_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
 }
 
 static bool has_scale_bytes(const nb_quantizer *q) {
@@ -27,14 +24,14 @@ static bool is_4bit(const nb_quantizer *q) {
 
 /* Code times inner scale may need more than BF16's 8 significant bits: only where the scale is an arbitrary float. */
 static bool rounds_in_bf16(const nb_quantizer *q) {
-    return q->outer == NB_OUTER_ROW128 || (has_column_scales(q) && q->rule != NB_RULE_POW2);
+    return q->outer == NB_OUTER_ROW128 || (ni_has_column_scales(q) && q->rule != NB_RULE_POW2);
 }
 
 ni_product ni_product_of(const nb_quantizer *a, const nb_quantizer *b) {
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
         return NI_PRODUCT_NONE;
     bool integer = is_4bit(a) && is_4bit(b);
-    bool plain = !has_outer128(a) && !has_outer128(b) && !has_column_scales(a) && !has_column_scales(b);
+    bool plain = !has_outer128(a) && !has_outer128(b) && !ni_has_column_scales(a) && !ni_has_column_scales(b);
     if (integer && plain && has_scale_bytes(a) && a->scale_type == b->scale_type && a->block_cols == b->block_cols)
         return NI_PRODUCT_BLOCKS;
     if (integer && plain && !has_scale_bytes(a) && !has_scale_bytes(b))
@@ -127,15 +124,14 @@ static float block_scale(const nb_qtensor *t, int64_t row, int64_t block) {
 }
 
 float ni_outer_of_row(const nb_qtensor *t, int64_t row) {
-    const nb_quantizer *q = &t->quantizer;
-    if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL)
+    if (ni_has_row_scales(&t->quantizer))
         return t->outer_scales[row];
     return t->tensor_scale ? t->tensor_scale[0] : 1.0f;
 }
 
 static float inner_scale(const nb_qtensor *t, int64_t row, int64_t k) {
     const nb_quantizer *q = &t->quantizer;
-    if (has_column_scales(q))
+    if (ni_has_column_scales(q))
         return t->outer_scales[k];
     if (!has_scale_bytes(q))
         return 1.0f;

@@ -70,6 +70,58 @@ void ni_ref_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float 
             *tile_crest++ = (float)tile_crest_at(x, r, c);
 }
 
+/* The value that would stand at `rank` if the values were sorted: Hoare's selection, which sorts no more than it must.
+ * Values change places. */
+static float value_of_rank(float *values, int64_t count, int64_t rank) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        float pivot = values[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (values[i] < pivot)
+                i++;
+            while (values[j] > pivot)
+                j--;
+            if (i <= j) {
+                float kept = values[i];
+                values[i++] = values[j];
+                values[j--] = kept;
+            }
+        }
+        if (rank <= j)
+            high = j;
+        else if (rank >= i)
+            low = i;
+        else
+            break;
+    }
+    return values[rank];
+}
+
+void ni_ref_summarize_crests(nb_backend *be, const ni_crest_map *maps, int32_t count) {
+    (void)be;
+    for (const ni_crest_map *m = maps; m < maps + count; m++) {
+        float *const columns = m->summary + 2;
+        float largest = 0;
+        for (int64_t c = 0; c < m->cols; c++)
+            columns[c] = 0;
+        for (int64_t i = 0; i < m->rows * m->cols; i++)
+            columns[i % m->cols] = fmaxf(columns[i % m->cols], m->crests[i]);
+        for (int64_t c = 0; c < m->cols; c++)
+            largest = fmaxf(largest, columns[c]);
+        m->summary[0] = largest;
+        m->summary[1] = value_of_rank(m->crests, m->rows * m->cols, ni_crest_rank(m->rows * m->cols));
+    }
+}
+
+void ni_ref_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scales, int64_t n) {
+    (void)be;
+    for (int i = 0; i < NI_SCALE_EXPONENTS; i++)
+        counts[i] = 0;
+    for (int64_t i = 0; i < n; i++)
+        counts[scales[i] >> 3 & 15]++;
+}
+
 /* Scaled logit of query t and key s of one head. */
 static double logit(const nb_attention *a, nb_dtype act, const void *q, const void *k, int64_t b, int64_t t, int64_t s,
                     int64_t head) {

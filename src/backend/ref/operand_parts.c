@@ -3,6 +3,7 @@
 
 #include "backend/ref/quantize_parts.h"
 #include "format/element.h"
+#include "format/vector_scales.h"
 
 #include <string.h>
 
@@ -16,14 +17,15 @@ nb_qtensor ni_codes_of(const nb_operand *o) {
     return nb_qtensor_place(&o->quantizer, o->rows, o->cols, (char *)o->memory + NI_HEAD_BYTES);
 }
 
-static bool has_row_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
+bool ni_lends_codes(const nb_operand *from, nb_qtensor *out) {
+    *out = ni_codes_of(from);
+    return true;
 }
 
 nb_qtensor ni_inner_codes(const nb_qtensor *t) {
     nb_qtensor inner = *t;
     nb_quantizer *q = &inner.quantizer;
-    if (has_row_scales(q)) {
+    if (ni_has_row_scales(q)) {
         q->scale_type = NB_SCALE_NONE;
         q->rule = NB_RULE_ABSMAX;
         q->block_rows = NB_BLOCK_ALL;
@@ -33,14 +35,11 @@ nb_qtensor ni_inner_codes(const nb_qtensor *t) {
 }
 
 const float *ni_scale_beside_numbers(const nb_operand *o) {
-    const nb_quantizer *q = &o->quantizer;
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL
-               ? ni_codes_of(o).tensor_scale
-               : NULL;
+    return ni_has_tensor_scale(&o->quantizer) ? ni_codes_of(o).tensor_scale : NULL;
 }
 
 nb_status ni_row_scales_of(const nb_operand *o, const float **scales, nb_error *err) {
-    if (!has_row_scales(&o->quantizer))
+    if (!ni_has_row_scales(&o->quantizer))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: an operand whose scales are to be folded has none a row");
     *scales = ni_codes_of(o).outer_scales;
     return NB_OK;

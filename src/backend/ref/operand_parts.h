@@ -26,6 +26,7 @@ static inline bool ni_is_plain(const nb_operand *o) {
 /* Head and canonical part. */
 size_t ni_canonical_bytes(const nb_operand *o);
 nb_qtensor ni_codes_of(const nb_operand *o);
+bool ni_lends_codes(const nb_operand *from, nb_qtensor *out); /* nb_backend's, where they always lie there */
 
 /* The codes without what stays outside of the sum: scales of rows and of the tensor. */
 nb_qtensor ni_inner_codes(const nb_qtensor *t);

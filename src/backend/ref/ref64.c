@@ -37,6 +37,8 @@ nb_status ni_backend_ref64(nb_backend **out, nb_error *err) {
     ops->gla_kernel = ni_ref_gla_kernel;
     ops->gla_left_bytes = ni_ref_gla_left_bytes;
     ops->measure = ni_ref_measure;
+    ops->summarize_crests = ni_ref_summarize_crests;
+    ops->count_scales = ni_ref_count_scales;
     ops->measure_attention = ni_ref_measure_attention;
     ops->measure_gate = ni_ref_measure_gate;
     ops->measure_pair = ni_ref_measure_pair;

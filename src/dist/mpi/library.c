@@ -92,6 +92,8 @@ static ni_trade finish(mpi *m, double patience, ni_wire_news *news) {
         if (now() - last > patience) {
             for (int i = 0; i < m->count; i++)
                 news->whose = m->whose[i] >= 0 ? m->whose[i] : news->whose;
+            news->status = NB_IO_ERROR;
+            news->lost = 1;
             snprintf(news->text, sizeof news->text, "has said nothing for %.0f s", patience);
             return NI_TRADE_LOST;
         }

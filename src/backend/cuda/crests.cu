@@ -1,0 +1,131 @@
+/* crests.cu: what is told of a map of crests, and of the scales of codes, for the lens: a block a map, many a launch. */
+#include "backend/cuda/crests.h"
+#include "backend/cuda/launch.cuh"
+
+enum { THREADS = 1024, BINS = 2048 };
+
+/* How many values go into each bin; those of a warp that go into one are added once. */
+static __device__ void count_bin(uint32_t *bins, unsigned bin) {
+    const unsigned active = __activemask(), alike = __match_any_sync(active, bin);
+    if ((unsigned)__ffs((int)alike) - 1 == threadIdx.x % 32)
+        atomicAdd(&bins[bin], (uint32_t)__popc(alike));
+}
+
+/* The bin that holds the value of `rank`, which becomes its rank in there. One warp asks. */
+static __device__ unsigned bin_of_rank(const uint32_t *bins, uint32_t *rank) {
+    enum { EACH = BINS / 32 };
+    const int lane = threadIdx.x % 32;
+    uint32_t mine = 0, before;
+    for (int i = 0; i < EACH; i++)
+        mine += bins[lane * EACH + i];
+    before = mine;
+    for (int s = 1; s < 32; s *= 2) {
+        const uint32_t other = __shfl_up_sync(~0u, before, s);
+        before += lane >= s ? other : 0;
+    }
+    before -= mine;
+    const int owner = __ffs((int)__ballot_sync(~0u, *rank < before + mine)) - 1;
+    uint32_t left = *rank - before;
+    unsigned bin = (unsigned)(lane * EACH);
+    if (lane == owner)
+        while (left >= bins[bin])
+            left -= bins[bin++];
+    *rank = __shfl_sync(~0u, left, owner);
+    return __shfl_sync(~0u, bin, owner);
+}
+
+/* Bits of the value that would stand at `rank` if the values, none below 0, were sorted: 11 bits, 11 and 10. */
+static __device__ uint32_t bits_of_rank(const uint32_t *values, int64_t count, uint32_t rank, uint32_t *bins,
+                                        uint32_t *found) {
+    uint32_t known = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        const int shift = pass == 0 ? 21 : pass == 1 ? 10 : 0, above = pass == 0 ? 31 : pass == 1 ? 21 : 10;
+        for (int i = threadIdx.x; i < BINS; i += THREADS)
+            bins[i] = 0;
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < count; i += THREADS) {
+            const uint32_t bits = values[i];
+            if (pass == 0 || bits >> above == known >> above)
+                count_bin(bins, bits >> shift & ((1u << (above - shift)) - 1));
+        }
+        __syncthreads();
+        if (threadIdx.x < 32) {
+            const unsigned bin = bin_of_rank(bins, &rank);
+            if (threadIdx.x == 0) {
+                found[0] = known | bin << shift;
+                found[1] = rank;
+            }
+        }
+        __syncthreads();
+        known = found[0];
+        rank = found[1];
+    }
+    return known;
+}
+
+/* The largest of each column of `width` at most THREADS columns. */
+static __device__ void largest_of_columns(float *out, const uint32_t *values, int64_t rows, int64_t cols, int width,
+                                          uint32_t *room) {
+    const int groups = THREADS / width, column = threadIdx.x % width, group = threadIdx.x / width;
+    room[threadIdx.x] = 0;
+    __syncthreads();
+    uint32_t largest = 0;
+    for (int64_t r = group; group < groups && r < rows; r += groups)
+        largest = max(largest, values[r * cols + column]);
+    atomicMax(&room[column], largest);
+    __syncthreads();
+    if (threadIdx.x < width)
+        out[threadIdx.x] = __uint_as_float(room[threadIdx.x]);
+    __syncthreads();
+}
+
+static __global__ __launch_bounds__(THREADS) void summarize(ni_cuda_crest_maps maps) {
+    __shared__ uint32_t bins[BINS], found[2];
+    const ni_crest_map m = maps.at[blockIdx.x];
+    const uint32_t *const values = (const uint32_t *)(const void *)m.crests;
+    for (int64_t c = 0; c < m.cols; c += THREADS)
+        largest_of_columns(m.summary + 2 + c, values + c, m.rows, m.cols,
+                           m.cols - c < THREADS ? (int)(m.cols - c) : THREADS, bins);
+    const int64_t count = m.rows * m.cols;
+    const uint32_t of_rank = bits_of_rank(values, count, maps.rank[blockIdx.x], bins, found),
+                   largest = bits_of_rank(values, count, (uint32_t)(count - 1), bins, found);
+    if (threadIdx.x == 0) {
+        m.summary[0] = __uint_as_float(largest);
+        m.summary[1] = __uint_as_float(of_rank);
+    }
+}
+
+int ni_cuda_launch_crests(void *stream, const ni_crest_map *maps, int32_t count) {
+    for (int32_t i = 0; i < count; i += NI_CUDA_CREST_MAPS) {
+        const int32_t these = count - i < NI_CUDA_CREST_MAPS ? count - i : NI_CUDA_CREST_MAPS;
+        ni_cuda_crest_maps list;
+        for (int32_t j = 0; j < these; j++) {
+            list.at[j] = maps[i + j];
+            list.rank[j] = (uint32_t)ni_crest_rank(maps[i + j].rows * maps[i + j].cols);
+        }
+        summarize<<<(unsigned)these, THREADS, 0, (cudaStream_t)stream>>>(list);
+    }
+    return cudaGetLastError();
+}
+
+/* ---- scales ---- */
+
+static __global__ void count_exponents(unsigned long long *counts, const uint8_t *scales, int64_t n) {
+    __shared__ uint32_t bins[NI_SCALE_EXPONENTS];
+    if (threadIdx.x < NI_SCALE_EXPONENTS)
+        bins[threadIdx.x] = 0;
+    __syncthreads();
+    for (NI_EACH(i, n))
+        count_bin(bins, scales[i] >> 3 & 15);
+    __syncthreads();
+    if (threadIdx.x < NI_SCALE_EXPONENTS && bins[threadIdx.x])
+        atomicAdd(&counts[threadIdx.x], (unsigned long long)bins[threadIdx.x]);
+}
+
+int ni_cuda_launch_count_scales(void *stream, int64_t *counts, const uint8_t *scales, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    cudaMemsetAsync(counts, 0, NI_SCALE_EXPONENTS * sizeof *counts, on);
+    const int64_t blocks = ni_divide_up(n, 32 * NI_THREADS);
+    count_exponents<<<ni_grid(blocks), NI_THREADS, 0, on>>>((unsigned long long *)counts, scales, n);
+    return cudaGetLastError();
+}
