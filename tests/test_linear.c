@@ -431,6 +431,39 @@ static void bad_plans(void **state) {
 
 /* ---- census ---- */
 
+/* A backend that gains by it is asked for dW of a group once: the same bits. */
+static int32_t asked;
+
+static nb_status count_and_multiply(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
+    asked += count;
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(
+            be->ops->multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
+    return NB_OK;
+}
+
+static void gradients_together(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    const nb_plan plans[] = {plan_nvfp4(), plan_bf16(), plan_double()};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        be->multiply_many = i ? count_and_multiply : NULL;
+        c[i] = make_group(be, plans, 3, NULL);
+        for (int batch = 0; batch < 2; batch++) { /* the second adds */
+            run_forward(&c[i], &pass0);
+            run_backward(&c[i], &pass0);
+        }
+    }
+    assert_int_equal(asked, 6);
+    for (int k = 0; k < 3; k++)
+        check_equal_bytes("dW", c[1].dw[k], c[0].dw[k], N * K * 4);
+    check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
+    nb_backend_free(be);
+}
+
 static void census(void **state) {
     (void)state;
     nb_backend *be = cpu();
@@ -465,6 +498,7 @@ int main(void) {
         cmocka_unit_test_teardown(same_codes_of_rows, release_buffers),
         cmocka_unit_test_teardown(folded_codes, release_buffers),
         cmocka_unit_test_teardown(gradients_are_unbiased, release_buffers),
+        cmocka_unit_test_teardown(gradients_together, release_buffers),
         cmocka_unit_test_teardown(bad_plans, release_buffers),
         cmocka_unit_test_teardown(census, release_buffers),
     };

@@ -47,6 +47,10 @@ static nb_status idle_synchronize(nb_backend *be, nb_error *err) {
     return NB_OK;
 }
 
+static nb_status idle_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
+    return NB_OK;
+}
+
 void ni_backend_idle(ni_idle_backend *idle, const nb_backend *be) {
     ni_backend_ops *ops = &idle->ops;
     idle->backend = *be;
@@ -55,6 +59,8 @@ void ni_backend_idle(ni_idle_backend *idle, const nb_backend *be) {
 #define NI_OP_TYPED(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
 #define NI_OP_PLAIN(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
 #include "backend/ops.inc"
+    if (be->multiply_many)
+        idle->backend.multiply_many = idle_multiply_many;
     ops->operand_bytes = be->ops->operand_bytes;
     ops->product_kernel = be->ops->product_kernel;
     ops->gemm_kernel = be->ops->gemm_kernel;

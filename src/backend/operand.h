@@ -111,4 +111,12 @@ typedef struct ni_term {
     const int32_t *columns; /* [b->rows] backend memory: C[:, columns[j]] += (A B^T)[:, j]; NULL: all of C */
 } ni_term;
 
+/* One sum of them, for nb_backend.multiply_many: C = (accumulate ? C : 0) + the terms. */
+typedef struct ni_sum {
+    nb_mat c;
+    const ni_term *terms;
+    int32_t count;
+    bool accumulate;
+} ni_sum;
+
 #endif

@@ -80,6 +80,8 @@ struct nb_backend {
     bool (*takes_kept)(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols);
     /* The codes as `canonical` gives them, where they lie: false where they do not lie so. NULL: the same. */
     bool (*lends_codes)(const nb_operand *from, nb_qtensor *out);
+    /* multiply of each; none reads what another writes. NULL: nothing is gained by asking for many. */
+    nb_status (*multiply_many)(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err);
     /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
      * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
     void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);

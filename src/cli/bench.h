@@ -37,6 +37,10 @@ nb_status ni_bench_rounds(ni_contender *list, int32_t count, double seconds, nb_
  * disturbs only through its caches. */
 nb_status ni_bench_rounds_alone(ni_contender *list, int32_t count, double seconds, nb_error *err);
 
+/* Prints the operations of one step, the longest first; those below a two-hundredth of it in one line. */
+nb_status ni_bench_profile(nb_backend *be, const char *what, nb_status (*step)(void *state, nb_error *err), void *state,
+                           nb_error *err);
+
 /* "scalar", "portable", "avx2", "avx512", "auto". */
 nb_status ni_bench_isa(const char *text, nb_isa *isa, nb_error *err);
 

@@ -16,16 +16,19 @@
 typedef struct lens_options {
     ni_texts set;
     int64_t rounds;
+    bool profile;
 } lens_options;
 
 static const ni_option options[] = {
     {"set", 0, NI_OPTION_TEXTS, offsetof(lens_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
     {"rounds", 0, NI_OPTION_INT, offsetof(lens_options, rounds), "N", "of four steps each (default 20)"},
+    {"profile", 0, NI_OPTION_FLAG, offsetof(lens_options, profile), NULL,
+     "one more sampled step, and where its time goes by operation (backend: cuda)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN.yaml [--set KEY=VALUE]... [--rounds N]",
+    .usage = "RUN.yaml [--set KEY=VALUE]... [--rounds N] [--profile]",
     .about =
         "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
         "Trains in a temporary folder. Best and median of all rounds; with one thread of a CPU in its processor time,\n"
@@ -65,6 +68,18 @@ static nb_status one_step(nb_trainer *t, ni_recorder *recorder, clockid_t clock,
     return NB_OK;
 }
 
+/* One more sampled step. */
+typedef struct sampled_step {
+    nb_trainer *t;
+    ni_recorder *recorder;
+} sampled_step;
+
+static nb_status take_sampled_step(void *state, nb_error *err) {
+    const sampled_step *s = state;
+    double seconds;
+    return one_step(s->t, s->recorder, CLOCK_MONOTONIC, &seconds, err);
+}
+
 static nb_status take_turns(nb_trainer *t, ni_recorder *recorder, int64_t rounds, timing *out, nb_error *err) {
     double warm_up;
     for (int kind = 0; kind < KINDS; kind++) /* memory and caches are made here */
@@ -78,7 +93,8 @@ static nb_status take_turns(nb_trainer *t, ni_recorder *recorder, int64_t rounds
     return NB_OK;
 }
 
-static nb_status train(nb_backend *be, const nb_run_config *config, int64_t rounds, timing *out, nb_error *err) {
+static nb_status train(nb_backend *be, const nb_run_config *config, int64_t rounds, bool profile, timing *out,
+                       nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     nb_trainer *t;
     ni_recorder *recorder;
@@ -88,7 +104,10 @@ static nb_status train(nb_backend *be, const nb_run_config *config, int64_t roun
     NB_TRY(nb_trainer_create(be, config, &o, &t, err));
     nb_status status = ni_recorder_open(config, 0, 0, &recorder, err);
     if (status == NB_OK) {
+        sampled_step more = {t, recorder};
         status = take_turns(t, recorder, rounds, out, err);
+        if (status == NB_OK && profile)
+            status = ni_bench_profile(be, "a sampled step", take_sampled_step, &more, err);
         ni_recorder_close(recorder);
     }
     t->lens = NULL;
@@ -127,7 +146,7 @@ static void print_average(const timing *t, int64_t rounds, int64_t every, int64_
            fmax(1, ceil(50 * middle)));
 }
 
-static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *folder, nb_error *err) {
+static nb_status bench(const nb_run_config *asked, int64_t rounds, bool profile, const char *folder, nb_error *err) {
     nb_run_config config = *asked;
     char processor[128];
     const bool processor_time = config.threads == 1 && strncmp(config.backend, "cuda", 4) != 0;
@@ -141,11 +160,11 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *f
     snprintf(config.out, sizeof config.out, "%s", folder);
     config.lens.every = KINDS;
     config.lens.window = WINDOW_END;
-    config.steps = KINDS * (rounds + 1);
+    config.steps = KINDS * (rounds + 1) + profile;
     config.eval.every = 0;
     nb_status status = ni_cli_backend(&config, &be, err);
     if (status == NB_OK) {
-        status = train(be, &config, rounds, &t, err);
+        status = train(be, &config, rounds, profile, &t, err);
         nb_backend_free(be);
     }
     if (status == NB_OK) {
@@ -176,7 +195,7 @@ nb_status ni_bench_lens(int argc, char **argv, nb_error *err) {
     snprintf(folder, sizeof folder, "%s/nibble-bench-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(folder))
         return nb_fail(err, NB_IO_ERROR, "%s: cannot make a temporary folder", folder);
-    nb_status status = bench(&config, given.rounds, folder, err);
+    nb_status status = bench(&config, given.rounds, given.profile, folder, err);
     ni_folder_remove(folder, NULL);
     return status;
 }

@@ -195,29 +195,12 @@ static nb_status print_arms(const nb_run_config *config, const arm *const *arms,
     return NB_OK;
 }
 
-/* The operations of one step, the longest first; those below a two-hundredth of it in one line. */
+static nb_status one_step(void *state, nb_error *err) {
+    return take_step(state, false, err);
+}
+
 static nb_status print_profile(arm *a, nb_error *err) {
-    enum { ROOM = 512 };
-    ni_profile_line lines[ROOM];
-    int32_t count = 0;
-    double all = 0, rest = 0;
-    if (!a->be->profiler)
-        return nb_fail(err, NB_UNSUPPORTED, "--profile: backend %s cannot say; expected backend: cuda", a->be->name);
-    NB_TRY(a->be->profiler->start(a->be, err));
-    NB_TRY(take_step(a, false, err));
-    NB_TRY(a->be->profiler->stop(a->be, lines, ROOM, &count, err));
-    count = count < ROOM ? count : ROOM;
-    for (int32_t i = 0; i < count; i++)
-        all += lines[i].ms;
-    printf("\n%s: %.2f ms\n%-52s %8s %8s %10s\n", a->recipe, all, "operation", "ms", "share", "calls");
-    for (int32_t i = 0; i < count; i++)
-        if (lines[i].ms >= 0.005 * all)
-            printf("%-52s %8.3f %7.1f%% %10lld\n", lines[i].what, lines[i].ms, 100 * lines[i].ms / all,
-                   (long long)lines[i].calls);
-        else
-            rest += lines[i].ms;
-    printf("%-52s %8.3f %7.1f%%\n", "all others", rest, 100 * rest / all);
-    return NB_OK;
+    return ni_bench_profile(a->be, a->recipe, one_step, a, err);
 }
 
 static void close_arm(arm *a) {

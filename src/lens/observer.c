@@ -38,6 +38,7 @@ struct ni_observer {
     int32_t count, capacity;
     int64_t window_start;     /* step of the last sample; -1 = none in this process */
     ni_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
+    ni_bin_room bins;
 };
 
 ni_observer_options ni_observer_defaults(void) {
@@ -130,8 +131,6 @@ static void take_hot_channels(void *owner, int32_t which, const float *columns, 
 }
 
 static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
-    float shares[10];
-    int64_t of;
     const ni_measured wanted = {.channels = true,
                                 .crests = true,
                                 .tiles = wants_tiles(o, w->prefix),
@@ -142,10 +141,8 @@ static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *se
         ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
     }
-    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares, &of)) {
-        static const double limits[] = {0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
-        ni_record_shares(&o->record, w->prefix, "bin_distances", shares, 10, limits, (double)of);
-    }
+    if (seen->role == NB_FPROP_W && !ni_record_bin_distances(&o->record, w->prefix, &o->bins, seen))
+        ni_skip_note(&o->skipped, "bin distances", "out of memory", w->prefix);
     if (!w->told) {
         ni_note_skipped(&o->skipped, w->prefix, seen);
         if (seen->role == NB_FPROP_W && seen->quantized && o->options.window <= 0)
@@ -298,7 +295,7 @@ void ni_observer_free(ni_observer *o) {
         ni_follow_free(&o->watched[i].followed);
     }
     free(o->watched);
-    ni_record_free_results(&o->record);
+    ni_bin_room_free(&o->bins);
     ni_waiting_free(&o->record.waiting);
     ni_series_writer_close(o->record.series);
     ni_series_reader_free(o->before);
@@ -316,7 +313,8 @@ const char *ni_observer_aside(const ni_observer *o) {
 }
 
 size_t ni_observer_bytes(const ni_observer *o) {
-    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_waiting_bytes(&o->record.waiting);
+    size_t bytes =
+        sizeof *o + o->bins.bytes + (size_t)o->capacity * sizeof *o->watched + ni_waiting_bytes(&o->record.waiting);
     for (int32_t i = 0; i < o->count; i++)
         bytes += o->watched[i].followed.bytes +
                  (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);

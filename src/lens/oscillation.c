@@ -3,7 +3,6 @@
 #include "lens/oscillation.h"
 #include "backend/table.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,30 +62,36 @@ bool ni_follow_step(ni_followed_weight *weight, const nb_lens_operand *seen) {
     return true;
 }
 
-bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *prefix) {
-    enum { FLIPS = NI_RATIO_COUNTS }; /* behind the counts */
-    int64_t n = weight->elements, counts[FLIPS + 1], above_8 = 0, above_16 = 0;
-    nb_backend *be = weight->be;
-    static_assert(sizeof counts <= NI_RESULT_BYTES, "what a window saw is fetched in one piece");
-    if (weight->seen < 2)
-        return true;
-    int64_t *on_device = ni_record_results(record, be);
-    if (!on_device)
-        return false;
-    ni_tracked tracked = tracked_of(weight);
-    be->ops->count_ratios(be, on_device, tracked.moved_q, tracked.moved_w, n);
-    be->ops->copy(be, on_device + FLIPS, tracked.flips, sizeof *tracked.flips);
-    be->ops->download(be, counts, on_device, sizeof counts);
+/* Results: counts of ratios, and flips behind them; `rows` are the elements, `cols` the steps between. */
+static void take_window(ni_record *record, const ni_asked *asked, const void *results) {
+    const int64_t *counts = results, flips = counts[NI_RATIO_COUNTS], n = asked->rows;
+    int64_t above_8 = 0, above_16 = 0;
     float shares[NI_RATIO_COUNTS];
     for (int i = 0; i < NI_RATIO_COUNTS; i++) { /* bins 6 and 7 begin above 8 and 16 */
         shares[i] = (float)counts[i] / (float)n;
         above_8 += i >= 6 ? counts[i] : 0;
         above_16 += i >= 7 ? counts[i] : 0;
     }
-    ni_record_vector(record, prefix, "ratios", shares, NI_RATIO_COUNTS);
-    ni_record_scalar(record, prefix, "ratio_above_8", (double)above_8 / (double)n);
-    ni_record_scalar(record, prefix, "ratio_above_16", (double)above_16 / (double)n);
-    ni_record_scalar(record, prefix, "flip_rate", (double)counts[FLIPS] / (double)(n * (weight->seen - 1)));
+    ni_record_vector(record, asked->prefix, "ratios", shares, NI_RATIO_COUNTS);
+    ni_record_scalar(record, asked->prefix, "ratio_above_8", (double)above_8 / (double)n);
+    ni_record_scalar(record, asked->prefix, "ratio_above_16", (double)above_16 / (double)n);
+    ni_record_scalar(record, asked->prefix, "flip_rate", (double)flips / (double)(n * asked->cols));
+}
+
+bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *prefix) {
+    nb_backend *be = weight->be;
+    if (weight->seen < 2)
+        return true;
+    ni_asked *asked = ni_ask(record, be, prefix, (NI_RATIO_COUNTS + 1) * sizeof(int64_t), 0, take_window);
+    if (!asked)
+        return false;
+    ni_tracked tracked = tracked_of(weight);
+    int64_t *counts = ni_asked_results(record, asked);
+    asked->rows = weight->elements;
+    asked->cols = weight->seen - 1;
+    be->ops->count_ratios(be, counts, tracked.moved_q, tracked.moved_w, weight->elements);
+    be->ops->copy(be, counts + NI_RATIO_COUNTS, tracked.flips, sizeof *tracked.flips);
+    ni_asked_now(record);
     weight->seen = 0;
     return true;
 }
@@ -99,33 +104,59 @@ void ni_follow_free(ni_followed_weight *weight) {
 
 /* ---- distance from the bin's centre ---- */
 
-static void shares_of(const int64_t counts[NI_DISTANCE_COUNTS], float shares[NI_DISTANCE_COUNTS]) {
+/* Results: counts. */
+static void take_distances(ni_record *record, const ni_asked *asked, const void *results) {
+    static const double limits[NI_DISTANCE_COUNTS] = {0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
+    const int64_t *counts = results;
     int64_t total = 0;
+    float shares[NI_DISTANCE_COUNTS];
     for (int i = 0; i < NI_DISTANCE_COUNTS; i++)
         total += counts[i];
     for (int i = 0; i < NI_DISTANCE_COUNTS; i++)
         shares[i] = total ? (float)counts[i] / (float)total : 0;
+    ni_record_shares(record, asked->prefix, "bin_distances", shares, NI_DISTANCE_COUNTS, limits, (double)asked->rows);
 }
 
-bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10], int64_t *of) {
+void ni_bin_room_free(ni_bin_room *room) {
+    if (room->be)
+        nb_backend_release(room->be, room->memory);
+    *room = (ni_bin_room){0};
+}
+
+static float *reserve(ni_bin_room *room, nb_backend *be, size_t bytes) {
+    if (room->be == be && bytes <= room->bytes)
+        return room->memory;
+    ni_bin_room_free(room);
+    room->memory = be->ops->alloc(be, bytes, "bins of the lens");
+    room->be = room->memory ? be : NULL;
+    room->bytes = room->memory ? bytes : 0;
+    return room->memory;
+}
+
+static bool ask_distances(ni_record *record, const char *prefix, ni_bin_room *room, const nb_lens_operand *seen) {
     nb_backend *be = seen->be;
-    if (!is_of_use(seen) || !seen->operand || seen->source->stride != seen->source->cols || !be->ops->bin_widths ||
-        seen->quantized->quantizer.element != NB_ELEMENT_E2M1)
+    const nb_qtensor rows = first_rows(seen->quantized);
+    const int64_t n = rows.rows * rows.cols, all = seen->quantized->rows * rows.cols;
+    float *const q = reserve(room, be, 2 * (size_t)all * sizeof *q), *const widths = q ? q + all : NULL;
+    const nb_mat decoded = nb_mat_of(q, NB_F32, seen->quantized->rows, rows.cols);
+    if (!q || be->ops->decode(be, &decoded, seen->operand, false, NULL, true, NULL) != NB_OK)
         return false;
-    nb_qtensor rows = first_rows(seen->quantized);
-    int64_t n = rows.rows * rows.cols, all = seen->quantized->rows * rows.cols, counts[NI_DISTANCE_COUNTS];
-    int64_t *on_device = ni_record_results(record, be);
-    float *q = be->ops->alloc(be, 2 * (size_t)all * sizeof *q, "bins of the lens");
-    nb_mat decoded = nb_mat_of(q, NB_F32, seen->quantized->rows, rows.cols);
-    bool good = on_device && q && be->ops->decode(be, &decoded, seen->operand, false, NULL, true, NULL) == NB_OK;
-    if (good) {
-        float *widths = q + all;
-        be->ops->bin_widths(be, widths, seen->operand);
-        be->ops->count_distances(be, on_device, seen->source->data, q, widths, n);
-        be->ops->download(be, counts, on_device, sizeof counts);
-        shares_of(counts, shares);
-        *of = n;
-    }
-    nb_backend_release(be, q);
+    ni_asked *asked = ni_ask(record, be, prefix, NI_DISTANCE_COUNTS * sizeof(int64_t), 0, take_distances);
+    if (!asked)
+        return false;
+    asked->rows = n;
+    be->ops->bin_widths(be, widths, seen->operand);
+    be->ops->count_distances(be, ni_asked_results(record, asked), seen->source->data, q, widths, n);
+    ni_asked_now(record);
+    return true;
+}
+
+bool ni_record_bin_distances(ni_record *record, const char *prefix, ni_bin_room *room, const nb_lens_operand *seen) {
+    if (!is_of_use(seen) || !seen->operand || seen->source->stride != seen->source->cols ||
+        !seen->be->ops->bin_widths || seen->quantized->quantizer.element != NB_ELEMENT_E2M1)
+        return true;
+    const bool good = ask_distances(record, prefix, room, seen);
+    if (seen->be->host_memory)
+        ni_bin_room_free(room);
     return good;
 }

@@ -35,9 +35,17 @@ bool ni_follow_step(ni_followed_weight *weight, const nb_lens_operand *seen);
 bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *prefix);
 void ni_follow_free(ni_followed_weight *weight);
 
-/* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| / width; shares over ten
- * bins, of the followed rows; what lies farther, as Inf does, is in the last. False for weights that are not in E2M1 or
- * are rotated, or if memory ran out. */
-bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10], int64_t *of);
+/* Working memory of ni_record_bin_distances: kept on a GPU, which waits where memory is released. */
+typedef struct ni_bin_room {
+    nb_backend *be; /* whose memory it is; NULL: none yet */
+    float *memory;
+    size_t bytes;
+} ni_bin_room;
+void ni_bin_room_free(ni_bin_room *room);
+
+/* Records under `prefix` how far w is from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| /
+ * width; shares over ten bins, of the followed rows; what lies farther, as Inf does, is in the last. Nothing of weights
+ * that are not in E2M1 or are rotated. False if memory ran out. */
+bool ni_record_bin_distances(ni_record *record, const char *prefix, ni_bin_room *room, const nb_lens_operand *seen);
 
 #endif

@@ -41,22 +41,6 @@ void ni_record_shares(ni_record *record, const char *prefix, const char *name, c
                              &record->failure);
 }
 
-void *ni_record_results(ni_record *record, nb_backend *be) {
-    if (record->be != be) {
-        ni_record_free_results(record);
-        record->results = be->ops->alloc(be, NI_RESULT_BYTES, "results of the lens");
-        record->be = record->results ? be : NULL;
-    }
-    return record->results;
-}
-
-void ni_record_free_results(ni_record *record) {
-    if (record->be)
-        nb_backend_release(record->be, record->results);
-    record->be = NULL;
-    record->results = NULL;
-}
-
 nb_status ni_record_commit(ni_record *record, nb_error *err) {
     ni_take_all(record);
     nb_error failure = record->failure;

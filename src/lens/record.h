@@ -12,18 +12,10 @@ typedef struct ni_record {
     ni_series_writer *series;
     ni_tensorboard *events;
     int64_t step;
-    bool any;         /* something was put since the last commit */
-    nb_error failure; /* the first; status NB_OK while there is none */
-    nb_backend *be;   /* whose memory `results` is; NULL: none yet */
-    void *results;
+    bool any;           /* something was put since the last commit */
+    nb_error failure;   /* the first; status NB_OK while there is none */
     ni_waiting waiting; /* measured in this step and not recorded yet */
 } ni_record;
-
-/* NI_RESULT_BYTES of backend memory, where an operation leaves what is recorded; the next one overwrites them. Placed
- * at the first call; NULL if there is none. */
-enum { NI_RESULT_BYTES = 128 };
-void *ni_record_results(ni_record *record, nb_backend *be);
-void ni_record_free_results(ni_record *record);
 
 /* PREFIX/NAME. Numbers that are not finite are left out. */
 void ni_record_scalar(ni_record *record, const char *prefix, const char *name, double value);

@@ -6,7 +6,8 @@
  *
  *     delayed     prepare_dy rounds dY under a scale of the steps before                            (2310.18313)
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
- *     occ         prepare_x (make_x) clamps; terms appends the sparse residual; wgrad_x gives decoded + residual (3.2)
+ *     occ         prepare_x (make_x) clamps; terms appends the sparse residual, or puts codes of decoded + residual in
+ *                 X's place; wgrad_x gives decoded + residual                                         (3.2)
  *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
  *                 operands by their residuals                                                 (arXiv:2602.02047)
  *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)

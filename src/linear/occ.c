@@ -10,7 +10,8 @@
  * in FP32 is exact but where one is more than 2^16 times the other.
  *
  * rest: dense is the authors' research code: Q(X_c) + S is rounded to E4M3 as a whole and multiplied once by Wq in
- * E4M3. rest: none is their public code, which loses S.
+ * E4M3, in fprop and, where dY has one scale, in wgrad: codes under one scale, which stays outside of the sum.
+ * rest: none is their public code, which loses S.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -27,8 +28,16 @@ typedef struct occ {
     ni_sparse rest;    /* of the pass at hand; no memory where it is lost */
     void *memory;
     size_t bytes;
-    nb_operand dense[2]; /* of the product at hand, where rest is dense */
+    /* Where rest is dense: X + S until X is made anew, W and both operands of wgrad of the product at hand. */
+    nb_operand dense_x, dense_w, turned_x, turned_dy;
+    void *dense_memory;
+    size_t dense_bytes;
+    const ni_cached_operand *dense_of; /* made of this one when it was */
+    uint32_t dense_made;
 } occ;
+
+static const nb_quantizer dense_quantizer = {
+    .element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_F32, .rule = NB_RULE_ABSMAX};
 
 /* Ranks as the published code takes them: truncated in double, no interpolation. */
 static int64_t low_rank(double alpha, int64_t n) {
@@ -108,8 +117,30 @@ static nb_status place_rest(occ *o, nb_error *err) {
     return NB_OK;
 }
 
+static nb_operand dense_operand(int64_t rows, int64_t cols, ni_side side, void *memory) {
+    return (nb_operand){.quantizer = dense_quantizer,
+                        .other = dense_quantizer,
+                        .rows = rows,
+                        .cols = cols,
+                        .side = side,
+                        .reread = true,
+                        .memory = memory};
+}
+
+static nb_status place_dense(occ *o, nb_error *err) {
+    nb_backend *be = o->group->be;
+    const nb_operand x = dense_operand(o->group->max_rows, o->group->in, NI_LEFT, NULL);
+    o->dense_bytes = be->ops->operand_bytes(be, &x);
+    o->dense_memory = o->dense_bytes ? be->ops->alloc(be, o->dense_bytes, "compensated activations") : NULL;
+    return o->dense_memory || !o->dense_bytes
+               ? NB_OK
+               : nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of compensated activations", o->group->input,
+                         o->dense_bytes);
+}
+
 static void occ_detach(void *state) {
     occ *o = state;
+    nb_backend_release(o->group->be, o->dense_memory);
     nb_backend_release(o->group->be, o->memory);
     free(o);
 }
@@ -149,6 +180,8 @@ static nb_status occ_attach(ni_linear_group *group, int32_t index, void **state,
     o->low = low_rank(o->how.alpha, group->in);
     o->high = high_rank(o->how.alpha, group->in);
     *state = o;
+    if (o->how.rest == NB_OCC_DENSE)
+        NB_TRY(place_dense(o, err));
     return o->how.rest == NB_OCC_NONE ? NB_OK : place_rest(o, err);
 }
 
@@ -204,57 +237,104 @@ static size_t number_bytes(const ni_linear_call *call, int64_t rows, int64_t col
     return nb_dtype_size(call->be->act) * (size_t)(rows * cols);
 }
 
-/* Rounds numbers to E4M3 under one scale a tensor, in place. */
-static nb_status through_e4m3(const ni_linear_call *call, const nb_mat *m, nb_error *err) {
-    static const nb_quantizer e4m3 = {.element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_F32, .rule = NB_RULE_ABSMAX};
-    size_t mark = call->scratch->used;
-    const ni_operand_request request = {&e4m3, &e4m3, m->rows, m->cols, NI_LEFT, false};
-    nb_operand codes;
-    NB_TRY(ni_operand_place(call, &request, &codes, err));
-    const ni_source source = {.numbers = m};
-    const ni_making making = {.out = &codes};
-    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
-    NB_TRY(call->be->ops->decode(call->be, m, &codes, false, NULL, true, err));
+/* ---- rest: dense ---- */
+
+/* Of all layers that read X alike. */
+static nb_status make_dense_x(occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    const ni_cached_operand *from = layer->operands[NB_FPROP_X];
+    const nb_operand *coded;
+    void *memory;
+    nb_mat x;
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &coded, err));
+    if (o->dense_of == from && o->dense_made == from->made && !call->measuring)
+        return NB_OK;
+    const size_t mark = call->scratch->used;
+    NB_TRY(
+        ni_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &memory, err));
+    NB_TRY(compensated(o, call, layer, memory, &x, err));
+    o->dense_x = dense_operand(x.rows, x.cols, NI_LEFT, o->dense_memory);
+    const ni_making making = {.out = &o->dense_x};
+    NB_TRY(call->be->ops->make_operands(call->be, &(ni_source){.numbers = &x}, &making, 1, err));
     call->scratch->used = mark;
+    o->dense_of = from;
+    o->dense_made = from->made;
     return NB_OK;
 }
 
-/* rest: dense: both operands as numbers that went through E4M3. */
-static nb_status dense_operands(occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
-    nb_mat x, w;
-    void *x_memory, *w_memory;
+static nb_status turn(const ni_linear_call *call, const nb_operand *from, const nb_quantizer *other, ni_side side,
+                      nb_operand *out, nb_error *err) {
+    *out = (nb_operand){.quantizer = from->quantizer,
+                        .other = *other,
+                        .rows = from->cols,
+                        .cols = from->rows,
+                        .side = side,
+                        .turned = true};
+    NB_TRY(ni_scratch_place(call->scratch, call->be->ops->operand_bytes(call->be, out), "a turned operand",
+                            &out->memory, err));
+    return call->be->ops->turn(call->be, out, from, err);
+}
+
+/* dgrad.w are the very codes, turned. */
+static bool is_made_for_dgrad(const ni_linear_call *call, const ni_linear *layer) {
+    const nb_operand_rule *rule = &layer->plan.roles[NB_DGRAD_W];
+    return call->training && !call->pass->backward_bf16 && rule->from && rule->source == NB_FPROP_W &&
+           rule->requantize && nb_quantizer_equal(&rule->quantizer, &dense_quantizer);
+}
+
+static nb_status make_dense_w(occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    const ni_operand_request request = {&dense_quantizer, &dense_quantizer, layer->out, layer->in, NI_RIGHT, false};
     const nb_operand *coded;
-    NB_TRY(
-        ni_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &x_memory, err));
-    NB_TRY(compensated(o, call, layer, x_memory, &x, err));
-    NB_TRY(through_e4m3(call, &x, err));
+    if (is_made_for_dgrad(call, layer)) {
+        NB_TRY(ni_operand_ready(call, layer, NB_DGRAD_W, &coded, err));
+        return turn(call, coded, &dense_quantizer, NI_RIGHT, &o->dense_w, err);
+    }
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &coded, err));
-    NB_TRY(
-        ni_scratch_place(call->scratch, number_bytes(call, layer->out, layer->in), "a decoded weight", &w_memory, err));
-    w = nb_mat_of(w_memory, call->be->act, layer->out, layer->in);
-    NB_TRY(call->be->ops->decode(call->be, &w, coded, false, NULL, true, err));
-    NB_TRY(through_e4m3(call, &w, err));
-    const nb_quantizer plain = nb_quantizer_bf16();
-    o->dense[0] = (nb_operand){.quantizer = plain, .other = plain, .rows = x.rows, .cols = x.cols, .numbers = x};
-    o->dense[1] = o->dense[0];
-    o->dense[1].rows = w.rows;
-    o->dense[1].numbers = w;
-    o->dense[1].side = NI_RIGHT;
-    return NB_OK;
+    NB_TRY(ni_operand_place(call, &request, &o->dense_w, err));
+    const ni_making making = {.out = &o->dense_w};
+    return call->be->ops->make_operands(call->be, &(ni_source){.operand = coded}, &making, 1, err);
+}
+
+static bool has_one_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
+/* wgrad.dy are the codes of dgrad.dy, which have one scale: both operands of wgrad are codes. Else X is numbers there.
+ */
+static bool turns_codes(const nb_plan *plan) {
+    const nb_operand_rule *dy = &plan->roles[NB_WGRAD_DY];
+    return plan->mechanisms.occ.rest == NB_OCC_DENSE && dy->from && dy->source == NB_DGRAD_DY && !dy->requantize &&
+           dy->via != NB_VIA_FOLD && has_one_scale(&plan->roles[NB_DGRAD_DY].quantizer);
+}
+
+static nb_status report_dense(const occ *o, const ni_linear_call *call, nb_error *err);
+
+static nb_status dense_terms(occ *o, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
+                             nb_error *err) {
+    const nb_operand *dy;
+    NB_TRY(make_dense_x(o, call, layer, err));
+    if (gemm == NI_GEMM_FPROP) {
+        NB_TRY(make_dense_w(o, call, layer, err));
+        terms->list[0] = (ni_term){.a = &o->dense_x, .b = &o->dense_w};
+        return NB_OK;
+    }
+    NB_TRY(ni_operand_ready(call, layer, NB_DGRAD_DY, &dy, err));
+    NB_TRY(turn(call, dy, &dense_quantizer, NI_LEFT, &o->turned_dy, err));
+    NB_TRY(turn(call, &o->dense_x, &dy->quantizer, NI_RIGHT, &o->turned_x, err));
+    terms->list[0] = (ni_term){.a = &o->turned_dy, .b = &o->turned_x};
+    return report_dense(o, call, err);
 }
 
 static nb_status occ_terms(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                            nb_error *err) {
     occ *o = state;
+    if (o->how.rest == NB_OCC_DENSE)
+        return gemm == NI_GEMM_FPROP || (gemm == NI_GEMM_WGRAD && turns_codes(&layer->plan))
+                   ? dense_terms(o, call, layer, gemm, terms, err)
+                   : NB_OK;
     if (gemm != NI_GEMM_FPROP || o->how.rest == NB_OCC_NONE)
         return NB_OK;
-    if (o->how.rest == NB_OCC_SPARSE || o->how.rest == NB_OCC_EXACT) {
-        const ni_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
-        return ni_add_term(terms, &rest, err);
-    }
-    NB_TRY(dense_operands(o, call, layer, err));
-    terms->list[0] = (ni_term){.a = &o->dense[0], .b = &o->dense[1]};
-    return NB_OK;
+    const ni_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
+    return ni_add_term(terms, &rest, err);
 }
 
 /* ---- backward ---- */
@@ -284,6 +364,25 @@ static nb_status report(const occ *o, const ni_linear_call *call, const nb_mat *
     return lens && lens->counts && lens->scalar && o->memory ? report_density(o, call, err) : NB_OK;
 }
 
+static nb_status decode_dense(const occ *o, const ni_linear_call *call, void *memory, nb_mat *x, nb_error *err) {
+    *x = nb_mat_of(memory, call->be->act, o->dense_x.rows, o->dense_x.cols);
+    return call->be->ops->decode(call->be, x, &o->dense_x, false, NULL, true, err);
+}
+
+/* Codes are decoded for the lens alone. */
+static nb_status report_dense(const occ *o, const ni_linear_call *call, nb_error *err) {
+    nb_mat x;
+    if (!call->measuring && (!call->pass->lens || !call->pass->lens->approximation))
+        return NB_OK;
+    const size_t mark = call->scratch->used;
+    void *memory;
+    NB_TRY(ni_scratch_place(call->scratch, number_bytes(call, o->dense_x.rows, o->dense_x.cols), "compensated X",
+                            &memory, err));
+    NB_TRY(decode_dense(o, call, memory, &x, err));
+    call->scratch->used = mark;
+    return report(o, call, &x, err);
+}
+
 /* Where S is lost wgrad reads the codes as they are; they are decoded for the lens alone. */
 static nb_status report_clamped(const occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     nb_mat x;
@@ -305,21 +404,25 @@ static nb_status occ_wgrad_x(void *state, const ni_linear_call *call, ni_linear 
     void *memory;
     NB_TRY(ni_scratch_place_kept(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &memory,
                                  err));
-    NB_TRY(compensated(o, call, layer, memory, x, err));
-    if (o->how.rest == NB_OCC_DENSE)
-        NB_TRY(through_e4m3(call, x, err));
+    if (o->how.rest == NB_OCC_DENSE) {
+        NB_TRY(make_dense_x(o, call, layer, err));
+        NB_TRY(decode_dense(o, call, memory, x, err));
+    } else {
+        NB_TRY(compensated(o, call, layer, memory, x, err));
+    }
     *done = true;
     return report(o, call, x, err);
 }
 
-/* dY of wgrad may have been made to meet codes of X, and meets compensated numbers, unless these are lost. */
+/* dY of wgrad may have been made to meet codes of X, and meets compensated numbers, unless these are lost or codes. */
 static uint32_t occ_rereads(const nb_plan *plan) {
-    const bool lost = plan->mechanisms.occ.rest == NB_OCC_NONE;
-    return 1U << NB_FPROP_X | 1U << NB_FPROP_W | (lost ? 0 : 1U << NB_WGRAD_DY);
+    const bool codes = plan->mechanisms.occ.rest == NB_OCC_NONE || turns_codes(plan);
+    return 1U << NB_FPROP_X | 1U << NB_FPROP_W | (codes ? 0 : 1U << NB_WGRAD_DY);
 }
 
 static size_t occ_bytes(const void *state) {
-    return ((const occ *)state)->bytes;
+    const occ *o = state;
+    return o->bytes + o->dense_bytes;
 }
 
 static void occ_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {

@@ -5,6 +5,8 @@
  *                              terms of dW    -> operands that they read -> dW (+)= their sum
  *                 the group:   dX = the sum of all layers' terms
  *
+ * dW of all layers are multiplied together where the backend gains by it (multiply_many).
+ *
  * The terms of a product are the layer's own two operands, unless mechanisms edit them. dgrad.dy and wgrad.dy are made
  * in one reading of dY; fprop.x and wgrad.x in one of X where the group was asked for it (early_wgrad_x).
  */
@@ -277,6 +279,31 @@ static nb_status add_gradient(const ni_linear_call *call, ni_linear *layer, cons
     return NB_OK;
 }
 
+/* dW of all layers of a group as one call of the backend. */
+typedef struct gradients {
+    ni_terms terms[NI_GROUP_LAYERS];
+    ni_sum products[NI_GROUP_LAYERS];
+    int32_t count;
+} gradients;
+
+static void list_gradient(const ni_linear_call *call, ni_linear *layer, const ni_terms *terms, gradients *list) {
+    ni_terms *const kept = &list->terms[list->count];
+    *kept = *terms;
+    list->products[list->count++] = (ni_sum){.c = nb_mat_of(layer->grad, call->be->real, layer->out, layer->in),
+                                             .terms = kept->list,
+                                             .count = kept->count,
+                                             .accumulate = layer->grad_written};
+    layer->grad_written = true;
+}
+
+/* Where that may be worth something, and no mechanism looks at one of them between. */
+static bool are_listed(const ni_linear_call *call) {
+    bool listed = call->be->multiply_many && call->group->count > 1;
+    for (int32_t i = 0; i < call->group->count && listed; i++)
+        listed = !changes_dw(call, &call->group->layers[i]);
+    return listed;
+}
+
 typedef struct dx_terms {
     ni_term list[NI_GROUP_LAYERS * NI_MOST_TERMS];
     int32_t count;
@@ -310,7 +337,9 @@ static nb_status sum_dx(const ni_linear_call *call, const dx_terms *changed, con
     return NB_OK;
 }
 
-static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx_terms *dx, nb_error *err) {
+/* `later`: its dW is multiplied with the others', and what that reads stays; NULL: at once. */
+static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx_terms *dx, gradients *later,
+                                nb_error *err) {
     ni_terms dgrad, wgrad;
     const ni_terms *const products[] = {&dgrad, &wgrad};
     size_t mark = call->scratch->used;
@@ -319,6 +348,10 @@ static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx
     NB_TRY(make_what_is_read(call, layer, products, 2, err));
     for (int32_t i = 0; i < dgrad.count; i++)
         dx->list[dx->count++] = dgrad.list[i];
+    if (later) {
+        list_gradient(call, layer, &wgrad, later);
+        return NB_OK;
+    }
     NB_TRY(add_gradient(call, layer, &wgrad, err));
     forget_layer(layer);
     call->scratch->used = mark;
@@ -329,11 +362,15 @@ static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error
     ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept, mark = call->scratch->used;
     dx_terms changed = {.count = 0}, others = {.count = 0};
+    gradients dw = {.count = 0};
+    gradients *const later = are_listed(call) ? &dw : NULL;
     NB_TRY(ni_produce(call, err));
     for (int32_t i = 0; i < group->count; i++) {
         ni_linear *layer = &group->layers[i];
-        NB_TRY(backward_layer(call, layer, changes_dx(call, layer) ? &changed : &others, err));
+        NB_TRY(backward_layer(call, layer, changes_dx(call, layer) ? &changed : &others, later, err));
     }
+    if (later)
+        NB_TRY(call->be->multiply_many(call->be, dw.products, dw.count, err));
     NB_TRY(sum_dx(call, &changed, &others, dx, err));
     forget(group, true);
     call->scratch->kept = kept;

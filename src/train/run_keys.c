@@ -28,7 +28,8 @@ static const ni_word recompute_words[] = {
 
 static const ni_word share_words[] = {
     {"none", NB_SHARE_NONE, "each has everything"},
-    {"moments", NB_SHARE_MOMENTS, "each has AdamW's moments of its tensors; half as many bytes more go over links"},
+    {"moments", NB_SHARE_MOMENTS,
+     "each has AdamW's moments of its tensors, and masters; others get of them what passes read"},
     {"gradients", NB_SHARE_GRADIENTS,
      "and their summed gradients alone, where they are fp32; as many bytes as without sharing"},
     {NULL, 0, NULL},

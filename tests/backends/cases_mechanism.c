@@ -173,8 +173,9 @@ static void run_make_clamped(trial *t) {
     const int64_t cols = widths[t->shape], n = OUTLIER_ROWS * cols, lows[] = {cols / 100, cols / 15},
                   tops[] = {cols / 100, 3};
     nb_quantizer q = tiles_or_rows(2);
-    for (int i = 0; i < 3; i++) {
-        q.round = i == 2 ? NB_ROUND_EVEN : NB_ROUND_UP;
+    for (int i = 0; i < 5; i++) {
+        q.element = i > 2 ? NB_ELEMENT_INT4 : NB_ELEMENT_E2M1;
+        q.round = i < 2 ? NB_ROUND_UP : NB_ROUND_EVEN;
         const int64_t low = lows[i % 2], top = tops[i % 2], room = low + top;
         const size_t entries = (size_t)(OUTLIER_ROWS * room);
         uint16_t *numbers = heavy_tails(cols);

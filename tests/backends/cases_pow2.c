@@ -142,6 +142,66 @@ static void run_cut(trial *t) {
         fail_trial(t, "vectors that FP8 does not hold", NB_INTERNAL, &(nb_error){.message = "not counted"});
 }
 
+/* Four-bit weights rounded to E4M3 under one scale, as they lie and turned; X and dY in eight bits under one, all three
+ * products. */
+static void run_whole(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    for (int i = 0; i < WAYS; i++) { /* scales of columns, of rows */
+        nb_quantizer four = under_pow2("e2m1", i ? 1 : NB_BLOCK_ALL, i ? NB_BLOCK_ALL : 1, NB_ROUND_UP),
+                     e4m3 = under_pow2("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN),
+                     e5m2 = under_pow2("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+        four.rule = NB_RULE_ABSMAX;
+        e4m3.rule = e5m2.rule = i ? NB_RULE_POW2 : NB_RULE_ABSMAX;
+        const nb_mat numbers = matrix_of(t, &CHANNELS, n, k, false),
+                     x = nb_mat_of(input(t, NB_BF16, normals_in(NB_BF16, 24, m * k, 0, 1), m * k), NB_BF16, m, k),
+                     dy = nb_mat_of(input(t, NB_BF16, normals_in(NB_BF16, 25, m * n, 0, 1), m * n), NB_BF16, m, n);
+        const nb_operand coded = made(t, &four, &numbers, NI_RIGHT, &e4m3);
+        layer l = {made(t, &e4m3, &x, NI_LEFT, &e4m3), placed(t, &e4m3, n, k, NI_RIGHT, &e4m3),
+                   made(t, &e5m2, &dy, NI_LEFT, &e4m3)};
+        nb_operand of_dgrad = placed(t, &e4m3, k, n, NI_RIGHT, &e5m2);
+        l.w.reread = of_dgrad.reread = true;
+        make(t, &(ni_source){.operand = &coded}, &(ni_making){.out = &l.w}, 1);
+        make(t, &(ni_source){.operand = &coded}, &(ni_making){.out = &of_dgrad, .transpose = true}, 1);
+        keep_operand(t, "codes anew", &l.w);
+        keep_operand(t, "codes anew, turned", &of_dgrad);
+        multiply(t, "fprop", &l.x, &l.w);
+        multiply(t, "dgrad", &l.dy, &of_dgrad);
+        const nb_operand turned_dy = turned(t, &l.dy, &e4m3, NI_LEFT), turned_x = turned(t, &l.x, &e5m2, NI_RIGHT);
+        multiply(t, "wgrad", &turned_dy, &turned_x);
+    }
+}
+
+/* dX of three layers that read one input, of which each has scales of its own, the second far below the others. */
+static void run_group(trial *t) {
+    enum { LAYERS = 3 };
+    const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
+    nb_operand dy[LAYERS], w[LAYERS];
+    ni_term terms[LAYERS];
+    for (int far = 0; far < WAYS; far++) {
+        for (int i = 0; i < LAYERS; i++) {
+            const int64_t n = size[1] * (1 + i % 2);
+            const nb_quantizer by_token = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                               by_channel = under_pow2("e2m1", NB_BLOCK_ALL, 1, NB_ROUND_UP),
+                               by_row = under_pow2("e2m1", 1, NB_BLOCK_ALL, NB_ROUND_UP),
+                               whole = under_pow2(far ? "e5m2" : "e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_ROUND_EVEN);
+            nb_mat gradients = data_matrix(DATA_NORMAL, NB_BF16, m, n, n);
+            for (int64_t j = 0; j < m * n; j++)
+                set(&gradients, j, ldexp(datum(DATA_NORMAL, 31 + (uint32_t)i, j), i == 1 ? -40 : 0));
+            gradients = input_mat(t, &gradients);
+            const nb_mat numbers = matrix_of(t, &CHANNELS, n, k, far);
+            const nb_operand made_w = made(t, &by_channel, &numbers, NI_RIGHT, &by_token);
+            dy[i] = made(t, &whole, &gradients, NI_LEFT, &by_row);
+            w[i] = turned(t, &made_w, &whole, NI_RIGHT);
+            terms[i] = (ni_term){.a = &dy[i], .b = &w[i]};
+        }
+        for (int count = 2; count <= LAYERS; count++) {
+            const nb_mat dx = nb_mat_of(scratch(t, (size_t)(m * k) * sizeof(uint16_t)), NB_BF16, m, k);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &dx, terms, count, false, &err));
+            keep(t, "dX of a group", dx.data, NB_BF16, m * k, false);
+        }
+    }
+}
+
 /* Masters in FP16 under a scale, quantized as they are kept where a backend takes that, else decoded first; several at
  * once, from one a scale a channel is turned. */
 static void run_kept(trial *t) {
@@ -192,6 +252,8 @@ static const test_case POW2[] = {
     {"multiply turn permit", "powers of two, in BF16", CODES, SHAPES, run_in_bf16, NULL, depth},
     {"multiply", "powers of two, near each other", CODES, SHAPES, run_exact, NULL, depth},
     {"multiply turn", "powers of two, far apart", CODES, SHAPES, run_cut, NULL, cut_depth},
+    {"multiply turn", "powers of two, dX of a group", CODES, SHAPES, run_group, NULL, cut_depth},
+    {"multiply turn make_operands", "one scale, codes of codes", CODES, SHAPES, run_whole, NULL, cut_depth},
     {"make_many scaled_decode", "masters as they are kept", CODES, SHAPES, run_kept, NULL, depth},
 };
 const case_list pow2_cases = {POW2, sizeof POW2 / sizeof *POW2};

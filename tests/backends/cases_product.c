@@ -522,6 +522,62 @@ static void run_group(trial *t) {
     }
 }
 
+/* ---- products over many tokens, side by side: dW of a group. On a GPU their contractions are cut into equal shares
+ * ---- */
+
+/* On 66 clusters: 14 tiles in four parts; as many of codes; 36 in two, of which others than the owners take two each;
+ * 66 whole ones, and two that are left. */
+enum { SIDES = 7, SIDE_SHAPES = 4, SIDE_DEPTH = 2064 };
+static const int64_t SIDE_ROWS[SIDE_SHAPES][SIDES] = {
+    {258, 258, 258, 258, 258, 258, 258}, {16, 16, 16, 16, 16, 16, 16}, {2, 2}, {2, 2, 2, 2}};
+static const int64_t SIDE_COLS[SIDE_SHAPES] = {8, 272, 4360, 4104};
+
+static double side_depth(const trial *t) {
+    (void)t;
+    return 2.0 * SIDE_DEPTH + 24;
+}
+
+/* X or dY as it lies, the contraction down its columns: numbers, or codes made of them. */
+static nb_operand down(trial *t, const nb_mat *numbers_of_it, ni_side which, const float *factor) {
+    const nb_quantizer q = nvfp4(1);
+    if (t->shape != 1)
+        return numbers_as(*numbers_of_it, true, factor);
+    nb_operand o = placed(t, &q, numbers_of_it->cols, SIDE_DEPTH, which, &q);
+    make(t, &(ni_source){.numbers = numbers_of_it}, &(ni_making){.out = &o, .transpose = true}, 1);
+    return o;
+}
+
+static void run_sides(trial *t) {
+    static const double factor = 0.37;
+    const int64_t *rows = SIDE_ROWS[t->shape], cols = SIDE_COLS[t->shape];
+    const float *scaled = input(t, NB_F32, &factor, 1);
+    const nb_mat x = numbers(t, NB_BF16, 49, SIDE_DEPTH, cols);
+    const nb_operand b = down(t, &x, NI_RIGHT, NULL);
+    nb_operand a[SIDES];
+    ni_term terms[SIDES];
+    ni_sum products[SIDES];
+    int32_t count = 0;
+    for (; count < SIDES && rows[count]; count++) {
+        const int i = count;
+        nb_mat dy = numbers(t, NB_BF16, 50 + (uint32_t)i, SIDE_DEPTH, (rows[i] + 7) / 8 * 8);
+        dy.cols = rows[i];
+        a[i] = down(t, &dy, NI_LEFT, i == 2 ? scaled : NULL);
+        terms[i] = (ni_term){.a = &a[i], .b = &b};
+        products[i] = (ni_sum){.c = numbers(t, NB_F32, 60 + (uint32_t)i, rows[i], cols),
+                               .terms = &terms[i],
+                               .count = 1,
+                               .accumulate = i % 2};
+    }
+    if (t->be->multiply_many)
+        EXPECT_OK(t, t->be->multiply_many(t->be, products, count, &err));
+    for (int i = 0; i < count; i++) {
+        const ni_sum *p = &products[i];
+        if (!t->be->multiply_many)
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &p->c, p->terms, p->count, p->accumulate, &err));
+        keep(t, "dW", p->c.data, NB_F32, rows[i] * cols, false);
+    }
+}
+
 /* ---- sparse ---- */
 
 /* The same with residuals in F32, of all their bits. */
@@ -569,6 +625,8 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
     {"multiply", "a group's terms", CODES, GROUP_SHAPES, run_group, NULL, group_depth},
+    {"multiply make_operands", "products over many tokens, side by side", CODES, SIDE_SHAPES, run_sides, NULL,
+     side_depth},
     {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

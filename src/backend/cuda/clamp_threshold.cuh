@@ -38,36 +38,45 @@ static __device__ bool is_nan_in(uint32_t pair) {
     return (pair & 0x7fffu) > 0x7f80u || (pair & 0x7fff0000u) > 0x7f800000u;
 }
 
-/* Keys of GROUPS parts of a pair of extremes each: 1, 2 or 4 parts; `turned`: of the keys turned over. */
+/* A lane's numbers are cut into so many parts of pairs. */
+template <int GROUPS> constexpr int PARTS = GROUPS > 2 ? GROUPS / 2 : 1;
+
+/* Keys of GROUPS halves of the parts' extremes, or of the smaller half where GROUPS is 1; `turned`: turned over. */
 template <int GROUPS> static __device__ void keys_of_parts(uint32_t *keys, const uint32_t *pairs, uint32_t turned) {
-    const uint32_t low = keys_of(pairs[0]) ^ turned;
-    keys[0] = GROUPS == 1 ? min(low & 0xffffu, low >> 16) : low & 0xffffu;
-    if (GROUPS > 1)
-        keys[1] = low >> 16;
-    if (GROUPS == 4) {
-        const uint32_t high = keys_of(pairs[1]) ^ turned;
-        keys[2] = high & 0xffffu;
-        keys[3] = high >> 16;
+#pragma unroll
+    for (int p = 0; p < PARTS<GROUPS>; p++) {
+        const uint32_t both = keys_of(pairs[p]) ^ turned;
+        keys[2 * p] = GROUPS == 1 ? min(both & 0xffffu, both >> 16) : both & 0xffffu;
+        if (GROUPS > 1)
+            keys[2 * p + 1] = both >> 16;
     }
 }
 
 /* Smallest keys of parts of a lane's numbers, and smallest ones of the keys turned over; false: a NaN. */
 template <int VECTORS, int GROUPS>
 static __device__ bool extremes_of(uint32_t *least, uint32_t *most, const uint32_t *words, int64_t cols) {
-    uint32_t low[2] = {0x7f807f80u, 0x7f807f80u}, high[2] = {0xff80ff80u, 0xff80ff80u};
+    uint32_t low[PARTS<GROUPS>], high[PARTS<GROUPS>];
+    bool any = false;
+#pragma unroll
+    for (int p = 0; p < PARTS<GROUPS>; p++) {
+        low[p] = 0x7f807f80u;
+        high[p] = 0xff80ff80u;
+    }
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (is_live(i, threadIdx.x % 32, cols)) {
-            const int part = GROUPS == 4 ? i % 2 : 0;
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                low[part] = smaller_pair(low[part], words[4 * i + k]);
-                high[part] = larger_pair(high[part], words[4 * i + k]);
+                low[i % PARTS<GROUPS>] = smaller_pair(low[i % PARTS<GROUPS>], words[4 * i + k]);
+                high[i % PARTS<GROUPS>] = larger_pair(high[i % PARTS<GROUPS>], words[4 * i + k]);
             }
         }
     keys_of_parts<GROUPS>(least, low, 0);
     keys_of_parts<GROUPS>(most, high, ~0u);
-    return !(is_nan_in(low[0]) || (GROUPS == 4 && is_nan_in(low[1])));
+#pragma unroll
+    for (int p = 0; p < PARTS<GROUPS>; p++)
+        any |= is_nan_in(low[p]);
+    return !any;
 }
 
 /* The key at that rank of all lanes' least: the smallest is taken away that often, of equal ones the first lane's. */

@@ -44,19 +44,21 @@ typedef struct clamped_numbers {
     }
 } clamped_numbers;
 
-typedef struct clamped_codes {
+template <nb_element ELEMENT, nb_rounding ROUND> struct clamped_codes {
     const ni_cuda_vector &v;
     int64_t cols;
     ni_scaling scaling;
     ni_vector_lane lane;
+    int64_t row;
 
     __device__ float inner() const {
         return v.whole ? scaling.decode : 1.0f;
     }
 
     __device__ bool begin(int64_t r, uint32_t amax) {
-        lane = ni_vector_lane_of(v, r * cols);
-        scaling = ni_vector_scaling_of<NB_ELEMENT_E2M1>(v, amax << 16);
+        row = r * cols;
+        lane = ni_vector_lane_of(v, row);
+        scaling = ni_vector_scaling_of<ELEMENT>(v, amax << 16);
         if (threadIdx.x % 32 == 0)
             v.row_scales[r] = scaling.decode;
         return ni_is_tame_row(amax << 16);
@@ -74,21 +76,33 @@ typedef struct clamped_codes {
     }
 
     __device__ void put(int i, const uint4 &eight) const {
-        ni_put_eight_up(lane, i, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), inner());
+        if (ELEMENT == NB_ELEMENT_E2M1)
+            ni_put_eight_up(lane, i, eight, ni_f32_mul(scaling.multiplier, NI_UP_FACTOR), inner());
+        else
+            ni_put_eight<ELEMENT, ROUND>(v, row + 256 * i + 8 * (threadIdx.x % 32), ni_eight_of(eight),
+                                         scaling.multiplier, scaling.decode);
     }
 
     __device__ void put_wild(int64_t r, int c, const uint4 &eight) const {
-        ni_put_eight<NB_ELEMENT_E2M1, NB_ROUND_UP>(v, r * cols + c, ni_eight_of(eight), scaling.multiplier,
-                                                   scaling.decode);
+        ni_put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(eight), scaling.multiplier, scaling.decode);
     }
-} clamped_codes;
+};
+
+/* INT4, in the place of E2M1. */
+typedef struct int4_vector {
+    ni_cuda_vector v;
+} int4_vector;
 
 static __device__ clamped_numbers clamped_into(const nb_mat &out, int64_t) {
     return (clamped_numbers){out, NULL};
 }
 
-static __device__ clamped_codes clamped_into(const ni_cuda_vector &v, int64_t cols) {
-    return (clamped_codes){v, cols, {1.0f, 1.0f}, {NULL, NULL, NULL}};
+static __device__ clamped_codes<NB_ELEMENT_E2M1, NB_ROUND_UP> clamped_into(const ni_cuda_vector &v, int64_t cols) {
+    return {v, cols, {1.0f, 1.0f}, {NULL, NULL, NULL}, 0};
+}
+
+static __device__ clamped_codes<NB_ELEMENT_INT4, NB_ROUND_EVEN> clamped_into(const int4_vector &to, int64_t cols) {
+    return {to.v, cols, {1.0f, 1.0f}, {NULL, NULL, NULL}, 0};
 }
 
 /* ---- bit by bit ---- */
@@ -260,7 +274,8 @@ static void clamp_by_warps(cudaStream_t on, const T *to, const ni_sparse *rest, 
     else if (vectors <= 12)
         launch_warps<12, 4, 256>(on, to, rest, x, low, high);
     else
-        launch_warps<24, 4, 256>(on, to, rest, x, low, high);
+        far < 96 ? launch_warps<24, 4, 256>(on, to, rest, x, low, high)
+                 : launch_warps<24, 16, 512>(on, to, rest, x, low, high); /* two counts of BF16 hold 512 */
 }
 
 int ni_cuda_clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
@@ -272,12 +287,18 @@ int ni_cuda_clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *
 int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
                                int64_t low, int64_t high) {
     const ni_sparse none = {};
-    clamp_by_warps((cudaStream_t)stream, v, rest ? rest : &none, x, low, high);
+    const int4_vector int4 = {*v};
+    if (v->quantizer.element == NB_ELEMENT_INT4)
+        clamp_by_warps((cudaStream_t)stream, &int4, rest ? rest : &none, x, low, high);
+    else
+        clamp_by_warps((cudaStream_t)stream, v, rest ? rest : &none, x, low, high);
     return cudaGetLastError();
 }
 
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x) {
     const nb_quantizer *q = &v->quantizer;
-    return ni_cuda_clamps_by_warps(x) && x->rows > 0 && !(rest && rest->exact) && q->element == NB_ELEMENT_E2M1 &&
-           q->round == NB_ROUND_UP && q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
+    return ni_cuda_clamps_by_warps(x) && x->rows > 0 && !(rest && rest->exact) &&
+           ((q->element == NB_ELEMENT_E2M1 && q->round == NB_ROUND_UP) ||
+            (q->element == NB_ELEMENT_INT4 && q->round == NB_ROUND_EVEN)) &&
+           q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
 }

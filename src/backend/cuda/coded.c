@@ -23,10 +23,12 @@ static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) 
            (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
 }
 
-/* Both of four bits under scales outside of the sum: multiplied exactly without carrying these. */
+/* Bytes lie both ways, and carry scales that are not the tensor's. Both of four bits under scales outside of the sum:
+ * multiplied exactly without carrying these. The library has no product of two E5M2 operands. */
 static bool carry_scales(const nb_quantizer *a, const nb_quantizer *b) {
-    return ni_cuda_is_pow2(a) && ni_cuda_is_pow2(b) && (is_4bit(a) || is_4bit(b)) &&
-           !(is_4bit(a) && is_4bit(b) && scaled_outside(a) && scaled_outside(b));
+    return ni_cuda_is_pow2(a) && ni_cuda_is_pow2(b) &&
+           !(is_4bit(a) && is_4bit(b) && scaled_outside(a) && scaled_outside(b)) &&
+           !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2);
 }
 
 ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
@@ -34,7 +36,6 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
         return NI_CUDA_BF16;
     if (cuda->major == 9 && !cuda->permits.no_fp8 && !cuda->permits.exact_fp8 && carry_scales(a, b))
         return NI_CUDA_FP8_POW2;
-    /* The library has no product of two E5M2 operands. */
     if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
         !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2) &&
         (!cuda->permits.exact_fp8 || (is_4bit(a) && is_4bit(b))))

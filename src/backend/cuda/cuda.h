@@ -31,6 +31,7 @@ typedef struct ni_cuda {
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
     uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of further matrices of a producer */
+    uint32_t *parted;    /* of the kernel that parts contractions (parted.h), zero between its launches */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
@@ -54,7 +55,7 @@ static inline bool ni_cuda_has_fp4_units(int major, int minor) {
     return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
 }
 
-/* A sum of products is one contraction (joined.h). */
+/* A sum of products is one contraction (joined.h); dW of several layers is one launch (parted.h). */
 static inline bool ni_cuda_joins(const ni_cuda *cuda) {
     return cuda->major == 9 && cuda->minor == 0;
 }
@@ -104,11 +105,15 @@ enum {
     NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
     NI_CUDA_CARRIED = 16, /* its values carry scales of rows that are powers of two: nothing stays outside of the sum */
     NI_CUDA_POW2 = 32,    /* bytes both ways in the place of values, a scale of the tensor (pow2_bytes.h) */
-    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
+    NI_CUDA_BESIDE =
+        64,           /* E4M3 bytes of its four-bit codes behind its values: a weight of a product by units for 8 bits
+                             and of a sparse one */
+    NI_CUDA_BYTES = 8 /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
                              MXFP4 with scales of rows (mx_bytes.h) */
 };
-/* The BF16 values of an operand that has codes. */
+/* The BF16 values of an operand that has codes, and its bytes behind them. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
+uint8_t *ni_cuda_bytes_beside(const nb_operand *o);
 /* Makes them anew from the codes, or the bytes that stand in their place. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 

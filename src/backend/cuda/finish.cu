@@ -14,10 +14,9 @@
  */
 #include "backend/cuda/finish.h"
 
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/launch.cuh"
 #include "format/ieee.h"
-
-enum { MOST_ENTRIES_DEPTH = 65535 };
 
 static __device__ float at_or_one(const ni_cuda_outer &o, int64_t i) {
     return o.at ? o.at[i * o.step] : 1.0f;
@@ -37,7 +36,8 @@ template <int COLS_, int LANE_COLS_, int THREADS_> struct shape {
         THREADS = THREADS_,
         LANES = COLS / LANE_COLS,
         ROWS = THREADS / LANES,
-        WORDS = LANE_COLS / 8 /* of 16 bytes: eight columns, a slice's LANES words apart */
+        WORDS = LANE_COLS / 8,     /* of 16 bytes: eight columns, a slice's LANES words apart */
+        STEP = COLS == 128 ? 2 : 4 /* entries that are added before the end of a row is looked for */
     };
 };
 
@@ -106,16 +106,23 @@ template <typename S> static __device__ arriving<S> row_at(const ni_cuda_finish 
     return a;
 }
 
+/* Of a word, in one instruction that the compiler does not take apart. */
+static __device__ uint32_t low_half(uint32_t word) {
+    uint32_t half;
+    asm("prmt.b32 %0, %1, 0, 0x4410;" : "=r"(half) : "r"(word));
+    return half;
+}
+
 /* The entries that the lanes of a row hold, one each, but for those behind the last. */
 template <typename S, bool TAME>
 static __device__ void add_entries(float *sum, uint32_t mine, const uint16_t *slice, int left) {
 #pragma unroll
     for (int i = 0; i < S::LANES; i++) {
-        if (i % 2 == 0 && i >= left)
+        if (i % S::STEP == 0 && i >= left)
             return;
         const uint32_t entry = __shfl_sync(~0u, mine, i, S::LANES);
         const float v = __uint_as_float(entry & 0xffff0000u);
-        const uint4 *const from = (const uint4 *)(slice + (entry & 0xffffu) * S::COLS);
+        const uint4 *const from = (const uint4 *)slice + low_half(entry);
 #pragma unroll
         for (int part = 0; part < S::WORDS; part++) {
             const uint4 w = from[S::LANES * part];
@@ -137,7 +144,7 @@ static __device__ void add_row(const ni_cuda_finish &f, float *sum, const ni_ent
     const int most = (int)__reduce_max_sync(~0u, (uint32_t)count), lane = threadIdx.x % S::LANES;
     for (int e = 0; e < most; e += S::LANES) {
         const ni_entry entry = e == 0 ? entries[0] : e == S::LANES ? entries[1] : entry_at(f, r, e + lane, count);
-        const uint32_t mine = entry.value << 16 | entry.column;
+        const uint32_t mine = entry.value << 16 | entry.column * (S::COLS / 8); /* words of 16 bytes of the slice */
         if (__any_sync(~0u, !tame || is_wild(entry.value)))
             add_entries<S, false>(sum, mine, slice, most - e);
         else
@@ -160,6 +167,7 @@ static __global__ void __launch_bounds__(S::THREADS, 1) finish_sparse(const __gr
               first = (int)blockIdx.x * S::COLS, n = first + 8 * lane;
     const bool scaled = f.rows.at || f.columns.at,
                tame = !__syncthreads_or(load_slice<S>(slice, f.weights, f.weight_scales, first, f.depth));
+    ni_wait_for_it(); /* the weights were there before the sum was begun */
     int r = (int)blockIdx.y * S::ROWS + (int)threadIdx.x / S::LANES;
     int count = count_at(f, r), next_count = count_at(f, r + stride);
     arriving<S> row = row_at<S>(f, r, n, count);
@@ -224,8 +232,8 @@ bool ni_cuda_can_finish(const ni_cuda_finish *f) {
     if (!f->sparse.count)
         return aligned;
     const int64_t longest = f->cols > f->sparse.room ? f->cols : f->sparse.room;
-    return aligned && f->rows_count * longest <= INT32_MAX && f->depth % 8 == 0 && f->depth < MOST_ENTRIES_DEPTH &&
-           ni_aligned(f->weights) && slice_of(f) > 0;
+    return aligned && f->rows_count * longest <= INT32_MAX && f->depth % 8 == 0 && ni_aligned(f->weights) &&
+           slice_of(f) > 0;
 }
 
 /* A block a multiprocessor, each with its slice and its band of rows. */
@@ -237,11 +245,8 @@ template <typename S> static int launch_sparse(cudaStream_t on, const ni_cuda_fi
         cudaFuncSetAttribute(finish_sparse<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code != cudaSuccess)
         return code;
-    finish_sparse<S><<<dim3((unsigned)slices, (unsigned)(bands < 1      ? 1
-                                                         : bands < most ? bands
-                                                                        : most)),
-                       S::THREADS, bytes, on>>>(*f);
-    return cudaGetLastError();
+    const unsigned across = (unsigned)(bands < 1 ? 1 : bands < most ? bands : most);
+    return ni_launch_following(on, finish_sparse<S>, dim3((unsigned)slices, across), S::THREADS, bytes, *f);
 }
 
 static int launch_sparse_by(cudaStream_t on, const ni_cuda_finish *f, int multiprocessors) {

@@ -10,16 +10,18 @@
  * would do without S' * D, but errors of BF16 operands would pile up along it; so each chunk starts from its own.
  * 1. `pairs` and the reversed `scan_values` of gla_forward.cu: decayed queries and keys, P; dv.
  * 2. `scan_keys`, a block for each head and tile of key rows, which needs no sums across blocks for S do_t and D v_t:
- *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D).
- * 3. `finish`, a block for each chunk: dP, and what it adds to the rest, with exponentials as in `pairs` (for dk
+ *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D). The first
+ *    reads nothing of dv's scan and runs beside it (follow.cuh): both wait for memory, and few blocks fit a small batch.
+ * 3. `find_d_pairs`, a block for each chunk: dP, beside the reversed scan of keys.
+ * 4. `finish`, a block for each chunk: what dP adds to the rest, with exponentials as in `pairs` (for dk
  * through the last position of s's sub-block); dq, dk, dgate.
  *
  * Rounded to BF16: what the forward rounds, D where it is multiplied, S' in rowsum(S' * D), and between sub-blocks dP
  * and the decayed operands. In a sub-block of 16 all is FP32.
  *
  * Floor at batch 16, seq 2048, heads 4, key 128, value 256: 470 MB, 0.16 ms at 2.9 TB/s; 70 GFLOP, 0.11 ms on tensor
- * cores. With its scratch the plan moves 1.7 GB, 0.6 ms: 218 in `pairs`, 218 for dv, 369 for each scan of keys, 536 in
- * `finish`.
+ * cores. With its scratch the plan moves 1.75 GB, 0.6 ms: 218 in `pairs`, 218 for dv, 369 for each scan of keys, 168 in
+ * `find_d_pairs`, 436 in `finish`.
  */
 #include "gla_chunk.cuh"
 #include "turned.cuh"
@@ -217,6 +219,8 @@ static __global__ void __launch_bounds__(32 * groups / sixteens * splits, groups
     };
 
     key_state<width> state[sixteens] = {};
+    if (reverse)
+        ni_let_follow();
     load_reads(0);
     copy_commit();
     load_writes(0);
@@ -243,6 +247,8 @@ static __global__ void __launch_bounds__(32 * groups / sixteens * splits, groups
         load_writes(i + 1);
         copy_commit();
     }
+    if (!reverse)
+        ni_wait_for_it(); /* dv's scan: who comes next waits for this one alone */
 }
 
 template <int width, int splits, int groups, int sixteens>
@@ -250,7 +256,10 @@ static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stre
     const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
     const int threads = 32 * groups / sixteens * splits;
     const size_t bytes = sizeof(key_room<width, splits, groups>);
-    cudaError_t error = launch(scan_keys<width, splits, groups, sixteens, false>, grid, threads, bytes, stream, a);
+    const auto forward = scan_keys<width, splits, groups, sixteens, false>;
+    cudaError_t error = allow_shared(forward, bytes);
+    if (!error)
+        error = (cudaError_t)ni_launch_following((cudaStream_t)stream, forward, grid, (unsigned)threads, bytes, a);
     return error ? error : launch(scan_keys<width, splits, groups, sixteens, true>, grid, threads, bytes, stream, a);
 }
 
@@ -272,42 +281,27 @@ static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, voi
     return scan_rows<128, 4>(g, a, stream);
 }
 
-/* ---- finish ---- */
+/* ---- dP ---- */
 
-/* The smaller; NaN where one is NaN. */
-static __device__ __forceinline__ float min_or_nan(float x, float y) {
-    float least;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
-    return least;
-}
+typedef struct d_pair_tile {
+    bf16 d_o[2][CHUNK][PITCH], v[2][CHUNK][PITCH];
+} d_pair_tile;
 
-typedef struct finish_tile {
-    float d_pairs[CHUNK][PITCH];
-    union {
-        struct {
-            bf16 d_o[2][CHUNK][PITCH], v[2][CHUNK][PITCH];
-        } values;
-        struct {
-            chunk_tile chunk;
-            float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
-        } keys;
-    };
-} finish_tile;
-
-/* dP: warp w takes sub-block w / 2 of rows and half w % 2 of the columns. */
-static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_args &a, int batch, int head, int begin) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t pitch = (int64_t)a.heads * a.value_dim;
+/* A block for each chunk: warp w takes sub-block w / 2 of rows and half w % 2 of the columns. */
+static __global__ void __launch_bounds__(PAIR_THREADS) find_d_pairs(const gla_args a) {
+    d_pair_tile *c = (d_pair_tile *)shared_memory();
+    const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
+    const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x, pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = ((int64_t)batch * a.seq + begin) * pitch + (int64_t)head * a.value_dim;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp / 2, half = warp % 2;
     auto load = [&](int column) {
         const int at = column / CHANNELS % 2;
-        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.d_o[at][0][0], PITCH, a.d_o + head_row + column, pitch,
-                                          a.seq - begin, a.value_dim - column);
-        copy_tile<CHANNELS, PAIR_THREADS>(&c->values.v[at][0][0], PITCH, a.v + head_row + column, pitch, a.seq - begin,
+        copy_tile<CHANNELS, PAIR_THREADS>(&c->d_o[at][0][0], PITCH, a.d_o + head_row + column, pitch, a.seq - begin,
+                                          a.value_dim - column);
+        copy_tile<CHANNELS, PAIR_THREADS>(&c->v[at][0][0], PITCH, a.v + head_row + column, pitch, a.seq - begin,
                                           a.value_dim - column);
         copy_commit();
     };
-    const int row = warp / 2, half = warp % 2;
     float p[4][4] = {{0}};
     load(0);
     for (int column = 0; column < a.value_dim; column += CHANNELS) {
@@ -322,30 +316,56 @@ static __device__ __forceinline__ void find_d_pairs(finish_tile *c, const gla_ar
 #pragma unroll
         for (int k = 0; k < CHANNELS / 16; k++) {
             uint32_t x[4];
-            load_a(x, &c->values.d_o[at][0][0], PITCH, 16 * row, 16 * k);
+            load_a(x, &c->d_o[at][0][0], PITCH, 16 * row, 16 * k);
 #pragma unroll
             for (int n = 0; n < 2; n++) {
                 if (2 * half + n > row)
                     continue;
                 uint32_t b[4];
-                load_b_columns(b, &c->values.v[at][0][0], PITCH, 16 * k, 32 * half + 16 * n);
+                load_b_columns(b, &c->v[at][0][0], PITCH, 16 * k, 32 * half + 16 * n);
                 mma(p[2 * n], x, b[0], b[1]);
                 mma(p[2 * n + 1], x, b[2], b[3]);
             }
         }
         __syncthreads();
     }
+    float *const out = a.d_pairs + record * CHUNK * CHUNK + 32 * half + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < 4; n++)
 #pragma unroll
-        for (int part = 0; part < 4; part++)
-            c->d_pairs[16 * row + lane / 4 + part / 2 * 8][32 * half + 8 * n + lane % 4 * 2 + part % 2] =
-                a.scale * p[n][part];
+        for (int part = 0; part < 4; part += 2)
+            *(float2 *)(out + (16 * row + lane / 4 + part / 2 * 8) * CHUNK + 8 * n) =
+                make_float2(a.scale * p[n][part], a.scale * p[n][part + 1]);
+    if (blockIdx.x == gridDim.x - 1 && blockIdx.y == gridDim.y - 1)
+        ni_wait_for_it(); /* the reversed scan: who comes next waits for this kernel alone */
+}
+
+/* ---- finish ---- */
+
+/* The smaller; NaN where one is NaN. */
+static __device__ __forceinline__ float min_or_nan(float x, float y) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
+    return least;
+}
+
+typedef struct finish_tile {
+    float d_pairs[CHUNK][PITCH];
+    chunk_tile chunk;
+    float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
+} finish_tile;
+
+static __device__ __forceinline__ void load_d_pairs(finish_tile *c, const gla_args &a, int64_t record) {
+#pragma unroll
+    for (int u = threadIdx.x; u < CHUNK * CHUNK / 4; u += PAIR_THREADS)
+        copy_async16(&c->d_pairs[u / (CHUNK / 4)][u % (CHUNK / 4) * 4], a.d_pairs + record * CHUNK * CHUNK + 4 * u,
+                     true);
+    copy_commit();
 }
 
 /* Drops dP above the diagonal and between documents. */
 static __device__ __forceinline__ void mask_d_pairs(finish_tile *c) {
-    const int32_t *doc = c->keys.chunk.doc;
+    const int32_t *doc = c->chunk.doc;
     for (int u = threadIdx.x; u < CHUNK * CHUNK; u += PAIR_THREADS) {
         const int t = u / CHUNK, s = u % CHUNK;
         if (s > t || doc[s] != doc[t])
@@ -358,8 +378,8 @@ static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args
         const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
         const bool valid = channel + i < a.key_pad;
         const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
-        copy_async16(&c->keys.q[t][i], a.inter_q + at, valid);
-        copy_async16(&c->keys.k[t][i], a.inter_k + at, valid);
+        copy_async16(&c->q[t][i], a.inter_q + at, valid);
+        copy_async16(&c->k[t][i], a.inter_k + at, valid);
     }
 }
 
@@ -378,7 +398,7 @@ static __device__ __forceinline__ uint32_t decay_rows(const bf16 (*x)[PITCH], co
 
 /* dq and dk of one warp's eight channels but for pairs in a sub-block. */
 static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a, int begin) {
-    const chunk_tile *chunk = &c->keys.chunk;
+    const chunk_tile *chunk = &c->chunk;
     const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8;
     const int32_t *doc = chunk->doc;
 #pragma unroll 1 /* registers */
@@ -416,11 +436,10 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
             const float b = chunk->b[t][i];
             const float far_q = doc[t] == doc[first] ? dq[part] * exp2_approx(b - chunk->b[first][i]) : 0;
             const float far_k = doc[t] == doc[last] ? dk[part] * exp2_approx(chunk->b[last][i] - b) : 0;
-            const float before = doc[t] < begin ? a.scale * exp2_approx(b) * c->keys.q[t][i] : 0;
-            const float after =
-                doc[t] == doc[CHUNK - 1] ? exp2_approx(chunk->b[CHUNK - 1][i] - b) * c->keys.k[t][i] : 0;
-            c->keys.q[t][i] = far_q + before;
-            c->keys.k[t][i] = far_k + after;
+            const float before = doc[t] < begin ? a.scale * exp2_approx(b) * c->q[t][i] : 0;
+            const float after = doc[t] == doc[CHUNK - 1] ? exp2_approx(chunk->b[CHUNK - 1][i] - b) * c->k[t][i] : 0;
+            c->q[t][i] = far_q + before;
+            c->k[t][i] = far_k + after;
         }
     }
 }
@@ -428,19 +447,19 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
 /* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
  * that of S do. Between documents dP is 0, and the exponent is kept from overflowing. */
 static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
-    chunk_tile *chunk = &c->keys.chunk;
+    chunk_tile *chunk = &c->chunk;
     const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
     float b[SUB], k[SUB], dk[SUB];
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
         b[s] = chunk->b[first + s][i];
         k[s] = low_bf16(chunk->k[first + s][i]);
-        dk[s] = c->keys.k[first + s][i];
+        dk[s] = c->k[first + s][i];
     }
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
         const float q = low_bf16(chunk->q[first + t][i]);
-        float dq = c->keys.q[first + t][i];
+        float dq = c->q[first + t][i];
 #pragma unroll
         for (int s = 0; s <= t; s += 4) {
             const float4 four = *(const float4 *)&c->d_pairs[first + t][first + s];
@@ -453,12 +472,12 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
             }
         }
         chunk->q[first + t][i] = (bf16)pack_bf16(dq, 0);
-        c->keys.q[first + t][i] = q * dq;
+        c->q[first + t][i] = q * dq;
     }
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
         chunk->k[first + s][i] = (bf16)pack_bf16(dk[s], 0);
-        c->keys.q[first + s][i] -= k[s] * dk[s];
+        c->q[first + s][i] -= k[s] * dk[s];
     }
 }
 
@@ -492,15 +511,16 @@ static __device__ __forceinline__ void join_maxima(const chunk_tile *chunk, cons
 
 static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
     finish_tile *c = (finish_tile *)shared_memory();
-    chunk_tile *chunk = &c->keys.chunk;
+    chunk_tile *chunk = &c->chunk;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x, pitch = (int64_t)a.heads * a.key_dim;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int of = threadIdx.x / 32 / SUBS;
     const uint32_t asked = ni_ask_for_warp(a.amax[of], a.turned[of]);
-    find_d_pairs(c, a, batch, head, begin);
+    load_d_pairs(c, a, record);
     load_documents(chunk, a, batch, begin);
+    copy_wait<0>();
     __syncthreads();
     mask_d_pairs(c);
     const ni_known_amaxes known = ni_known_to_warp(asked);
@@ -512,7 +532,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
         __syncthreads();
         add_sub_block(c);
         const uint32_t begins = begins_in(chunk, sub);
-        const float(*slopes)[PITCH] = &c->keys.q[sub * SUB];
+        const float(*slopes)[PITCH] = &c->q[sub * SUB];
         float sum = 0;
 #pragma unroll
         for (int t = SUB - 1; t >= 0; t--)
@@ -569,7 +589,11 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
         error = gla_launch_scan_values(g, a, true, stream);
     if (!error)
         error = launch_scan_keys(g, a, stream);
-    return error ? error
-                 : launch(finish, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)), PAIR_THREADS,
-                          sizeof(finish_tile), stream, a);
+    const dim3 grid((unsigned)a.chunks, (unsigned)(g->batch * g->heads));
+    if (!error)
+        error = allow_shared(find_d_pairs, sizeof(d_pair_tile));
+    if (!error)
+        error = (cudaError_t)ni_launch_following((cudaStream_t)stream, find_d_pairs, grid, PAIR_THREADS,
+                                                 sizeof(d_pair_tile), a);
+    return error ? error : launch(finish, grid, PAIR_THREADS, sizeof(finish_tile), stream, a);
 }

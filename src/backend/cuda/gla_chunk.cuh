@@ -8,6 +8,7 @@
 #ifndef NI_CUDA_GLA_CHUNK_CUH
 #define NI_CUDA_GLA_CHUNK_CUH
 
+#include "follow.cuh"
 #include "gla.h"
 #include "mma.cuh"
 
@@ -39,6 +40,7 @@ typedef struct gla_args {
     uint4 *states; /* S before the chunk, BF16, as the threads of scan_keys hold it */
     float *inter_q, *inter_k; /* [CHUNK, key_pad]: S do_t with S before the chunk, D v_t with D after it */
     float *crossing;          /* [key_pad]: row sums of S * D after the chunk */
+    float *d_pairs;           /* [records, CHUNK, CHUNK] dP, without a mask */
 } gla_args;
 
 /* gla_forward.cu; also the first half of the backward. */
@@ -177,15 +179,17 @@ static inline size_t gla_shared_limit(void) {
     return (size_t)bytes;
 }
 
+template <typename arguments> static cudaError_t allow_shared(void (*kernel)(arguments), size_t bytes) {
+    return bytes > 48 * 1024 ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes)
+                             : cudaSuccess;
+}
+
 template <typename arguments>
 static cudaError_t launch(void (*kernel)(arguments), dim3 grid, int threads, size_t shared_bytes, void *stream,
                           const arguments &a) {
-    if (shared_bytes > 48 * 1024) {
-        cudaError_t error =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-        if (error != cudaSuccess)
-            return error;
-    }
+    const cudaError_t error = allow_shared(kernel, shared_bytes);
+    if (error != cudaSuccess)
+        return error;
     kernel<<<grid, threads, shared_bytes, (cudaStream_t)stream>>>(a);
     return cudaGetLastError();
 }

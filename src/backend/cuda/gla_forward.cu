@@ -313,6 +313,8 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
     const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
     const bf16 *write = reverse ? a.queries : a.keys;
     bf16 *out = (reverse ? a.dv : a.o) + head_row + column, *turned = c->out[threadIdx.x / 32];
+    if (reverse)
+        ni_let_follow();
 
     auto chunk_of = [&](int i) { return reverse ? a.chunks - 1 - i : i; };
     auto record = [&](int i) { return (int64_t)blockIdx.y * a.chunks + chunk_of(i); };
@@ -447,6 +449,7 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
         a->inter_q = (float *)take(base, &used, rows * key * sizeof *a->inter_q);
         a->inter_k = (float *)take(base, &used, rows * key * sizeof *a->inter_k);
         a->crossing = (float *)take(base, &used, records * key * sizeof *a->crossing);
+        a->d_pairs = (float *)take(base, &used, rows * CHUNK * sizeof *a->d_pairs);
     }
     *bytes = used;
     return true;

@@ -20,12 +20,6 @@ typedef struct joined_work {
 } joined_work;
 static_assert(sizeof(joined_work) <= 4096, "a kernel's arguments");
 
-/* f(row, column) of each of this block's tiles. */
-template <typename F> static __device__ __forceinline__ void each_tile(const joined_work &w, uint32_t block, F f) {
-    for (int t = blockIdx.x / CLUSTER; t < w.tiles; t += gridDim.x / CLUSTER)
-        f((t / w.tile_cols * CLUSTER + (int)block) * TILE_ROWS, t % w.tile_cols * TILE_COLS);
-}
-
 /* *room (+)= alpha c, and c = 0. */
 static __device__ __forceinline__ void set_aside(float (&c)[SUMS][4], const joined_work &w, int row, int col,
                                                  float alpha, bool add) {
@@ -37,43 +31,6 @@ static __device__ __forceinline__ void set_aside(float (&c)[SUMS][4], const join
         }
         sum[0] = sum[1] = 0;
     });
-}
-
-static __device__ __forceinline__ void take_back(float (&c)[SUMS][4], const joined_work &w, int row, int col) {
-    each_pair(c, row, col, [&](float *sum, int r, int n) {
-        if (r < w.rows && n < w.cols) {
-            const float *from = w.room + r * w.cols + n;
-            sum[0] += from[0];
-            sum[1] += from[1];
-        }
-    });
-}
-
-static __device__ __forceinline__ void store(float (&c)[SUMS][4], const CUtensorMap *map, int row, int col,
-                                             uint32_t out) {
-    const int lane = threadIdx.x % 32, group = threadIdx.x / GROUP_THREADS, warp = threadIdx.x / 32 % 4;
-    const bool first = threadIdx.x % GROUP_THREADS == 0;
-    const uint32_t line = out + (warp * 16 + lane / 8 % 2 * 8 + lane % 8) * 128;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        if (first)
-            store_wait_read();
-        sync_warpgroup(1 + group);
-#pragma unroll
-        for (int i = 0; i < SUMS / 2; i += 2) {
-            float(&x)[4] = c[half * SUMS / 2 + i], (&y)[4] = c[half * SUMS / 2 + i + 1];
-            const uint32_t piece = (i + lane / 16) % 8 ^ lane % 8;
-            store_matrix(line + i / 8 * PANEL_BYTES + piece * 16, pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]),
-                         pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
-        }
-        fence_async_proxy();
-        sync_warpgroup(1 + group);
-        if (first) {
-            store_tile(map, col + half * 128, row, out);
-            store_tile(map, col + half * 128 + 64, row, out + PANEL_BYTES);
-            store_commit();
-        }
-    }
 }
 
 /* quotient[t]: of the alphas of term t and the next; 0: too far apart. */
@@ -100,7 +57,7 @@ static __device__ __forceinline__ void multiply_tile(float (&c)[SUMS][4], const 
     release(r, (uint32_t)held);
     scale_sums(c, alpha[w.count - 1]);
     if (aside)
-        take_back(c, w, row, col);
+        take_back(c, w.room, w.rows, w.cols, row, col);
     store(c, &w.c, row, col, r.out(threadIdx.x / GROUP_THREADS));
 }
 
@@ -120,7 +77,7 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_
         [&] {
             each_tile(w, block, [&](int row, int col) {
                 for (int t = 0; t < w.count; t++)
-                    copy_stages<ACROSS>(r, &w.a[t], &w.b[t], w.stages[t], row, col, block);
+                    copy_stages<ACROSS>(r, &w.a[t], &w.b[t], 0, w.stages[t], row, col, block);
             });
         },
         [&] {
@@ -135,6 +92,11 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_kernel(const __grid_
 
 /* ---- the host's side ---- */
 
+/* What copy_stages reads. */
+static bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, const nb_mat *right, bool across) {
+    return map_tiles(a, left, TILE_ROWS) && map_tiles(b, right, across ? DEPTH : TILE_COLS / CLUSTER);
+}
+
 bool ni_cuda_can_join(const ni_cuda_joined *j) {
     bool can = j->count > 0 && j->count <= MOST && can_map(&j->c) && j->c.cols % 2 == 0;
     for (int i = 0; i < j->count && can; i++)
@@ -147,7 +109,7 @@ int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiproces
     bool good = map_tiles(&w.c, &j->c, GROUP_ROWS);
     for (int i = 0; i < j->count; i++) {
         const ni_cuda_joined_term *t = &j->terms[i];
-        good = good && map_operands(&w.a[i], &w.b[i], &t->a, &t->b, j->across);
+        good = good && map_operands(&w.a[i], &w.b[i], &t->a, false, &t->b, j->across);
         w.alpha[i] = t->alpha;
         w.stages[i] = (int32_t)ni_divide_up(t->a.cols, DEPTH);
     }

@@ -17,8 +17,9 @@ extern "C" {
 enum { NI_CUDA_JOINED_MOST = 12 }; /* terms; what describes them are a kernel's arguments, 4 KB at most */
 
 typedef struct ni_cuda_joined_term {
-    nb_mat a, b;        /* BF16 */
-    const float *alpha; /* device; NULL: 1 */
+    nb_mat a, b;         /* BF16; bytes: A E4M3 or E5M2, B E4M3 */
+    const float *alpha;  /* device; NULL: 1 */
+    const float *second; /* bytes: the scale of B; then alpha is that of A, and neither is NULL */
 } ni_cuda_joined_term;
 
 typedef struct ni_cuda_joined {
@@ -26,12 +27,17 @@ typedef struct ni_cuda_joined {
     bool across; /* every B is [K, N], else every B is [N, K] */
     ni_cuda_joined_term terms[NI_CUDA_JOINED_MOST];
     int32_t count;
-    float *room; /* [M, N]: for sums under scales so far apart that one FP32 number cannot hold both */
+    float *room;           /* [M, N]: for sums under scales so far apart that one FP32 number cannot hold both */
+    const uint32_t *found; /* bytes: where it is not 0, C begins with what stands in `room`; NULL: it is not read */
 } ni_cuda_joined;
 
 /* On compute capability 9.0 (cuda.h: ni_cuda_joins): whether addresses and strides are multiples of 16 bytes. */
 bool ni_cuda_can_join(const ni_cuda_joined *j);
 int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiprocessors);
+
+/* joined_bytes.cu: the same of bytes, every B [N, K]; sums are cut as those of all units for 8 bits are (coded.h). */
+bool ni_cuda_can_join_bytes(const ni_cuda_joined *j);
+int ni_cuda_launch_joined_bytes(void *stream, const ni_cuda_joined *j, int multiprocessors);
 
 #ifdef __cplusplus
 }

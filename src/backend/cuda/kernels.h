@@ -227,6 +227,8 @@ typedef struct ni_cuda_moment_sums {
 /* partial [NI_CUDA_SUM_BLOCKS]; column_amax [cols] and tile_crest [tiles] may be NULL. */
 int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
                            float *column_amax, float *tile_crest);
+
+/* ---- measure_attention.cu ---- */
 /* each [batch * heads * (seq / stride)]: of one query; queries in order are added up to stats [1]. */
 int ni_cuda_launch_measure_attention(void *stream, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                      ni_attention_stats *each, ni_attention_stats *stats);

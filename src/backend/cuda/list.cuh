@@ -6,12 +6,18 @@
 
 #include <stdint.h>
 
-/* Blocks are dealt out in the order of the list, to each tensor from its `first` on. */
+/* Blocks are dealt out in the order of the list, to each tensor from its `first` on. Arguments lie in a small cache that a
+ * multiprocessor's warps take turns at, so few of them are looked at. */
 template <typename L, typename T> static __device__ inline int ni_listed(const L &list, uint32_t T::*first) {
-    int which = 0;
-    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].*first)
-        which++;
-    return which;
+    int from = 0, end = list.count;
+    while (end - from > 1) {
+        const int middle = (from + end) / 2;
+        if (blockIdx.x >= list.at[middle].*first)
+            from = middle;
+        else
+            end = middle;
+    }
+    return from;
 }
 
 #endif

@@ -7,6 +7,7 @@
 #include "backend/cuda/joined.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/operand.h"
+#include "backend/cuda/parted.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
@@ -36,7 +37,9 @@ static size_t decoded_bytes(const nb_operand *o) {
 }
 
 static ni_cuda_coded coded_of(const nb_operand *o) {
-    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES ? (const uint8_t *)ni_cuda_values_of(o) : NULL};
+    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES    ? (const uint8_t *)ni_cuda_values_of(o)
+                                           : o->form & NI_CUDA_BESIDE ? ni_cuda_bytes_beside(o)
+                                                                      : NULL};
 }
 
 /* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
@@ -61,15 +64,17 @@ typedef struct side {
     ni_cuda_outer outer;
 } side;
 
-/* Bytes both ways, multiplied by what is none: all scales are in the numbers, exactly. */
+/* Bytes both ways, multiplied by what is none: powers of two are in the numbers, exactly; one scale stays outside. */
 static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
     const nb_operand made = ni_cuda_pow2_as_made(o);
     const nb_qtensor codes = ni_codes_of(&made);
-    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols)};
+    const bool one = ni_has_tensor_scale(&o->quantizer);
+    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols),
+                  .outer = {one ? o->outer : NULL, 0}};
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, true),
+        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, !one),
         "multiply", err);
 }
 
@@ -259,16 +264,18 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
 
 /* ---- a sum as one contraction ---- */
 
-static bool is_bare_product(nb_backend *be, const ni_term *t) {
+static bool is_product_by(nb_backend *be, const ni_term *t, ni_cuda_units units) {
     size_t bytes;
-    return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == NI_CUDA_BF16;
+    return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == units;
 }
 
-static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate) {
+/* All terms are products by these units, and the sum is one that the library does not make. */
+static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
+                     ni_cuda_units units) {
     bool may = ni_cuda_joins(ni_cuda_of(be)) && c->dtype == NB_BF16 && !accumulate && count > 1 &&
                count <= NI_CUDA_JOINED_MOST;
     for (int32_t i = 0; i < count && may; i++)
-        may = is_bare_product(be, &terms[i]);
+        may = is_product_by(be, &terms[i], units);
     return may;
 }
 
@@ -284,7 +291,7 @@ static nb_status join(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_j
     if (!*joined)
         return NB_OK;
     ni_cuda_joined_term *to = &j->terms[j->count++];
-    *to = (ni_cuda_joined_term){x.numbers, y.numbers, x.outer.at ? x.outer.at : y.outer.at};
+    *to = (ni_cuda_joined_term){.a = x.numbers, .b = y.numbers, .alpha = x.outer.at ? x.outer.at : y.outer.at};
     return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
 }
 
@@ -300,6 +307,81 @@ static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, 
         return NB_OK;
     return ni_cuda_status(be, ni_cuda_launch_joined(stream_of(be), &j, ni_cuda_of(be)->multiprocessors),
                           "multiply: products joined", err);
+}
+
+static nb_status multiply_bytes_joined(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms,
+                                       int32_t count, bool *done, nb_error *err) {
+    float *const apart = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float));
+    uint32_t *const found = take(&scratch, sizeof(uint32_t));
+    return ni_cuda_multiply_pow2_joined(be, c, terms, count, apart, found, done, err);
+}
+
+/* ---- products over many tokens, side by side ---- */
+
+/* dW whose operands lie as X and dY do, and a contraction that is worth parting. */
+static bool may_part(nb_backend *be, const ni_sum *p) {
+    enum { LEAST = 2048 };
+    const ni_term *const t = p->terms;
+    return ni_cuda_joins(ni_cuda_of(be)) && p->c.dtype == NB_F32 && p->count == 1 &&
+           is_product_by(be, t, NI_CUDA_BF16) && t->a->cols >= LEAST;
+}
+
+/* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
+static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, ni_cuda_parted *list, bool *parted,
+                      nb_error *err) {
+    const ni_term *const t = p->terms;
+    side x, y;
+    NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
+    NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
+    const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
+    *parted = x.transposed && y.transposed && !x.outer.step && !y.outer.step && (coded || !two);
+    if (!*parted)
+        return NB_OK;
+    ni_cuda_parted_product *const to = &list->at[list->count++];
+    *to = (ni_cuda_parted_product){x.numbers, y.numbers, p->c, x.outer.at ? x.outer.at : y.outer.at, p->accumulate};
+    return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
+}
+
+/* All of them, or none. */
+static nb_status multiply_parted(nb_backend *be, const ni_sum *products, int32_t count, bool *done, nb_error *err) {
+    const int multiprocessors = ni_cuda_of(be)->multiprocessors;
+    ni_cuda_parted list = {.flags = ni_cuda_of(be)->parted};
+    bool parted = count <= NI_CUDA_PARTED_MOST;
+    size_t bytes = 0;
+    *done = false;
+    for (int32_t i = 0; i < count && parted; i++) {
+        parted = may_part(be, &products[i]);
+        list.at[list.count++].c = products[i].c;
+        bytes += parted ? decoded_bytes(products[i].terms->a) + decoded_bytes(products[i].terms->b) : 0;
+    }
+    if (!parted)
+        return NB_OK;
+    const size_t parts = ni_cuda_parted_bytes(&list, multiprocessors);
+    bytes += rounded(parts);
+    room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
+    if (!scratch.at)
+        return ni_cuda_status(be, 0, "multiply", err);
+    scratch.end = scratch.at + bytes;
+    list.parts = take(&scratch, parts);
+    list.count = 0;
+    ni_cuda_alphas_begin(be, count);
+    for (int32_t i = 0; i < count && parted; i++)
+        NB_TRY(part(be, &scratch, &products[i], &list, &parted, err));
+    *done = parted && ni_cuda_can_part(&list, multiprocessors);
+    if (!*done)
+        return NB_OK;
+    return ni_cuda_status(be, ni_cuda_launch_parted(stream_of(be), &list, multiprocessors), "multiply: products parted",
+                          err);
+}
+
+nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
+    bool done = false;
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_check_terms(&products[i].c, products[i].terms, products[i].count, err));
+    NB_TRY(multiply_parted(be, products, count, &done, err));
+    for (int32_t i = 0; i < count && !done; i++)
+        NB_TRY(ni_cuda_multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
+    return NB_OK;
 }
 
 /* ---- sums ---- */
@@ -319,19 +401,25 @@ static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, in
 nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                            nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
+    bool done = false;
+    const ni_sum alone = {*c, terms, count, accumulate};
+    NB_TRY(multiply_parted(be, &alone, 1, &done, err));
+    if (done)
+        return NB_OK;
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
-    const bool joins = may_join(be, c, terms, count, accumulate);
+    const bool joins = may_join(be, c, terms, count, accumulate, NI_CUDA_BF16);
     const size_t bytes = room_for(be, c, terms, count, joins);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
         return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
     nb_mat sum = *c;
-    bool done = false;
     if (!accumulate)
         NB_TRY(multiply_and_finish(be, scratch, c, terms, count, &done, err));
     if (joins)
         NB_TRY(multiply_joined(be, scratch, c, terms, count, &done, err));
+    if (may_join(be, c, terms, count, accumulate, NI_CUDA_FP8_POW2))
+        NB_TRY(multiply_bytes_joined(be, scratch, c, terms, count, &done, err));
     if (done)
         return NB_OK;
     if (!in_place) {
@@ -351,6 +439,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
 
 const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     const ni_cuda_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
+    if (units == NI_CUDA_FP8_POW2 && ni_has_tensor_scale(a) && ni_has_tensor_scale(b)) /* nothing is carried */
+        return ni_cuda_units_text(NI_CUDA_FP8);
     if (units != NI_CUDA_BF16)
         return ni_cuda_units_text(units);
     switch (ni_product_of(a, b)) {

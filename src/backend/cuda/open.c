@@ -8,6 +8,7 @@
 #include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/library.h"
 #include "backend/cuda/operand.h"
+#include "backend/cuda/parted.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
 
@@ -31,6 +32,7 @@ static void destroy(nb_backend *be) {
     cudaFree(cuda->scratch);
     cudaFree(cuda->words);
     cudaFree(cuda->tile_room);
+    cudaFree(cuda->parted);
     if (cuda->own)
         cudaStreamDestroy(cuda->own);
     free(cuda);
@@ -124,6 +126,10 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
         code = cudaMalloc((void **)&cuda->tile_room, NI_PRODUCED_MOST * NI_CUDA_TILE_ROOM);
     if (code == cudaSuccess)
         code = cudaMemset(cuda->tile_room, 0, NI_PRODUCED_MOST * NI_CUDA_TILE_ROOM);
+    if (code == cudaSuccess)
+        code = cudaMalloc((void **)&cuda->parted, NI_CUDA_PARTED_FLAGS * sizeof *cuda->parted);
+    if (code == cudaSuccess)
+        code = cudaMemset(cuda->parted, 0, NI_CUDA_PARTED_FLAGS * sizeof *cuda->parted);
     cuda->workspace_bytes = WORKSPACE;
     cuda->scratch_bytes = FIRST_SCRATCH;
     if (code != cudaSuccess)
@@ -174,6 +180,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.wants_amax = true;
     object->backend.takes_kept = ni_cuda_takes_kept;
     object->backend.lends_codes = ni_cuda_lends_codes;
+    object->backend.multiply_many = ni_cuda_joins(cuda) ? ni_cuda_multiply_many : NULL;
     object->backend.clear_maxima = ni_cuda_clear_maxima;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;

@@ -165,16 +165,16 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
 }
 
 /* Four bits under scales of rows, as they lie. */
-static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out) {
+static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out, nb_element element) {
     const nb_quantizer *q = &codes->quantizer;
-    return q->element == NB_ELEMENT_E2M1 && ni_has_row_scales(q) && out->dtype == NB_BF16 && codes->cols % 8 == 0 &&
+    return q->element == element && ni_has_row_scales(q) && out->dtype == NB_BF16 && codes->cols % 8 == 0 &&
            out->stride % 8 == 0 && (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
 static nb_status put_numbers(nb_backend *be, const nb_mat *to, const ni_cuda_source *from, bool turn, nb_error *err) {
     const bool simple = !from->columns && !from->row_scales && !from->column_scales && !from->minus.codes;
-    if (!turn && simple && !from->numbers.data && are_rows_decoded(&from->codes, to))
+    if (!turn && simple && !from->numbers.data && are_rows_decoded(&from->codes, to, NB_ELEMENT_E2M1))
         return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), to, &from->codes, 1), "numbers of codes", err);
     const int64_t rows = turn ? from->cols : from->rows, cols = turn ? from->rows : from->cols;
     room r;
@@ -241,7 +241,7 @@ static nb_status decode_across(nb_backend *be, nb_operand *out, const nb_operand
     const nb_qtensor codes = ni_codes_of(from);
     const nb_mat values = read_across(out, from);
     return ni_cuda_status(be,
-                          are_rows_decoded(&codes, &values)
+                          are_rows_decoded(&codes, &values, NB_ELEMENT_E2M1)
                               ? ni_cuda_decode_rows(stream_of(be), &values, &codes, 1)
                               : ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, true),
                           "turn: numbers, read across", err);
@@ -293,7 +293,8 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
         NB_TRY(ni_cuda_check_coded(from[i], "turn", err));
         codes[listed] = ni_codes_of(from[i]);
         values[listed] = nb_mat_of(ni_cuda_values_of(out[i]), NB_BF16, from[i]->rows, from[i]->cols);
-        if (!is_read_across(be, out[i], from[i]) || !are_rows_decoded(&codes[listed], &values[listed])) {
+        if (!is_read_across(be, out[i], from[i]) ||
+            !are_rows_decoded(&codes[listed], &values[listed], NB_ELEMENT_E2M1)) {
             NB_TRY(ni_cuda_turn(be, out[i], from[i], err));
             continue;
         }
@@ -326,7 +327,7 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
         return decode_plain(be, out, from, transpose, columns, err);
     NB_TRY(ni_cuda_check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
-    if (with_outer && !transpose && !columns && are_rows_decoded(&codes, out))
+    if (with_outer && !transpose && !columns && are_rows_decoded(&codes, out, NB_ELEMENT_E2M1))
         return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes, 1), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
@@ -337,7 +338,7 @@ nb_status ni_cuda_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_o
     if (ni_is_plain(from) || s->exact)
         return ni_compose_decoded(be, out, from, s, err);
     const nb_qtensor codes = ni_codes_of(from);
-    if (!are_rows_decoded(&codes, out))
+    if (!are_rows_decoded(&codes, out, NB_ELEMENT_E2M1) && !are_rows_decoded(&codes, out, NB_ELEMENT_INT4))
         return ni_compose_decoded(be, out, from, s, err);
     NB_TRY(ni_check_decode(out, from, false, NULL, err));
     NB_TRY(ni_cuda_check_coded(from, "decode", err));

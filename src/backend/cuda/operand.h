@@ -28,12 +28,19 @@ nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, i
 /* 8-bit codes of BF16 numbers whose maximum is known, and what a product reads of them. */
 nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source *from, const uint32_t *amax,
                                     const nb_operand *out, nb_error *err);
+/* 8-bit codes of four-bit ones, and what a product reads of them; whether that can be. */
+bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_making *making);
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err);
 /* `out`, turned, reads what lies with `from`; false: it does not. */
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from);
 /* The operand whose memory it reads, which is turned where that was borrowed. */
 nb_operand ni_cuda_pow2_as_made(const nb_operand *o);
 nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                                 bool accumulate, nb_error *err);
+/* C = a sum of such products, of NI_CUDA_JOINED_MOST terms at most; false: it cannot be one contraction. `room` is
+ * [rows, cols], `found` a word. */
+nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count,
+                                       float *room, uint32_t *found, bool *done, nb_error *err);
 
 /* The same for units of BF16, which hold a four-bit code times a power of two as well: scales of rows go into its values
  * and nothing is left for behind the sum (NI_CUDA_CARRIED); those of columns are there anyhow. */

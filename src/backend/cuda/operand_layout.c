@@ -25,11 +25,26 @@ uint16_t *ni_cuda_values_of(const nb_operand *o) {
     return (uint16_t *)(void *)((char *)o->memory + ni_cuda_rounded(ni_canonical_bytes(o)));
 }
 
+static size_t value_bytes(const nb_operand *o) {
+    return ni_cuda_rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t));
+}
+
+uint8_t *ni_cuda_bytes_beside(const nb_operand *o) {
+    return (uint8_t *)(void *)((char *)ni_cuda_values_of(o) + value_bytes(o));
+}
+
+/* A weight that units for 8 bits may multiply. */
+static bool may_have_both(const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
+    return o->side == NI_RIGHT && q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
+}
+
 size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
     if (ni_is_plain(operand))
         return 0;
-    const size_t values = ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    const size_t values =
+        value_bytes(operand) + (may_have_both(operand) ? ni_cuda_rounded((size_t)(operand->rows * operand->cols)) : 0);
     const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
     const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
     const size_t behind =

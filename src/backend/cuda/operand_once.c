@@ -9,6 +9,7 @@
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
+#include "backend/ref/quantize_parts.h"
 #include "format/vector_scales.h"
 
 static void *stream_of(nb_backend *be) {
@@ -155,21 +156,33 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
-/* What a copy of tiles did, if it was asked. */
-static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+/* What one or two copies of tiles did, where it is asked: fetched in one piece. */
+static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                             nb_error *err) {
     const nb_mat *x = source->numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
-    if (!making->stats)
+    nb_quantize_stats found[2] = {{0}}, *totals, *parts;
+    if (!makings[0].stats && (count == 1 || !makings[1].stats))
         return NB_OK;
-    nb_qtensor codes = ni_codes_of(making->out);
-    codes.quantizer = *ni_making_quantizer(making);
-    nb_quantize_stats *parts = ni_cuda_scratch(be, (NI_CUDA_STATS_PARTS + 1) * sizeof *parts, "statistics");
-    const int code = parts ? ni_cuda_tile_stats(stream_of(be), parts + NI_CUDA_STATS_PARTS, parts, &tiles, &codes,
-                                                making->transpose, &noise)
-                           : cudaSuccess;
-    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
-    ni_cuda_take_stats(be, &codes, parts + NI_CUDA_STATS_PARTS, making->stats);
+    totals = ni_cuda_scratch(be, (2 + NI_CUDA_STATS_PARTS) * sizeof *totals, "statistics");
+    parts = totals + 2;
+    for (int32_t i = 0; i < count && totals; i++) {
+        const ni_cuda_noise noise = ni_cuda_noise_of(makings[i].noise);
+        nb_qtensor codes = ni_codes_of(makings[i].out);
+        codes.quantizer = *ni_making_quantizer(&makings[i]);
+        if (makings[i].stats)
+            NB_TRY(ni_cuda_status(
+                be, ni_cuda_tile_stats(stream_of(be), &totals[i], parts, &tiles, &codes, makings[i].transpose, &noise),
+                "quantize: statistics", err));
+    }
+    if (!totals)
+        return ni_cuda_status(be, cudaSuccess, "quantize: statistics", err);
+    ni_cuda_download(be, found, totals, (size_t)count * sizeof *found);
+    for (int32_t i = 0; i < count; i++) {
+        const nb_qtensor codes = ni_codes_of(makings[i].out);
+        if (makings[i].stats)
+            ni_stats_total(&codes, &found[i], 1, makings[i].stats);
+    }
     return NB_OK;
 }
 
@@ -444,8 +457,8 @@ static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_
            (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
 }
 
-/* Rows of four-bit codes whose product is of units for 8 bits. Weights are made once for many products, and a sparse
- * one may want their values. */
+/* Rows of four-bit codes whose product is of units for 8 bits. Weights keep their values too, which a sparse product
+ * may want. */
 static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
     const nb_quantizer *q = &o->quantizer;
     return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
@@ -456,14 +469,22 @@ static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
 static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out),
+    const bool coded = are_codes_read(be, making), as_bytes = is_multiplied_as_bytes(be, out),
+               bytes = as_bytes && !from->wide,
+               beside = as_bytes && from->wide && out->side == NI_RIGHT && out->quantizer.element == NB_ELEMENT_E2M1,
                pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
-    out->form =
-        pow2 ? NI_CUDA_POW2 : (coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED) | (carried ? NI_CUDA_CARRIED : 0);
+    out->form = pow2 ? NI_CUDA_POW2
+                     : (coded ? bytes    ? NI_CUDA_BYTES
+                                : beside ? NI_CUDA_BESIDE
+                                         : 0
+                              : NI_CUDA_UNCODED) |
+                           (carried ? NI_CUDA_CARRIED : 0);
     out->outer = codes.tensor_scale;
     return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
-                            .values = pow2 ? NULL : ni_cuda_values_of(out),
-                            .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
+                            .values = pow2 || bytes ? NULL : ni_cuda_values_of(out),
+                            .bytes = bytes    ? (uint8_t *)ni_cuda_values_of(out)
+                                     : beside ? ni_cuda_bytes_beside(out)
+                                              : NULL,
                             .whole = ni_cuda_is_whole_valued(out) || carried,
                             .codes = coded ? codes.codes : NULL,
                             .row_scales = codes.outer_scales,
@@ -587,6 +608,9 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_vector_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_vector(be, source, &from, m, err));
+        } else if (!done[i] && ni_cuda_recodes_pow2(be, source, m)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(ni_cuda_recode_pow2(be, source->operand, m, err));
         } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_column(be, &columns, m->out, err));
@@ -604,9 +628,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
-            NB_TRY(count_tiles(be, source, m, err));
-            if (pair)
-                NB_TRY(count_tiles(be, source, m + 1, err));
+            NB_TRY(count_tiles(be, source, m, 1 + pair, err));
             i += pair;
         }
     }

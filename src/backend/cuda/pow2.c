@@ -2,9 +2,11 @@
  * and their products.
  */
 #include "backend/cuda/coded.h"
+#include "backend/cuda/joined.h"
 #include "backend/cuda/list.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/pow2_bytes.h"
+#include "backend/cuda/recode.h"
 #include "backend/ref/operand_parts.h"
 #include "format/vector_scales.h"
 
@@ -54,6 +56,31 @@ nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source 
         "quantize: bytes both ways", err);
 }
 
+bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_making *making) {
+    const nb_operand *from = source->operand, *out = making->out;
+    return from && !ni_is_plain(from) && !ni_is_plain(out) && !(from->form & NI_CUDA_UNCODED) && !making->stats &&
+           ni_source_is_simple(source) && ni_making_is_whole(source, making) && in_sixteens(from) &&
+           from->rows * from->cols / 8 <= INT32_MAX && ni_cuda_goes_as_pow2(be, out) &&
+           ni_cuda_recodes(&from->quantizer, ni_making_quantizer(making));
+}
+
+/* The codes that are kept are those of its own rows. */
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err) {
+    nb_operand *const out = making->out;
+    const ni_cuda_pow2 parts = parts_of(out);
+    const bool turned = making->transpose;
+    out->form = NI_CUDA_POW2;
+    out->outer = parts.scale;
+    const ni_cuda_recoding r = {.from = ni_codes_of(from),
+                                .bytes = turned ? parts.turned : parts.bytes,
+                                .turned = turned ? parts.bytes : parts.turned,
+                                .scale = parts.scale,
+                                .amax = out->memory,
+                                .rule = ni_making_quantizer(making)->rule};
+    return ni_cuda_status(be, ni_cuda_launch_recode(ni_cuda_of(be)->stream, &r), "quantize: codes anew, both ways",
+                          err);
+}
+
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from) {
     if (!(from->form & NI_CUDA_POW2) || from->form & NI_CUDA_BORROWED || !ni_cuda_goes_as_pow2(be, out))
         return false;
@@ -93,16 +120,20 @@ static nb_mat bytes_of(const nb_operand *o, const ni_cuda_pow2 *parts) {
     return nb_mat_of(o->form & NI_CUDA_BORROWED ? parts->turned : parts->bytes, type, o->rows, o->cols);
 }
 
+static ni_cuda_pow2_mend mend_of(ni_cuda *cuda, const nb_mat *c, const nb_operand *a, const nb_operand *b) {
+    const nb_operand first = ni_cuda_pow2_as_made(a), second = ni_cuda_pow2_as_made(b);
+    return (ni_cuda_pow2_mend){.c = *c,
+                               .a = parts_of(&first),
+                               .b = parts_of(&second),
+                               .a_turned = a->form & NI_CUDA_BORROWED,
+                               .b_turned = b->form & NI_CUDA_BORROWED,
+                               .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
+}
+
 nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                                 bool accumulate, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    const nb_operand first = ni_cuda_pow2_as_made(a), second = ni_cuda_pow2_as_made(b);
-    const ni_cuda_pow2_mend m = {.c = *c,
-                                 .a = parts_of(&first),
-                                 .b = parts_of(&second),
-                                 .a_turned = a->form & NI_CUDA_BORROWED,
-                                 .b_turned = b->form & NI_CUDA_BORROWED,
-                                 .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
+    const ni_cuda_pow2_mend m = mend_of(cuda, c, a, b);
     const ni_cuda_product p = {.a = bytes_of(a, &m.a),
                                .b = bytes_of(b, &m.b),
                                .c = *c,
@@ -114,4 +145,32 @@ nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operan
     NB_TRY(ni_cuda_multiply_plain(be, &p, err));
     return ni_cuda_status(be, ni_cuda_launch_pow2_mend(cuda->stream, &m, cuda->multiprocessors),
                           "multiply: vectors too far apart for FP8", err);
+}
+
+/* What is not exact is summed before, in FP32, and C begins with it. */
+nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count,
+                                       float *room, uint32_t *found, bool *done, nb_error *err) {
+    _Static_assert((int)NI_CUDA_JOINED_MOST == (int)NI_CUDA_APART_MOST, "terms of a sum");
+    ni_cuda *cuda = ni_cuda_of(be);
+    ni_cuda_pow2_apart m = {.room = room,
+                            .rows = c->rows,
+                            .cols = c->cols,
+                            .count = count,
+                            .found = found,
+                            .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
+    ni_cuda_joined j = {.c = *c, .count = count, .room = room, .found = found};
+    for (int32_t i = 0; i < count; i++) {
+        m.terms[i] = mend_of(cuda, c, terms[i].a, terms[i].b);
+        j.terms[i] = (ni_cuda_joined_term){.a = bytes_of(terms[i].a, &m.terms[i].a),
+                                           .b = bytes_of(terms[i].b, &m.terms[i].b),
+                                           .alpha = m.terms[i].a.scale,
+                                           .second = m.terms[i].b.scale};
+    }
+    *done = ni_cuda_can_join_bytes(&j);
+    if (!*done)
+        return NB_OK;
+    NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
+                          "multiply: vectors too far apart for FP8", err));
+    return ni_cuda_status(be, ni_cuda_launch_joined_bytes(cuda->stream, &j, cuda->multiprocessors),
+                          "multiply: products of bytes joined", err);
 }

@@ -1,6 +1,7 @@
 /* pow2_bytes.cu: see pow2_bytes.h. */
 #include "backend/cuda/pow2_bytes.h"
 
+#include "backend/cuda/byte_tile.cuh"
 #include "backend/cuda/follow.cuh"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/vector.cuh"
@@ -17,8 +18,8 @@ static size_t rounded(size_t bytes) {
 bool ni_cuda_is_pow2(const nb_quantizer *q) {
     const bool wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2,
                vectors = ni_has_row_scales(q) || ni_has_column_scales(q);
-    return q->rule == NB_RULE_POW2 && q->hadamard_size == 0 &&
-           ((q->element == NB_ELEMENT_E2M1 && vectors) || (wide && ni_has_tensor_scale(q)));
+    return q->hadamard_size == 0 &&
+           ((wide && ni_has_tensor_scale(q)) || (q->rule == NB_RULE_POW2 && q->element == NB_ELEMENT_E2M1 && vectors));
 }
 
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols) {
@@ -174,59 +175,6 @@ static __global__ void __launch_bounds__(SCALES_THREADS) find_scales(const __gri
 
 /* ---- bytes both ways ---- */
 
-/* A block of threads takes a tile of 128 x 128: bytes go out as they lie and into shared memory, 16 of a row together, and
- * from there out by columns, 16 of a column together. The 16 from row r, chunk h on lie at chunk h ^ (r / 16) of its row:
- * both ways all banks are used. */
-enum { TILE = 128, CHUNKS = TILE / 16, TILE_ROWS_AT_ONCE = NI_THREADS / CHUNKS };
-
-typedef struct byte_tile {
-    uint4 at[TILE][CHUNKS];
-} byte_tile;
-
-static __device__ void put_chunk(byte_tile &tile, int r, int chunk, const uint4 &bytes) {
-    tile.at[r][chunk ^ (r / 16)] = bytes;
-}
-
-/* Four rows of four bytes each, the other way round. */
-static __device__ void turn_four(const uint32_t *rows, uint32_t *columns) {
-    const uint32_t a = __byte_perm(rows[0], rows[1], 0x5140), b = __byte_perm(rows[2], rows[3], 0x5140),
-                   c = __byte_perm(rows[0], rows[1], 0x7362), d = __byte_perm(rows[2], rows[3], 0x7362);
-    columns[0] = __byte_perm(a, b, 0x5410);
-    columns[1] = __byte_perm(a, b, 0x7632);
-    columns[2] = __byte_perm(c, d, 0x5410);
-    columns[3] = __byte_perm(c, d, 0x7632);
-}
-
-/* Warp w has columns 16 w to 16 w + 15: a lane four of them and 16 rows. */
-static __device__ void store_turned(const byte_tile &tile, uint8_t *turned, int64_t rows, int64_t cols, int64_t r0,
-                                    int64_t c0) {
-    const int chunk = threadIdx.x / 32, group = threadIdx.x % 32 / 4, word = threadIdx.x % 4;
-    const int64_t r = r0 + 16 * group, c = c0 + 16 * chunk + 4 * word;
-    uint32_t out[4][4];
-    if (r >= rows || c >= cols)
-        return;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint32_t in[4], columns[4];
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            in[k] = ((const uint32_t *)&tile.at[16 * group + 4 * i + k][chunk ^ group])[word];
-        turn_four(in, columns);
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            out[k][i] = columns[k];
-    }
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        *(uint4 *)(turned + (c + k) * rows + r) = make_uint4(out[k][0], out[k][1], out[k][2], out[k][3]);
-}
-
-/* Codes i and i + 4 of eight as two halves, times 2^-14. */
-static __device__ uint32_t halves_of_codes(uint32_t codes, int i) {
-    const uint32_t two = codes >> 4 * i;
-    return (two & 0x00070007u) << 9 | (two & 0x00080008u) << 12;
-}
-
 static __device__ uint32_t times_halves(uint32_t a, uint32_t b) {
     uint32_t product;
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
@@ -335,13 +283,8 @@ typedef struct wide_operand {
     uint8_t *bytes, *turned;
     float *scale;
     int64_t rows, cols;
+    nb_scale_rule rule;
 } wide_operand;
-
-static __device__ void open_tile(int64_t cols, int64_t *r0, int64_t *c0) {
-    const int64_t across = (cols + TILE - 1) / TILE;
-    *r0 = blockIdx.x / across * TILE;
-    *c0 = blockIdx.x % across * TILE;
-}
 
 static __global__ void __launch_bounds__(NI_THREADS) turn_bytes(const __grid_constant__ wide_operand o) {
     __shared__ byte_tile tile;
@@ -384,7 +327,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             for (int half = 0; half < 2; half++)
                 in[i][half] = *(const uint4 *)(from + (r0 + r) * stride + c0 + 16 * chunk + 8 * half);
     }
-    const float multiplier = ni_vector_encode(NB_RULE_POW2, ni_element_max(ELEMENT), ni_f32_from(*amax));
+    const float multiplier = ni_vector_encode(o.rule, ni_element_max(ELEMENT), ni_f32_from(*amax));
     if (blockIdx.x == 0 && threadIdx.x == 0)
         *o.scale = ni_vector_decode(multiplier);
 #pragma unroll
@@ -403,7 +346,8 @@ static __global__ void __launch_bounds__(NI_THREADS)
 }
 
 static wide_operand wide_of(const ni_cuda_pow2 *p) {
-    wide_operand o = {p->codes.codes, p->bytes, p->turned, p->scale, p->codes.rows, p->codes.cols};
+    wide_operand o = {p->codes.codes,         p->bytes, p->turned, p->scale, p->codes.rows, p->codes.cols,
+                      p->codes.quantizer.rule};
     return o;
 }
 
@@ -539,11 +483,91 @@ static mended_side side_of(const ni_cuda_pow2 *p, bool turned) {
     return s;
 }
 
-int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors) {
+static mending mending_of(const ni_cuda_pow2_mend *m) {
     const mending all = {m->c, side_of(&m->a, m->a_turned), side_of(&m->b, m->b_turned),
                          m->a_turned ? m->a.codes.rows : m->a.codes.cols, m->mended};
+    return all;
+}
+
+int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors) {
+    const mending all = mending_of(m);
     if (m->c.rows > 0 && m->c.cols > 0 && (all.a.wide || all.b.wide))
         return ni_launch_following((cudaStream_t)stream, mend_pow2, dim3((unsigned)multiprocessors), NI_THREADS, 0,
                                    all);
     return cudaSuccess;
+}
+
+/* ---- before a sum of products ---- */
+
+typedef struct apart_term {
+    mended_side a, b;
+    int64_t depth;
+} apart_term;
+
+typedef struct apart_list {
+    apart_term at[NI_CUDA_APART_MOST];
+    float *room;
+    int64_t rows, cols;
+    int32_t count;
+    uint32_t *found, *mended;
+} apart_list;
+static_assert(sizeof(apart_list) <= 4096, "a kernel's arguments");
+
+static __device__ uint32_t count_of(const apart_list &list) {
+    uint32_t all = 0;
+    for (int t = 0; t < list.count; t++)
+        all += (list.at[t].a.wide ? *list.at[t].a.wide : 0) + (list.at[t].b.wide ? *list.at[t].b.wide : 0);
+    return all;
+}
+
+/* One sum's share. */
+static __device__ float add_apart(float sum, const apart_term &t, int64_t i, int64_t j) {
+    if (is_listed(t.a, count_of(t.a, false), (uint32_t)i) || is_listed(t.b, count_of(t.b, false), (uint32_t)j)) {
+        for (int64_t k = 0; k < t.depth; k++)
+            sum = __fmaf_rn(number_of(t.a, i, k), number_of(t.b, j, k), sum);
+        return sum;
+    }
+    const uint32_t of_a = count_of(t.a, true), of_b = count_of(t.b, true);
+    for (uint32_t k = 0; k < of_a; k++)
+        sum = __fmaf_rn(number_of(t.a, i, t.a.list[k]), number_of(t.b, j, t.a.list[k]), sum);
+    for (uint32_t k = 0; k < of_b; k++)
+        if (!is_listed(t.a, of_a, t.b.list[k]))
+            sum = __fmaf_rn(number_of(t.a, i, t.b.list[k]), number_of(t.b, j, t.b.list[k]), sum);
+    return sum;
+}
+
+static __global__ void __launch_bounds__(NI_THREADS) sum_apart(const __grid_constant__ apart_list list) {
+    ni_wait_for_it();
+    ni_let_follow();
+    const uint32_t all = count_of(list);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *list.found = all;
+        if (all)
+            atomicAdd(list.mended, all);
+    }
+    if (all == 0)
+        return;
+    for (NI_EACH(n, list.rows * list.cols)) {
+        float sum = 0.0f;
+        for (int t = 0; t < list.count; t++)
+            sum = add_apart(sum, list.at[t], n / list.cols, n % list.cols);
+        list.room[n] = sum;
+    }
+}
+
+int ni_cuda_launch_pow2_apart(void *stream, const ni_cuda_pow2_apart *m, int multiprocessors) {
+    apart_list list = {};
+    list.room = m->room;
+    list.rows = m->rows;
+    list.cols = m->cols;
+    list.found = m->found;
+    list.mended = m->mended;
+    list.count = m->count;
+    for (int t = 0; t < m->count; t++) {
+        const mending all = mending_of(&m->terms[t]);
+        list.at[t].a = all.a;
+        list.at[t].b = all.b;
+        list.at[t].depth = all.depth;
+    }
+    return ni_launch_following((cudaStream_t)stream, sum_apart, dim3((unsigned)multiprocessors), NI_THREADS, 0, list);
 }

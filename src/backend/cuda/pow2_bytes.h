@@ -5,7 +5,8 @@
  *     scale of them all = 2^(largest - 6)
  *
  * A vector is a row or a column. Every E2M1 number is exact in E4M3 from 2^6 down to 2^-8 times itself, so
- * a vector is exact whose d <= 14; those of zeros have no say. 8-bit codes under one scale are bytes as they are. The units
+ * a vector is exact whose d <= 14; those of zeros have no say. 8-bit codes under one scale, which may be any number, are
+ * bytes as they are. The units
  * read a contraction along rows alone, so bytes lie both ways: what is read the other way is not made anew.
  *
  * Vectors that are not exact are found by the GPU, and nothing waits for it: their bytes are zeros, so that they add
@@ -30,7 +31,7 @@ typedef struct ni_cuda_pow2 {
     uint32_t *list;          /* [*wide] which ones, ascending */
 } ni_cuda_pow2;
 
-/* E2M1 under scales of rows or of columns; E4M3 or E5M2 under one of the tensor. */
+/* E2M1 under powers of two of rows or of columns; E4M3 or E5M2 under one scale of the tensor, whatever its rule. */
 bool ni_cuda_is_pow2(const nb_quantizer *q);
 /* Room behind the codes, 64-byte aligned, and what lies where in it. */
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols);
@@ -50,6 +51,18 @@ typedef struct ni_cuda_pow2_mend {
     uint32_t *mended;        /* [1] */
 } ni_cuda_pow2_mend;
 int ni_cuda_launch_pow2_mend(void *stream, const ni_cuda_pow2_mend *m, int multiprocessors);
+
+/* The same before a sum of products that is one contraction (joined.h): room = what they are worth in all terms, and
+ * *found is not 0; where there are none, it is, and room stays as it is. */
+enum { NI_CUDA_APART_MOST = 12 };
+typedef struct ni_cuda_pow2_apart {
+    float *room; /* [rows, cols] */
+    int64_t rows, cols;
+    ni_cuda_pow2_mend terms[NI_CUDA_APART_MOST]; /* c is not read */
+    int32_t count;
+    uint32_t *found, *mended; /* [1] */
+} ni_cuda_pow2_apart;
+int ni_cuda_launch_pow2_apart(void *stream, const ni_cuda_pow2_apart *m, int multiprocessors);
 
 #ifdef __cplusplus
 }

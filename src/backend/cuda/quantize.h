@@ -198,7 +198,7 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once; NULL: codes alone */
     bool whole;
-    uint8_t *bytes; /* E4M3 of four-bit codes, in the place of values; NULL: values */
+    uint8_t *bytes; /* E4M3 of four-bit codes; NULL: nobody asks */
     uint8_t *codes; /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */

@@ -227,15 +227,15 @@ int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const 
 
 /* ---- weights: rows of many matrices a launch ---- */
 
-enum { LISTED_THREADS = 128 };
+enum { LISTED_THREADS = 128, LISTED_ROWS = 4 /* of a block */ };
 
 typedef struct listed_rows {
     const float *from;
     uint16_t *values;
-    uint8_t *codes;
+    uint8_t *bytes, *codes;
     float *row_scales;
     int64_t stride;
-    uint32_t cols, first_row;
+    uint32_t rows, cols, first_block;
     nb_scale_rule rule;
     bool whole;
 } listed_rows;
@@ -243,31 +243,34 @@ typedef struct listed_rows {
 typedef struct row_list {
     listed_rows at[NI_CUDA_LIST_MOST];
     int count;
-    uint32_t rows;
+    uint32_t blocks;
 } row_list;
 
 template <nb_rounding ROUND>
 static __global__ void __launch_bounds__(LISTED_THREADS) quantize_many_rows(const __grid_constant__ row_list list) {
-    const int which = ni_listed(list, &listed_rows::first_row);
-    const listed_rows &l = list.at[which];
-    const int64_t r = blockIdx.x - l.first_row;
+    const listed_rows &l = list.at[ni_listed(list, &listed_rows::first_block)];
+    const uint32_t first = (blockIdx.x - l.first_block) * LISTED_ROWS;
     ni_cuda_vector v = {};
     v.quantizer.scale_type = NB_SCALE_F32;
     v.quantizer.rule = l.rule;
     v.values = l.values;
+    v.bytes = l.bytes;
     v.codes = l.codes;
     v.row_scales = l.row_scales;
     v.whole = l.whole;
-    quantize_row<float, NB_ELEMENT_E2M1, ROUND>(l.from + r * l.stride, r, l.cols, v);
+    for (uint32_t r = first; r < l.rows && r < first + LISTED_ROWS; r++) {
+        quantize_row<float, NB_ELEMENT_E2M1, ROUND>(l.from + r * l.stride, r, l.cols, v);
+        __syncthreads(); /* what the row's maximum was found in is the next one's */
+    }
 }
 
 static int launch_row_list(cudaStream_t on, row_list *list, nb_rounding round) {
-    if (list->rows && round == NB_ROUND_UP)
-        quantize_many_rows<NB_ROUND_UP><<<list->rows, LISTED_THREADS, 0, on>>>(*list);
-    else if (list->rows)
-        quantize_many_rows<NB_ROUND_EVEN><<<list->rows, LISTED_THREADS, 0, on>>>(*list);
+    if (list->blocks && round == NB_ROUND_UP)
+        quantize_many_rows<NB_ROUND_UP><<<list->blocks, LISTED_THREADS, 0, on>>>(*list);
+    else if (list->blocks)
+        quantize_many_rows<NB_ROUND_EVEN><<<list->blocks, LISTED_THREADS, 0, on>>>(*list);
     list->count = 0;
-    list->rows = 0;
+    list->blocks = 0;
     return cudaGetLastError();
 }
 
@@ -277,20 +280,22 @@ int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, con
     int code = cudaSuccess;
     for (int i = 0; i < count && !code; i++) {
         if (list.count == NI_CUDA_LIST_MOST || (i && v[i].quantizer.round != v[i - 1].quantizer.round) ||
-            list.rows + s[i].rows > INT32_MAX)
+            list.blocks + ni_divide_up(s[i].rows, LISTED_ROWS) > INT32_MAX)
             code = launch_row_list(on, &list, v[i - 1].quantizer.round);
         listed_rows l = {};
         l.from = (const float *)s[i].numbers;
         l.values = v[i].values;
+        l.bytes = v[i].bytes;
         l.codes = v[i].codes;
         l.row_scales = v[i].row_scales;
         l.stride = s[i].stride;
         l.cols = (uint32_t)s[i].cols;
-        l.first_row = list.rows;
+        l.rows = (uint32_t)s[i].rows;
+        l.first_block = list.blocks;
         l.rule = v[i].quantizer.rule;
         l.whole = v[i].whole;
         list.at[list.count++] = l;
-        list.rows += (uint32_t)s[i].rows;
+        list.blocks += (uint32_t)ni_divide_up(s[i].rows, LISTED_ROWS);
     }
     return code || !count ? code : launch_row_list(on, &list, v[count - 1].quantizer.round);
 }
@@ -410,6 +415,16 @@ static __device__ uint4 eight_of_codes(const row_table &t, uint32_t word) {
                       pair_of_codes<1, 3>(later_low, later_high, word));
 }
 
+/* INT4 in two's complement: 2^23 + 8 + the number is a float. */
+static __device__ uint4 eight_of_ints(float scale, uint32_t word) {
+    ni_eight e;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        e.x[k] = ni_f32_mul(__uint_as_float(0x4b000000u | ((word >> 4 * k & 15u) ^ 8u)) - 8388616.0f, scale);
+    return ni_word_of(e);
+}
+
+template <nb_element ELEMENT>
 static __global__ void __launch_bounds__(NI_THREADS)
     decode_with_rest(const __grid_constant__ nb_mat out, const __grid_constant__ nb_qtensor t,
                      const __grid_constant__ ni_sparse s) {
@@ -430,19 +445,24 @@ static __global__ void __launch_bounds__(NI_THREADS)
 #pragma unroll
         for (int i = 0; i < DECODED_EIGHTS; i++)
             if (first + 32 * i < eights)
-                ni_store_words(ni_global(to + 8 * (first + 32 * i)), eight_of_codes(table, words[i]));
+                ni_store_words(ni_global(to + 8 * (first + 32 * i)), ELEMENT == NB_ELEMENT_INT4
+                                                                         ? eight_of_ints(scale, words[i])
+                                                                         : eight_of_codes(table, words[i]));
     }
     __syncwarp(); /* an entry is written over what another lane wrote */
     for (int i = lane; i < count; i += 32) {
         const int64_t at = r * s.room + i;
         const uint32_t c = (uint32_t)s.column[at], code = codes[c / 2] >> (4 * (c % 2)) & 15u;
-        const float decoded = ni_bf16_round(ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, code), scale));
+        const float decoded = ni_bf16_round(ni_f32_mul(ni_element_value(ELEMENT, code), scale));
         to[c] = ni_bf16_even(ni_f32_add(decoded, ni_bf16_value(s.value[at])));
     }
 }
 
 int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qtensor *from, const ni_sparse *s) {
-    decode_with_rest<<<(unsigned)ni_divide_up(from->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(*out, *from,
-                                                                                                            *s);
+    (from->quantizer.element == NB_ELEMENT_INT4
+         ? decode_with_rest<NB_ELEMENT_INT4>
+         : decode_with_rest<
+               NB_ELEMENT_E2M1>)<<<(unsigned)ni_divide_up(from->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(
+        *out, *from, *s);
     return cudaGetLastError();
 }

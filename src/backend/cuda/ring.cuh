@@ -4,8 +4,8 @@
  * half of it to both. In a block one thread copies what comes next into the ring, 64 of the contraction a stage, and two
  * warpgroups multiply, 64 rows each. A stage is free again when all warps of the cluster that read it are done.
  *
- *     A   [128 rows, 64] in one panel
- *     B   [256 rows, 64] in one panel, or ACROSS: [64, 256 columns] in four of 64
+ *     A   [128 rows, 64] in one panel, or A_ACROSS: [64, 128 columns] in two of 64
+ *     B   [256 rows, 64] in one panel, or ACROSS: [64, 256 columns] in four
  *
  * What is beyond an edge comes as zeros. Sums run along the contraction, in FP32.
  */
@@ -84,6 +84,16 @@ static __device__ inline ring ring_begin() {
 
 /* ---- copying, by one thread of a block ---- */
 
+template <int ACROSS>
+static __device__ __forceinline__ void load_a(uint32_t to, const CUtensorMap *a, int depth, int row, uint32_t barrier) {
+    if constexpr (ACROSS) {
+        load_tile(to, a, row, depth, barrier);
+        load_tile(to + PANEL_BYTES, a, row + 64, depth, barrier);
+    } else {
+        load_tile(to, a, depth, row, barrier);
+    }
+}
+
 /* This block's share of B, into all blocks of the cluster. */
 template <int ACROSS>
 static __device__ __forceinline__ void load_b(uint32_t to, const CUtensorMap *b, int depth, int col, uint32_t block,
@@ -97,15 +107,15 @@ static __device__ __forceinline__ void load_b(uint32_t to, const CUtensorMap *b,
     }
 }
 
-/* All of the contraction of one product, of a tile of C. */
-template <int ACROSS>
-static __device__ __forceinline__ void copy_stages(ring &r, const CUtensorMap *a, const CUtensorMap *b, int stages,
-                                                   int row, int col, uint32_t block) {
-    for (int s = 0; s < stages; s++, r.advance()) {
+/* Stages of the contraction of one product, from `first` on, of a tile of C; NUMBERS of it in a stage. */
+template <int ACROSS, int A_ACROSS = 0, int NUMBERS = DEPTH>
+static __device__ __forceinline__ void copy_stages(ring &r, const CUtensorMap *a, const CUtensorMap *b, int first,
+                                                   int stages, int row, int col, uint32_t block) {
+    for (int s = first; s < first + stages; s++, r.advance()) {
         barrier_wait(r.free(r.at), r.parity ^ 1);
         barrier_expect(r.full(), STAGE_BYTES);
-        load_tile(r.a(), a, s * DEPTH, row, r.full());
-        load_b<ACROSS>(r.b(), b, s * DEPTH, col, block, r.full());
+        load_a<A_ACROSS>(r.a(), a, s * NUMBERS, row, r.full());
+        load_b<ACROSS>(r.b(), b, s * NUMBERS, col, block, r.full());
     }
 }
 
@@ -119,16 +129,18 @@ static __device__ __forceinline__ void release(const ring &r, uint32_t stage) {
 
 /* One after the other into c, which begins with 0 where `held` is none; `held` is the stage that is read still. */
 enum { NO_STAGE = -1 };
-template <int ACROSS>
+template <int ACROSS, int A_ACROSS = 0>
 static __device__ __forceinline__ void multiply_stages(float (&c)[SUMS][4], ring &r, int stages, int &held, bool &add) {
     const uint32_t own = threadIdx.x / GROUP_THREADS * (GROUP_ROWS * DEPTH * 2);
     for (; stages > 0; stages--, r.advance()) {
         barrier_wait(r.full(), r.parity);
         wgmma_fence();
-        const uint64_t a = wgmma_operand(r.a() + own, 0), b = wgmma_operand(r.b(), ACROSS ? PANEL_BYTES : 0);
+        const uint64_t a = wgmma_operand(r.a() + own, A_ACROSS ? PANEL_BYTES : 0),
+                       b = wgmma_operand(r.b(), ACROSS ? PANEL_BYTES : 0);
 #pragma unroll
         for (int k = 0; k < DEPTH / 16; k++)
-            wgmma_shared<TILE_COLS, ACROSS>(c, a + (k * 32 >> 4), b + (k * (ACROSS ? 16 * 128 : 32) >> 4), add || k);
+            wgmma_shared<TILE_COLS, ACROSS, A_ACROSS>(c, a + (k * (A_ACROSS ? 16 * 128 : 32) >> 4),
+                                                      b + (k * (ACROSS ? 16 * 128 : 32) >> 4), add || k);
         wgmma_commit();
         wgmma_wait<1>();
         if (held != NO_STAGE)
@@ -161,6 +173,52 @@ template <typename F> static __device__ __forceinline__ void each_pair(float (&c
 #pragma unroll
         for (int h = 0; h < 2; h++)
             f(&c[i][2 * h], row + 16 * warp + 8 * h + lane / 4, col + 8 * i + lane % 4 * 2);
+}
+
+/* f(row, column) of each of this block's tiles, of w.tiles of a cluster each, w.tile_cols beside each other. */
+template <typename W, typename F> static __device__ __forceinline__ void each_tile(const W &w, uint32_t block, F f) {
+    for (int t = blockIdx.x / CLUSTER; t < w.tiles; t += gridDim.x / CLUSTER)
+        f((t / w.tile_cols * CLUSTER + (int)block) * TILE_ROWS, t % w.tile_cols * TILE_COLS);
+}
+
+/* c += the part of a matrix in FP32 that begins at (row, col). */
+static __device__ __forceinline__ void take_back(float (&c)[SUMS][4], const float *room, int64_t rows, int64_t cols,
+                                                 int row, int col) {
+    each_pair(c, row, col, [&](float *sum, int r, int n) {
+        if (r < rows && n < cols) {
+            const float *from = room + r * cols + n;
+            sum[0] += from[0];
+            sum[1] += from[1];
+        }
+    });
+}
+
+/* Half of the columns at a time. */
+static __device__ __forceinline__ void store(float (&c)[SUMS][4], const CUtensorMap *map, int row, int col,
+                                             uint32_t out) {
+    const int lane = threadIdx.x % 32, group = threadIdx.x / GROUP_THREADS, warp = threadIdx.x / 32 % 4;
+    const bool first = threadIdx.x % GROUP_THREADS == 0;
+    const uint32_t line = out + (warp * 16 + lane / 8 % 2 * 8 + lane % 8) * 128;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (first)
+            store_wait_read();
+        sync_warpgroup(1 + group);
+#pragma unroll
+        for (int i = 0; i < SUMS / 2; i += 2) {
+            float(&x)[4] = c[half * SUMS / 2 + i], (&y)[4] = c[half * SUMS / 2 + i + 1];
+            const uint32_t piece = (i + lane / 16) % 8 ^ lane % 8;
+            store_matrix(line + i / 8 * PANEL_BYTES + piece * 16, pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]),
+                         pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+        }
+        fence_async_proxy();
+        sync_warpgroup(1 + group);
+        if (first) {
+            store_tile(map, col + half * 128, row, out);
+            store_tile(map, col + half * 128 + 64, row, out + PANEL_BYTES);
+            store_commit();
+        }
+    }
 }
 
 /* `copies` is run by one thread of the block, `multiplies` by two warpgroups. */
@@ -196,44 +254,52 @@ static PFN_cuTensorMapEncodeTiled_v12000 tile_encoder(void) {
     return found;
 }
 
-/* Tiles of `rows` rows of 64 columns of a BF16 matrix. */
+/* Tiles of `rows` rows of 128 bytes of a matrix of BF16 or bytes. */
 static bool map_tiles(CUtensorMap *map, const nb_mat *m, int rows) {
-    const cuuint64_t size[2] = {(cuuint64_t)m->cols, (cuuint64_t)m->rows}, stride[1] = {(cuuint64_t)m->stride * 2};
-    const cuuint32_t box[2] = {64, (cuuint32_t)rows}, step[2] = {1, 1};
-    return tile_encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, m->data, size, stride, box, step,
-                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    const bool wide = m->dtype == NB_BF16;
+    const cuuint64_t size[2] = {(cuuint64_t)m->cols, (cuuint64_t)m->rows},
+                     stride[1] = {(cuuint64_t)m->stride * (wide ? 2 : 1)};
+    const cuuint32_t box[2] = {wide ? 64u : 128u, (cuuint32_t)rows}, step[2] = {1, 1};
+    return tile_encoder()(map, wide ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, m->data,
+                          size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 /* What copy_stages reads. */
-static bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, const nb_mat *right, bool across) {
-    return map_tiles(a, left, TILE_ROWS) && map_tiles(b, right, across ? DEPTH : TILE_COLS / CLUSTER);
+static inline bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, bool left_across,
+                                const nb_mat *right, bool right_across) {
+    return map_tiles(a, left, left_across ? DEPTH : TILE_ROWS) &&
+           map_tiles(b, right, right_across ? DEPTH : TILE_COLS / CLUSTER);
 }
 
 /* Addresses and strides in multiples of 16 bytes. */
-static bool can_map(const nb_mat *m) {
-    return m->dtype == NB_BF16 && (uintptr_t)m->data % 16 == 0 && m->stride % 8 == 0 && m->rows > 0 && m->cols > 0 &&
+static bool can_map(const nb_mat *m, bool bytes = false) {
+    const bool known = bytes ? m->dtype == NB_E4M3 || m->dtype == NB_E5M2 : m->dtype == NB_BF16;
+    return known && (uintptr_t)m->data % 16 == 0 && m->stride % (bytes ? 16 : 8) == 0 && m->rows > 0 && m->cols > 0 &&
            m->rows < INT32_MAX && m->cols < INT32_MAX;
 }
 
-/* `tiles` are those of a cluster, which take turns. */
+/* `tiles` are those of a cluster, which take turns; `follows`: the kernel waits for the one before it (follow.cuh). */
 template <typename W>
-static int launch_ring(cudaStream_t stream, void (*kernel)(W), const W &work, int64_t tiles, int multiprocessors) {
+static int launch_ring(cudaStream_t stream, void (*kernel)(W), const W &work, int64_t tiles, int multiprocessors,
+                       bool follows = false) {
     const int64_t most = multiprocessors / CLUSTER;
     const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
     if (code != cudaSuccess)
         return code;
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = CLUSTER;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchAttribute how_so[2] = {};
+    how_so[0].id = cudaLaunchAttributeClusterDimension;
+    how_so[0].val.clusterDim.x = CLUSTER;
+    how_so[0].val.clusterDim.y = how_so[0].val.clusterDim.z = 1;
+    how_so[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    how_so[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how = {};
     how.gridDim = dim3((unsigned)(CLUSTER * (tiles < most ? tiles : most)));
     how.blockDim = dim3(THREADS);
     how.dynamicSmemBytes = SHARED_BYTES;
     how.stream = stream;
-    how.attrs = &cluster;
-    how.numAttrs = 1;
+    how.attrs = how_so;
+    how.numAttrs = follows ? 2 : 1;
     return cudaLaunchKernelEx(&how, kernel, work);
 }
 

@@ -327,7 +327,7 @@ nb_status ni_cuda_permit(nb_backend *be, const ni_permits *permits, nb_error *er
 void ni_cuda_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
     const ni_cuda *cuda = ni_cuda_of(be);
     snprintf(text, size, "%s %d.%d, cublaslt %zu%s", ni_cuda_gemm_kernel(be, a, b), cuda->major, cuda->minor,
-             cublasLtGetVersion(), ni_cuda_joins(cuda) ? ", joined" : "");
+             cublasLtGetVersion(), ni_cuda_joins(cuda) ? ", joined, parted" : "");
 }
 
 nb_status ni_cuda_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {

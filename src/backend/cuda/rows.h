@@ -9,4 +9,7 @@
 #define NI_OP_PLAIN(type, name, arguments) type ni_cuda_##name arguments;
 #include "backend/ops.inc"
 
+nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count,
+                                nb_error *err); /* nb_backend's */
+
 #endif

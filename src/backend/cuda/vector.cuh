@@ -77,6 +77,11 @@ static __device__ inline void ni_vector_encode_eight(const ni_eight &in, float m
         } else if (ELEMENT == NB_ELEMENT_E2M1) {
             value->x[i] = ROUND == NB_ROUND_UP ? ni_vector_e2m1_up(y) : ni_vector_e2m1_even(y);
             code[i] = ni_grid_code(value->x[i]);
+        } else if (ELEMENT == NB_ELEMENT_INT4 && ROUND == NB_ROUND_EVEN) {
+            /* beside 1.5 x 2^23 only whole numbers are; min before max: NaN becomes 7 */
+            const float whole = fmaxf(fminf(y, 7.0f), -7.0f) + 12582912.0f;
+            code[i] = __float_as_uint(whole) & 15u;
+            value->x[i] = whole - 12582912.0f;
         } else {
             code[i] = ni_element_encode(ELEMENT, ROUND, y, 0.0f);
             value->x[i] = ni_element_value(ELEMENT, (uint8_t)code[i]);
@@ -107,10 +112,8 @@ static __device__ inline void ni_put_eight(const ni_cuda_vector &v, int64_t at, 
     ni_vector_encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
     if (v.codes)
         ni_vector_store_codes<ELEMENT>(v.codes, at, code);
-    if (ni_element_is_4bit(ELEMENT) && v.bytes) {
+    if (ni_element_is_4bit(ELEMENT) && v.bytes)
         *(uint2 *)(v.bytes + at) = make_uint2(ni_vector_bytes_of_four(value.x), ni_vector_bytes_of_four(value.x + 4));
-        return;
-    }
     if (!v.values)
         return;
     if (v.whole)
@@ -202,7 +205,7 @@ static __device__ inline void ni_put_eight_up(const ni_vector_lane &to, int i, c
     if (to.bytes)
         *(uint2 *)(to.bytes + 256 * i) =
             make_uint2(ni_vector_bytes_of_four_halves(q[0], q[1]), ni_vector_bytes_of_four_halves(q[2], q[3]));
-    else if (to.values)
+    if (to.values)
         ni_store_words(ni_global(to.values + 256 * i),
                        make_uint4(ni_vector_scaled_pair(q[0], inner), ni_vector_scaled_pair(q[1], inner),
                                   ni_vector_scaled_pair(q[2], inner), ni_vector_scaled_pair(q[3], inner)));

@@ -98,29 +98,29 @@ __device__ __forceinline__ uint64_t wgmma_operand(const bf16 *at, int panel) {
         WGMMA_SUMS(c[31])
 
 /* c[64, N] = (add ? c : 0) + a[64, 16] b[N, 16]^T, both in shared memory, read along their rows; ACROSS: b is stored as
- * [16, N]. */
-template <int N, int ACROSS = 0>
+ * [16, N]; A_ACROSS: a is as [16, 64]. */
+template <int N, int ACROSS = 0, int A_ACROSS = 0>
 __device__ __forceinline__ void wgmma_shared(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {
     static_assert(N == 64 || N == 128 || N == 256, "instructions that are here");
 #ifdef NIBBLE_WGMMA
     if constexpr (N == 64)
         asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;"
                      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_LIST_64
-                     ", %32, %33, p, 1, 1, 0, %35; }"
+                     ", %32, %33, p, 1, 1, %36, %35; }"
                      : WGMMA_SUMS_64(c)
-                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS), "n"(A_ACROSS));
     else if constexpr (N == 128)
         asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
                      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_LIST_128
-                     ", %64, %65, p, 1, 1, 0, %67; }"
+                     ", %64, %65, p, 1, 1, %68, %67; }"
                      : WGMMA_SUMS_128(c)
-                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS), "n"(A_ACROSS));
     else
         asm volatile("{ .reg .pred p; setp.ne.b32 p, %130, 0;"
                      " wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " WGMMA_LIST_256
-                     ", %128, %129, p, 1, 1, 0, %131; }"
+                     ", %128, %129, p, 1, 1, %132, %131; }"
                      : WGMMA_SUMS_256(c)
-                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS));
+                     : "l"(a), "l"(b), "r"((int)add), "n"(ACROSS), "n"(A_ACROSS));
 #else
     __trap();
 #endif
@@ -143,6 +143,24 @@ __device__ __forceinline__ void wgmma_registers(float (&c)[N / 8][4], const uint
                      ", {%64, %65, %66, %67}, %68, p, 1, 1, %70; }"
                      : WGMMA_SUMS_128(c)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(ACROSS));
+#else
+    __trap();
+#endif
+}
+/* c[64, 128] = (add ? c : 0) + a[64, 32] b[128, 32]^T, bytes of E4M3 (a: or E5M2) in shared memory, read along their
+ * rows. Sums are cut to 13 bits behind the largest addend. */
+template <int E5M2> __device__ __forceinline__ void wgmma_bytes(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
+#ifdef NIBBLE_WGMMA
+    if constexpr (E5M2)
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+                     " wgmma.mma_async.sync.aligned.m64n128k32.f32.e5m2.e4m3 " WGMMA_LIST_128 ", %64, %65, p, 1, 1; }"
+                     : WGMMA_SUMS_128(c)
+                     : "l"(a), "l"(b), "r"((int)add));
+    else
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+                     " wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " WGMMA_LIST_128 ", %64, %65, p, 1, 1; }"
+                     : WGMMA_SUMS_128(c)
+                     : "l"(a), "l"(b), "r"((int)add));
 #else
     __trap();
 #endif

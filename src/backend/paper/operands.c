@@ -437,6 +437,13 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
     return NB_OK;
 }
 
+nb_status ni_paper_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(
+            ni_paper_multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
+    return NB_OK;
+}
+
 const char *ni_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     if (!paper(be)->hopper)
         return ni_cpu_product_kernel(&paper(be)->machine, a, b);

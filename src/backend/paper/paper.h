@@ -135,5 +135,6 @@ void ni_paper_room(nb_backend *be, ni_cpu_room room, double bytes);
 #define NI_OP_TYPED(type, name, arguments) type ni_paper_##name arguments;
 #define NI_OP_PLAIN(type, name, arguments) type ni_paper_##name arguments;
 #include "backend/ops.inc"
+nb_status ni_paper_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err);
 
 #endif
