@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Books in the public domain as one text to train on and one to validate on, the same bytes everywhere: those of the ledger's rows on GPUs.
 
-    books.py REPOSITORY FOLDER
+    books.py REPOSITORY FOLDER [PARTS]
 
 REPOSITORY is a clone of github.com/rcdm-uga/Gutenberg_Text (commit a0b16d3; of that commit the bytes are known). Its licence texts are cut off,
 lines of a paragraph joined, what is short, not English or there twice is left out, and the rest shuffled by a fixed seed. FOLDER gets
-train.txt, 622 books of 205 MB, and val.txt, 14 others of 4.5 MB; NUL stands between books. Takes three minutes and 1.4 GB.
+train.txt, 622 books of 205 MB, and val.txt, 14 others of 4.5 MB; NUL stands between books. Takes three minutes and 1.4 GB. With PARTS (2 to 5)
+there are train-2.txt, train-3.txt ... besides, each 205 MB of books that no other part has.
 """
 
 import hashlib
@@ -99,14 +100,16 @@ def take(books, least):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__.strip())
-    repository, folder = sys.argv[1:]
+    repository, folder = sys.argv[1:3]
+    parts = int(sys.argv[3]) if len(sys.argv) == 4 else 1
     books = list(books_of(repository))
     random.Random(SEED).shuffle(books)
     take(books, SET_ASIDE)  # kept for tests that nobody has trained on
     os.makedirs(folder, exist_ok=True)
-    for name, least in (("val.txt", VAL_BYTES), ("train.txt", TRAIN_BYTES)):
+    more = [(f"train-{part}.txt", TRAIN_BYTES) for part in range(2, parts + 1)]
+    for name, least in [("val.txt", VAL_BYTES), ("train.txt", TRAIN_BYTES)] + more:
         taken = take(books, least)
         with open(os.path.join(folder, name), "wb") as file:
             file.writelines(book + b"\n\0\n" for book in taken)
