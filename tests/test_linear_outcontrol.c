@@ -17,8 +17,8 @@ static void after_step(linear_case *c, const nb_pass *pass) {
 }
 
 /* Takes the watching steps, so that the next pass has its channels chosen. */
-static linear_case watched(nb_backend *be, const nb_plan *plan) {
-    linear_case c = make_group(be, plan, 1, NULL);
+static linear_case watched_group(nb_backend *be, const nb_plan *plans, int32_t layers) {
+    linear_case c = make_group(be, plans, layers, NULL);
     uint16_t *x = c.x.data;
     for (int r = 0; r < M; r++) /* odd channels are loud */
         for (int k = 1; k < K; k += 2)
@@ -30,6 +30,10 @@ static linear_case watched(nb_backend *be, const nb_plan *plan) {
         after_step(&c, &pass);
     }
     return c;
+}
+
+static linear_case watched(nb_backend *be, const nb_plan *plan) {
+    return watched_group(be, plan, 1);
 }
 
 static double *part(const double *all, int64_t rows, int first) { /* every other column */
@@ -71,6 +75,34 @@ static void split_by_hand(void **state) {
     double *dyf = through(be, &mxfp8, dyt, N, M), *x8f = through(be, &mxfp8, transposed(x8, M, K / 2), K / 2, M);
     check_close("dW8", part(dw, N, 1), product(dyf, N, x8f, K / 2, M), 0.01, N * K / 2);
     ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+static nb_status multiply_each(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(
+            be->ops->multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
+    return NB_OK;
+}
+
+/* Its operands of dY and X are the state's, one set for all layers: a backend that takes dW of a group together gets
+ * none of them, whose terms would be those of the last layer. */
+static void layers_one_by_one(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    const nb_plan plans[2] = {plan_out(plan_double(), 0.3), plan_out(plan_double(), 0.3)};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        be->multiply_many = i ? multiply_each : NULL;
+        c[i] = watched_group(be, plans, 2);
+        run_forward(&c[i], &after);
+        run_backward(&c[i], &after);
+    }
+    for (int k = 0; k < 2; k++)
+        assert_memory_equal(c[1].dw[k], c[0].dw[k], N * K * 4);
+    assert_memory_equal(c[1].dx.data, c[0].dx.data, M * K * 2);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -485,6 +517,7 @@ static void the_lens_does_not_see_zeros(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(layers_one_by_one),
         cmocka_unit_test(split_by_hand),
         cmocka_unit_test(none_is_base),
         cmocka_unit_test(all_is_mxfp8),

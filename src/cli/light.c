@@ -9,12 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The machine file that is named like a word of the GPU's name: "NVIDIA H200" has h200. */
+/* The machine file that is named like a word of the GPU's name: "NVIDIA H200" has h200, a slice of it ("NVIDIA H200 MIG
+ * 1g.18gb") has none. */
 static bool machine_of_gpu(const char *gpu, char *out, size_t size) {
     char folder[NB_PATH_SIZE], path[NB_PATH_SIZE + NB_NAME_SIZE + 8], name[NB_NAME_SIZE];
     nb_error ignored;
     bool exists;
-    if (ni_cli_folder("machines", folder, sizeof folder, &ignored) != NB_OK)
+    if (strstr(gpu, " MIG ") || ni_cli_folder("machines", folder, sizeof folder, &ignored) != NB_OK)
         return false;
     for (const char *at = gpu; *at;) {
         const size_t n = strcspn(at, " ");

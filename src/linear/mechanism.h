@@ -144,7 +144,8 @@ typedef struct ni_mechanism {
     /* ---- products ---- */
     /* `terms` comes in as the one product of the layer's own operands, which are made afterwards if they are still in
      * it; the hook appends, changes, or takes out. Operands of its own it makes here: in scratch, those of dgrad with
-     * ni_scratch_keep, for the products of all layers are summed at the end. */
+     * ni_scratch_keep, for the products of all layers are summed at the end; those of wgrad hold as long, if not
+     * one_layer. */
     nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
     /* With `terms`: the layer's own operands of W are read all the same, and *list gets what else is made of the
@@ -153,6 +154,7 @@ typedef struct ni_mechanism {
     nb_status (*list_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, const nb_mat *master,
                         ni_weight_list *list, nb_error *err);
     bool reads_codes; /* in the place of list_w: of W nothing is read but the layer's own operands */
+    bool one_layer; /* what `terms` makes for wgrad holds until those of the next layer: its dW is multiplied before */
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */
     nb_status (*after_dgrad)(void *state, const ni_linear_call *call, const nb_mat *dx, nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */

@@ -443,6 +443,7 @@ const ni_mechanism ni_mechanism_occ = {
     .prepare_x = occ_prepare_x,
     .make_x = occ_make_x,
     .terms = occ_terms,
+    .one_layer = true,
     .reads_codes = true,
     .wgrad_x = occ_wgrad_x,
     .bytes = occ_bytes,

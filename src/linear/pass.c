@@ -296,11 +296,19 @@ static void list_gradient(const ni_linear_call *call, ni_linear *layer, const ni
     layer->grad_written = true;
 }
 
-/* Where that may be worth something, and no mechanism looks at one of them between. */
+/* Its terms are gone with those of the next layer. */
+static bool goes_alone(const ni_linear_call *call, const ni_linear *layer) {
+    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_WGRAD); i++)
+        if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->one_layer)
+            return true;
+    return false;
+}
+
+/* Where that may be worth something, no mechanism looks at one of them between, and all that they read stays. */
 static bool are_listed(const ni_linear_call *call) {
     bool listed = call->be->multiply_many && call->group->count > 1;
     for (int32_t i = 0; i < call->group->count && listed; i++)
-        listed = !changes_dw(call, &call->group->layers[i]);
+        listed = !changes_dw(call, &call->group->layers[i]) && !goes_alone(call, &call->group->layers[i]);
     return listed;
 }
 

@@ -34,7 +34,7 @@ static __device__ unsigned bin_of_rank(const uint32_t *bins, uint32_t *rank) {
     return __shfl_sync(~0u, bin, owner);
 }
 
-/* Bits of the value that would stand at `rank` if the values, none below 0, were sorted: 11 bits, 11 and 10. */
+/* Bits of the value that would stand at `rank` if the values, none below 0, were sorted: 10 bits, 11 and 10. */
 static __device__ uint32_t bits_of_rank(const uint32_t *values, int64_t count, uint32_t rank, uint32_t *bins,
                                         uint32_t *found) {
     uint32_t known = 0;
