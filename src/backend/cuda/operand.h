@@ -97,20 +97,44 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
 /* The operand as kernels of tiles see it, whose tensor scale is that of the step before, or known from who writes the
  * numbers; false: they do not make it, or it is not known. */
 bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
-/* A weight in tiles, one in rows or columns, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
+/* A weight in tiles, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
  * take it. A piece's `minus` has its codes. */
 bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out);
 nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err);
+bool ni_cuda_lends_codes(const nb_operand *from, nb_qtensor *out); /* nb_backend's */
+bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
+                        ni_cuda_tile_copy *copy);
+/* A copy that kernels of tiles make, rows or columns, and chosen columns that theirs do. */
+bool ni_cuda_is_tile_copy(const ni_source *source, const ni_making *making);
+bool ni_cuda_is_piece(const ni_source *source, const ni_making *making);
+/* Where it goes; `coded`: with its codes. */
+ni_cuda_tile_copy ni_cuda_tile_copy_of(nb_backend *be, const ni_making *making, bool coded);
+/* The maximum of the numbers is known: its scale is made from it. */
+bool ni_cuda_knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
+/* Somebody reads codes, not values alone. */
+bool ni_cuda_are_codes_read(nb_backend *be, const ni_making *making);
+
+static inline bool ni_cuda_is_sixteens(int64_t n) {
+    return n > 0 && n % 16 == 0;
+}
+
+/* ---- operand_vectors.c: under FP32 scales of rows, of columns, of the whole ---- */
+
+bool ni_cuda_is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out);
+nb_status ni_cuda_make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                              const ni_making *making, nb_error *err);
+/* A weight in rows, and one under a scale a column, as the kernels take many of them; false: they do not take it. */
 bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
                        ni_cuda_vector *v);
 bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols); /* nb_backend's */
-bool ni_cuda_lends_codes(const nb_operand *from, nb_qtensor *out);                                 /* the same */
 bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c);
 /* NI_CUDA_LIST_MOST at most; `out`: the operands. */
 nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
                                nb_error *err);
-bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
-                        ni_cuda_tile_copy *copy);
+nb_status ni_cuda_make_column(nb_backend *be, const ni_cuda_columns *weight, const nb_operand *out, nb_error *err);
+
+/* ---- operand_patched.c ---- */
+
 /* A row copy and pieces of chosen columns of it, from one reading, where they can be, further operands like it, and the
  * column copy that follows them: the first *made makings. */
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,

@@ -23,18 +23,14 @@ static bool is_tiled(const nb_quantizer *q) {
            !q->four_six && q->rule != NB_RULE_EDEN && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
 }
 
-static bool is_sixteens(int64_t n) {
-    return n > 0 && n % 16 == 0;
-}
-
 /* Numbers as they lie, in whole tiles. */
 static bool has_tiles(const ni_source *source) {
     const nb_mat *x = source->numbers;
-    return x && ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) && x->stride % 8 == 0 &&
-           (uintptr_t)x->data % 16 == 0;
+    return x && ni_source_is_simple(source) && ni_cuda_is_sixteens(x->rows) && ni_cuda_is_sixteens(x->cols) &&
+           x->stride % 8 == 0 && (uintptr_t)x->data % 16 == 0;
 }
 
-static bool is_tile_copy(const ni_source *source, const ni_making *making) {
+bool ni_cuda_is_tile_copy(const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *out = making->out;
     if (ni_is_plain(out) || !has_tiles(source) || source->numbers->dtype != NB_BF16 || !is_tiled(q) ||
@@ -42,7 +38,7 @@ static bool is_tile_copy(const ni_source *source, const ni_making *making) {
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && (q->hadamard_size == 0 || q->hadamard_size == 16);
-    return q->hadamard_size == 0 && is_sixteens(out->cols);
+    return q->hadamard_size == 0 && ni_cuda_is_sixteens(out->cols);
 }
 
 static bool is_tile_weight(const ni_source *source, const ni_making *making) {
@@ -52,11 +48,11 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
            source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
            q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !ni_cuda_is_whole_valued(out) &&
            (!making->stats || ni_making_is_whole(source, making)) && making->at == 0 && !making->under &&
-           !making->past && !making->now && is_sixteens(out->cols);
+           !making->past && !making->now && ni_cuda_is_sixteens(out->cols);
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
-static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
+ni_cuda_tile_copy ni_cuda_tile_copy_of(nb_backend *be, const ni_making *making, bool coded) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
     const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
@@ -81,7 +77,7 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
 }
 
 /* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
-static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+bool ni_cuda_knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
     uint32_t *head = making->out->memory;
     if (!ni_cuda_has_tensor_outer(&copy->quantizer))
         return true;
@@ -107,18 +103,18 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
 }
 
 /* By whoever decodes or counts, by the lens, or by units that multiply codes. */
-static bool are_codes_read(nb_backend *be, const ni_making *making) {
+bool ni_cuda_are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || making->stats || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
 }
 
 bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
-    if (making->under || making->stats || !is_tile_copy(source, making) ||
+    if (making->under || making->stats || !ni_cuda_is_tile_copy(source, making) ||
         !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
         return false;
-    *copy = tile_copy(be, making, are_codes_read(be, making));
-    return knows_amax(be, source, making, copy);
+    *copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
+    return ni_cuda_knows_amax(be, source, making, copy);
 }
 
 /* Of up to two copies, one a way. */
@@ -133,8 +129,8 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
     for (int i = 0; i < 2; i++) {
         if (!makings[i])
             continue;
-        copies[i] = tile_copy(be, makings[i], are_codes_read(be, makings[i]));
-        if (knows_amax(be, source, makings[i], &copies[i]))
+        copies[i] = ni_cuda_tile_copy_of(be, makings[i], ni_cuda_are_codes_read(be, makings[i]));
+        if (ni_cuda_knows_amax(be, source, makings[i], &copies[i]))
             continue;
         const int which = copies[i].quantizer.hadamard_size > 0;
         copies[i].amax = &words[which];
@@ -190,8 +186,8 @@ static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_m
 
 static ni_cuda_weight weight_of(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_mat *w = source->numbers;
-    ni_cuda_tile_copy copy = tile_copy(be, making, true);
-    const bool known = knows_amax(be, source, making, &copy);
+    ni_cuda_tile_copy copy = ni_cuda_tile_copy_of(be, making, true);
+    const bool known = ni_cuda_knows_amax(be, source, making, &copy);
     return (ni_cuda_weight){.w = w->data,
                             .rows = w->rows,
                             .cols = w->cols,
@@ -246,20 +242,20 @@ static bool is_nvfp4_codes(const nb_operand *o) {
     return !ni_is_plain(o) && is_tiled(&o->quantizer) && o->quantizer.hadamard_size == 0;
 }
 
-static bool is_piece(const ni_source *source, const ni_making *making) {
+bool ni_cuda_is_piece(const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *out = making->out;
     return source->numbers && source->columns && !source->row_scales && !source->column_scales &&
            (!source->minus || is_nvfp4_codes(source->minus)) && !ni_is_plain(out) && !ni_cuda_is_whole_valued(out) &&
            is_tiled(q) && q->block_rows == 1 && q->round == NB_ROUND_EVEN && q->hadamard_size == 0 &&
            ni_cuda_has_tensor_outer(q) && making->under && !making->transpose && !making->stats &&
-           is_sixteens(source->column_count) && is_sixteens(out->cols) && making->at % 16 == 0;
+           ni_cuda_is_sixteens(source->column_count) && ni_cuda_is_sixteens(out->cols) && making->at % 16 == 0;
 }
 
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy) {
     const nb_mat *x = source->numbers;
-    if (!is_piece(source, making))
+    if (!ni_cuda_is_piece(source, making))
         return false;
     *piece = (ni_cuda_piece){.numbers = x->data,
                              .wide = x->dtype == NB_F32,
@@ -267,8 +263,8 @@ bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making
                              .cols = source->column_count,
                              .stride = x->stride,
                              .columns = source->columns};
-    *copy = tile_copy(be, making, are_codes_read(be, making));
-    knows_amax(be, source, making, copy);
+    *copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
+    ni_cuda_knows_amax(be, source, making, copy);
     if (source->minus)
         piece->minus = ni_codes_of(source->minus);
     return true;
@@ -300,7 +296,7 @@ static bool sixteens_source(const ni_source *source, const ni_making *making, bo
         const bool wide = x->dtype == NB_F32;
         *out = (ni_cuda_double_source){
             .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
-        return ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) &&
+        return ni_source_is_simple(source) && ni_cuda_is_sixteens(x->rows) && ni_cuda_is_sixteens(x->cols) &&
                x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
     }
     if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !coded(&from->quantizer))
@@ -321,7 +317,7 @@ static bool is_double_copy(const ni_source *source, const ni_making *making, ni_
 
 static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
                              nb_error *err) {
-    const ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    const ni_cuda_tile_copy copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
     return ni_cuda_status(be, ni_cuda_quantize_double(stream_of(be), from, &copy, making->transpose),
                           !making->transpose ? "quantize: double blocks"
                           : from->numbers    ? "quantize: double blocks down columns"
@@ -358,25 +354,25 @@ static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_maki
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
-        !(has_block_rule(q) || (is_eight_bits(q) && !are_codes_read(be, making))) ||
+        !(has_block_rule(q) || (is_eight_bits(q) && !ni_cuda_are_codes_read(be, making))) ||
         !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;
-    return is_sixteens(to->cols);
+    return ni_cuda_is_sixteens(to->cols);
 }
 
 /* The operand as the kernels see it, its maximum found. Units for 8 bits read bytes, which are made of its codes. */
 static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                             const ni_making *making, ni_cuda_tile_copy *copy, nb_error *err) {
     nb_operand *const out = making->out;
-    *copy = tile_copy(be, making, are_codes_read(be, making));
+    *copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
     if (ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
         ni_making_is_whole(source, making)) {
         copy->values = NULL;
         out->form = NI_CUDA_BYTES;
     }
-    if (knows_amax(be, source, making, copy))
+    if (ni_cuda_knows_amax(be, source, making, copy))
         return NB_OK;
     copy->amax = making->out->memory;
     ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
@@ -435,169 +431,15 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
 /* The next making goes with this one: a row copy and a column copy of the same numbers. */
 static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column) {
     ni_cuda_double_source from;
-    return source->numbers && !row->transpose && column->transpose && !is_tile_copy(source, column) &&
+    return source->numbers && !row->transpose && column->transpose && !ni_cuda_is_tile_copy(source, column) &&
            ni_cuda_blocks_pair(ni_making_quantizer(row), ni_making_quantizer(column)) &&
            is_block_copy(be, source, column, &from);
-}
-
-/* ---- making, at once: vectors (quantize_vector.cu) ---- */
-
-static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
-    const nb_quantizer *q = ni_making_quantizer(making);
-    const nb_mat *x = source->numbers;
-    const bool rows = ni_has_row_scales(q), whole = ni_has_tensor_scale(q);
-    if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
-        !ni_making_is_whole(source, making) || q->hadamard_size || !(rows || whole) ||
-        !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
-        return false;
-    const bool wide = x->dtype == NB_F32;
-    *out = (ni_cuda_double_source){
-        .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
-    return x->rows > 0 && x->rows <= INT32_MAX && is_sixteens(x->cols) && x->stride % 8 == 0 &&
-           (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
-}
-
-/* Rows of four-bit codes whose product is of units for 8 bits. Weights keep their values too, which a sparse product
- * may want. */
-static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
-    const nb_quantizer *q = &o->quantizer;
-    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
-           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
-}
-
-/* The operand as the kernels see it; its amax is still to be found. */
-static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making) {
-    nb_operand *out = making->out;
-    const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making), as_bytes = is_multiplied_as_bytes(be, out),
-               bytes = as_bytes && !from->wide,
-               beside = as_bytes && from->wide && out->side == NI_RIGHT && out->quantizer.element == NB_ELEMENT_E2M1,
-               pow2 = ni_cuda_goes_as_pow2(be, out), carried = !from->wide && ni_cuda_is_carried(be, out);
-    out->form = pow2 ? NI_CUDA_POW2
-                     : (coded ? bytes    ? NI_CUDA_BYTES
-                                : beside ? NI_CUDA_BESIDE
-                                         : 0
-                              : NI_CUDA_UNCODED) |
-                           (carried ? NI_CUDA_CARRIED : 0);
-    out->outer = codes.tensor_scale;
-    return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
-                            .values = pow2 || bytes ? NULL : ni_cuda_values_of(out),
-                            .bytes = bytes    ? (uint8_t *)ni_cuda_values_of(out)
-                                     : beside ? ni_cuda_bytes_beside(out)
-                                              : NULL,
-                            .whole = ni_cuda_is_whole_valued(out) || carried,
-                            .codes = coded ? codes.codes : NULL,
-                            .row_scales = codes.outer_scales,
-                            .tensor_scale = codes.tensor_scale};
-}
-
-bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
-                       ni_cuda_vector *v) {
-    const nb_quantizer *q = ni_making_quantizer(making);
-    if (q->element != NB_ELEMENT_E2M1 || q->block_rows != 1 || !is_vector_copy(source, making, from) || !from->wide ||
-        ni_cuda_goes_as_pow2(be, making->out))
-        return false;
-    *v = vector_copy(be, from, making);
-    return true;
-}
-
-static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
-                             const ni_making *making, nb_error *err) {
-    nb_operand *out = making->out;
-    ni_cuda_vector v = vector_copy(be, from, making);
-    if (ni_has_tensor_scale(&v.quantizer)) {
-        v.amax = source->numbers->amax;
-        if (!v.amax) {
-            const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
-            const ni_cuda_noise none = {0};
-            ni_cuda_fill_zero(be, out->memory, sizeof(uint32_t));
-            NB_TRY(ni_cuda_status(be,
-                                  ni_cuda_tile_amaxes(stream_of(be), &tiles, out->memory, NULL, &v.quantizer, &none),
-                                  "quantize: amax", err));
-            v.amax = out->memory;
-        }
-    }
-    if (out->form & NI_CUDA_POW2 && v.amax && !from->wide && v.quantizer.round == NB_ROUND_EVEN)
-        return ni_cuda_make_pow2_numbers(be, from, v.amax, out, err);
-    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err));
-    return out->form & NI_CUDA_POW2 ? ni_cuda_fill_values(be, out, err) : NB_OK;
-}
-
-/* ---- making, many at once: weights under a scale a column (quantize_columns.cu) ---- */
-
-static bool is_by_column(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && ni_has_column_scales(q) && q->hadamard_size == 0 &&
-           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP);
-}
-
-static bool has_columns_for(const void *data, int64_t rows, int64_t cols) {
-    return rows > 0 && rows <= INT32_MAX && cols <= INT32_MAX && is_sixteens(cols) && (uintptr_t)data % 16 == 0;
-}
-
-bool ni_cuda_takes_kept(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols) {
-    return kept->scale && is_by_column(q) && has_columns_for(kept->data, rows, cols);
-}
-
-bool ni_cuda_list_columns(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_columns *c) {
-    const nb_quantizer *q = ni_making_quantizer(making);
-    const nb_mat *w = source->numbers;
-    nb_operand *out = making->out;
-    if (!w || !(w->dtype == NB_F32 || source->scale) || making->transpose || making->stats || ni_is_plain(out) ||
-        !ni_source_is_simple(source) || !ni_making_is_whole(source, making) || !is_by_column(q) ||
-        w->stride != w->cols || !has_columns_for(w->data, w->rows, w->cols))
-        return false;
-    const nb_qtensor codes = ni_codes_of(out);
-    out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
-    out->outer = NULL;
-    *c = (ni_cuda_columns){.from = {.data = w->data, .dtype = w->dtype, .scale = (float *)source->scale},
-                           .rows = w->rows,
-                           .cols = w->cols,
-                           .rule = q->rule,
-                           .round = q->round,
-                           .codes = codes.codes,
-                           .scales = codes.outer_scales,
-                           .values = out->form ? NULL : ni_cuda_values_of(out)};
-    return true;
-}
-
-nb_status ni_cuda_make_columns(nb_backend *be, const ni_cuda_columns *weights, const nb_operand *const *out, int count,
-                               nb_error *err) {
-    const nb_operand *filled[NI_CUDA_LIST_MOST];
-    int fills = 0;
-    uint32_t *amaxes =
-        ni_cuda_scratch(be, (size_t)ni_cuda_column_words(weights, count) * sizeof *amaxes, "maxima of columns");
-    NB_TRY(ni_cuda_status(be, amaxes ? ni_cuda_quantize_columns(stream_of(be), weights, count, amaxes) : 0,
-                          "quantize: columns of weights", err));
-    for (int i = 0; i < count; i++)
-        if (out[i]->form & NI_CUDA_POW2)
-            filled[fills++] = out[i];
-    return fills ? ni_cuda_fill_pow2(be, filled, fills, err) : NB_OK;
-}
-
-static nb_status make_column(nb_backend *be, const ni_cuda_columns *weight, const nb_operand *out, nb_error *err) {
-    return ni_cuda_make_columns(be, weight, &out, 1, err);
-}
-
-nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
-    const ni_source source = {.numbers = c->x};
-    ni_cuda_double_source from;
-    if (c->whole || c->x->rows == 0 || !is_vector_copy(&source, making, &from) || from.wide ||
-        ni_has_tensor_scale(ni_making_quantizer(making)))
-        return ni_compose_clamped(be, c, making, err);
-    const ni_cuda_vector v = vector_copy(be, &from, making);
-    if (!ni_cuda_clamps_into_codes(&v, c->rest, c->x))
-        return ni_compose_clamped(be, c, making, err);
-    NB_TRY(ni_clamp_check(c->clamped, c->rest, c->x, c->low, c->high, false, err));
-    NB_TRY(ni_check_making(&source, making, err));
-    NB_TRY(ni_cuda_status(be, ni_cuda_launch_clamp_codes(stream_of(be), &v, c->rest, c->x, c->low, c->high),
-                          "quantize: clamped vectors", err));
-    return making->out->form & NI_CUDA_POW2 ? ni_cuda_fill_values(be, making->out, err) : NB_OK;
 }
 
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
-        done[i] = is_tile_copy(source, &makings[i]) ? NI_CUDA_MULTIPLIED : NI_CUDA_NOT_MADE;
+        done[i] = ni_cuda_is_tile_copy(source, &makings[i]) ? NI_CUDA_MULTIPLIED : NI_CUDA_NOT_MADE;
     for (int32_t i = 0; i < count; i++) {
         const ni_making *const m = &makings[i];
         ni_cuda_double_source from;
@@ -605,16 +447,16 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         if (!done[i] && is_double_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_double(be, &from, m, err));
-        } else if (!done[i] && is_vector_copy(source, m, &from)) {
+        } else if (!done[i] && ni_cuda_is_vector_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
-            NB_TRY(make_vector(be, source, &from, m, err));
+            NB_TRY(ni_cuda_make_vector(be, source, &from, m, err));
         } else if (!done[i] && ni_cuda_recodes_pow2(be, source, m)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(ni_cuda_recode_pow2(be, source->operand, m, err));
         } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
             done[i] = NI_CUDA_MADE;
-            NB_TRY(make_column(be, &columns, m->out, err));
-        } else if (!done[i] && is_piece(source, m)) {
+            NB_TRY(ni_cuda_make_column(be, &columns, m->out, err));
+        } else if (!done[i] && ni_cuda_is_piece(source, m)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_piece(be, source, m, err));
         } else if (!done[i] && is_tile_weight(source, m)) {
@@ -633,116 +475,4 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         }
     }
     return NB_OK;
-}
-
-/* ---- a row copy and pieces of it, from one reading (quantize_patched.cu) ---- */
-
-/* Pieces of chosen columns of the base's own numbers. */
-static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_source *source, const ni_making *m) {
-    const nb_mat *x = base->numbers, *y = source->numbers;
-    return is_piece(source, m) && y->data == x->data && y->dtype == x->dtype && y->stride == x->stride &&
-           m->out == whole->out && m->under == whole->out && (!source->minus || source->minus == whole->out) &&
-           m->shown == whole->shown && nb_quantizer_equal(ni_making_quantizer(m), ni_making_quantizer(whole));
-}
-
-/* A whole and its pieces, the first `count` of them. */
-static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
-    const ni_making *const whole = &makings[0];
-    if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->stats ||
-        whole->under || whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN ||
-        !sources[0].numbers->amax || !ni_cuda_has_tensor_outer(ni_making_quantizer(whole)) ||
-        !ni_cuda_patched_fits(sources[0].numbers->cols))
-        return false;
-    for (int32_t i = 1; i < count; i++)
-        if (!is_patch_of(&sources[0], whole, &sources[i], &makings[i]) || sources[i].columns != sources[1].columns ||
-            sources[i].column_count != sources[1].column_count)
-            return false;
-    return true;
-}
-
-static int32_t makings_of_first(const ni_making *makings, int32_t count) {
-    int32_t same = 1;
-    while (same < count && makings[same].out == makings[0].out)
-        same++;
-    return same;
-}
-
-static bool is_patched_in_codes(nb_backend *be, const ni_making *whole) {
-    return whole->shown || !whole->spent ||
-           ni_cuda_units_of(ni_cuda_of(be), &whole->out->quantizer, &whole->out->other) != NI_CUDA_BF16;
-}
-
-/* Another operand of the same numbers, which differs in the columns of its pieces alone. */
-static bool is_patched_alike(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                             const ni_source *others, const ni_making *makings_of_other) {
-    const nb_mat *x = sources[0].numbers, *y = others[0].numbers;
-    const ni_making *const a = &makings[0], *const b = &makings_of_other[0];
-    if (!is_patched(others, makings_of_other, count) || is_patched_in_codes(be, a) || is_patched_in_codes(be, b) ||
-        x->data != y->data || x->amax != y->amax || x->stride != y->stride || a->past || b->past || a->now || b->now ||
-        a->out->cols != b->out->cols || !nb_quantizer_equal(ni_making_quantizer(a), ni_making_quantizer(b)) ||
-        sources[1].column_count != others[1].column_count)
-        return false;
-    for (int32_t i = 1; i < count; i++)
-        if (makings[i].at != makings_of_other[i].at || !sources[i].minus != !others[i].minus)
-            return false;
-    return true;
-}
-
-/* Its values are written with the first one's, and its scale is that one's. */
-static void join_patch(nb_backend *be, ni_cuda_patch *patch, const ni_source *sources, const ni_making *makings,
-                       const float *outer) {
-    patch->values[patch->operands] = tile_copy(be, &makings[0], false).values;
-    patch->columns[patch->operands++] = sources[1].columns;
-    makings[0].out->outer = outer;
-}
-
-/* The column copy of the same numbers, whose maximum is known. */
-static bool is_column_beside(const ni_source *base, const ni_source *source, const ni_making *m) {
-    const nb_mat *x = base->numbers, *y = source->numbers;
-    const nb_quantizer *q = ni_making_quantizer(m);
-    return m->transpose && is_tile_copy(source, m) && y->data == x->data && y->rows == x->rows && y->cols == x->cols &&
-           y->stride == x->stride && y->turned_amax && !m->under && !m->past && !m->now && q->round == NB_ROUND_EVEN &&
-           ni_cuda_has_tensor_outer(q) && ni_cuda_is_turned_as_known(q) &&
-           ni_cuda_patched_fits_columns(x->rows, x->cols);
-}
-
-nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                               int32_t *made, nb_error *err) {
-    const int32_t own = makings_of_first(makings, count);
-    *made = is_patched(sources, makings, own) ? own : 0;
-    if (!*made)
-        return NB_OK;
-    const nb_mat *x = sources[0].numbers;
-    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    ni_cuda_tile_copy base = tile_copy(be, &makings[0], is_patched_in_codes(be, &makings[0]));
-    ni_cuda_patch patch = {.operands = 1,
-                           .values = {base.values},
-                           .columns = {sources[1].columns},
-                           .cols = sources[1].column_count,
-                           .count = own - 1};
-    knows_amax(be, &sources[0], &makings[0], &base);
-    for (int32_t i = 1; i < own; i++) {
-        patch.residual[i - 1] = sources[i].minus != NULL;
-        patch.at[i - 1] = makings[i].at;
-    }
-    while (patch.operands < NI_CUDA_PATCHED_MOST && *made + own <= count &&
-           makings_of_first(makings + *made, count - *made) == own &&
-           is_patched_alike(be, sources, makings, own, sources + *made, makings + *made)) {
-        join_patch(be, &patch, sources + *made, makings + *made, makings[0].out->outer);
-        *made += own;
-    }
-    ni_cuda_tile_copy column = {.values = NULL};
-    const bool both = *made < count && is_column_beside(&sources[0], &sources[*made], &makings[*made]);
-    if (both) {
-        column = tile_copy(be, &makings[*made], are_codes_read(be, &makings[*made]));
-        knows_amax(be, &sources[*made], &makings[*made], &column);
-        ++*made;
-    }
-    for (int32_t i = 0; i < *made; i++)
-        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base,
-                                              both ? &column : NULL, &patch);
-    ni_cuda_alphas_multiplied(be);
-    return ni_cuda_status(be, code, both ? "quantize: rows with a patch, and columns" : "quantize: rows with a patch",
-                          err);
 }

@@ -3,18 +3,12 @@
 
 #include "backend/cuda/byte_tile.cuh"
 #include "backend/cuda/vector.cuh"
-
-static bool has_vectors(const nb_quantizer *q) {
-    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL,
-               columns = q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
-    return q->scale_type == NB_SCALE_F32 && (rows || columns);
-}
+#include "format/vector_scales.h"
 
 bool ni_cuda_recodes(const nb_quantizer *from, const nb_quantizer *to) {
-    const bool whole = to->block_rows == NB_BLOCK_ALL && to->block_cols == NB_BLOCK_ALL;
-    return from->element == NB_ELEMENT_E2M1 && has_vectors(from) && !from->hadamard_size &&
-           to->element == NB_ELEMENT_E4M3 && whole && to->scale_type == NB_SCALE_F32 && to->round == NB_ROUND_EVEN &&
-           !to->hadamard_size;
+    return from->element == NB_ELEMENT_E2M1 && (ni_has_row_scales(from) || ni_has_column_scales(from)) &&
+           !from->hadamard_size && to->element == NB_ELEMENT_E4M3 && ni_has_tensor_scale(to) &&
+           to->round == NB_ROUND_EVEN && !to->hadamard_size;
 }
 
 /* What eight codes decode to. */
