@@ -86,52 +86,8 @@ static void keep_operand(trial *t, const char *what, const nb_operand *o) {
 
 /* ---- codes of numbers ---- */
 
-static void run_quantize(trial *t, bool turned) {
-    const source *s = &SOURCES[t->shape];
-    const nb_mat host = host_matrix(s, turned),
-                 from = {upload(t, host.data, (size_t)(host.rows * host.stride) * nb_dtype_size(s->dtype)),
-                         host.dtype,
-                         host.rows,
-                         host.cols,
-                         host.stride,
-                         NULL,
-                         NULL};
-    const quantizer_list *list = quantizers_of(t);
-    const nb_noise noise = noise_at(t);
-    for (int32_t k = 0; k < list->count; k++) {
-        const nb_quantizer *q = &list->q[k];
-        if (nb_quantizer_check_shape(q, s->rows, s->cols, NULL) != NB_OK)
-            continue;
-        char what[300];
-        describe(what, sizeof what, q, turned);
-        nb_quantize_stats stats = {0};
-        const nb_operand o =
-            made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, k % 4 ? NULL : &stats);
-        keep_operand(t, what, &o);
-        if (k % 4 == 0)
-            keep_stats(t, what, &stats);
-    }
-}
-
-static void run_straight(trial *t) {
-    run_quantize(t, false);
-}
-
-static void run_turned(trial *t) {
-    run_quantize(t, true);
-}
-
-/* What was counted of matrices that kernels of their own take, whole tiles of BF16, and of weights. */
-static const source COUNTED[] = {{DATA_NORMAL, NB_BF16, 64, 384, 0},
-                                 {DATA_CORNERS, NB_BF16, 32, 128, 8},
-                                 {DATA_TINY, NB_BF16, 48, 80, 0},
-                                 {DATA_NORMAL, NB_F32, 48, 128, 0},
-                                 {DATA_CORNERS, NB_F32, 32, 256, 0}};
-enum { COUNTED_SHAPES = 2 * sizeof COUNTED / sizeof *COUNTED };
-
-static void run_counted(trial *t) {
-    const source *s = &COUNTED[t->shape / 2];
-    const bool turned = t->shape % 2;
+/* Codes of every quantizer, and of every fourth what was counted; `counted`: of all of them, and no codes. */
+static void run_quantize(trial *t, const source *s, bool turned, bool counted) {
     const nb_mat host = host_matrix(s, turned);
     nb_mat from = host;
     from.data = upload(t, host.data, (size_t)(host.rows * host.stride) * nb_dtype_size(s->dtype));
@@ -143,10 +99,35 @@ static void run_counted(trial *t) {
             continue;
         char what[300];
         describe(what, sizeof what, q, turned);
+        const bool counts = counted || k % 4 == 0;
         nb_quantize_stats stats = {0};
-        made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, &stats);
-        keep_stats(t, what, &stats);
+        const nb_operand o =
+            made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, counts ? &stats : NULL);
+        if (!counted)
+            keep_operand(t, what, &o);
+        if (counts)
+            keep_stats(t, what, &stats);
     }
+}
+
+static void run_straight(trial *t) {
+    run_quantize(t, &SOURCES[t->shape], false, false);
+}
+
+static void run_turned(trial *t) {
+    run_quantize(t, &SOURCES[t->shape], true, false);
+}
+
+/* What was counted of matrices that kernels of their own take, whole tiles of BF16, and of weights. */
+static const source COUNTED[] = {{DATA_NORMAL, NB_BF16, 64, 384, 0},
+                                 {DATA_CORNERS, NB_BF16, 32, 128, 8},
+                                 {DATA_TINY, NB_BF16, 48, 80, 0},
+                                 {DATA_NORMAL, NB_F32, 48, 128, 0},
+                                 {DATA_CORNERS, NB_F32, 32, 256, 0}};
+enum { COUNTED_SHAPES = 2 * sizeof COUNTED / sizeof *COUNTED };
+
+static void run_counted(trial *t) {
+    run_quantize(t, &COUNTED[t->shape / 2], t->shape % 2, true);
 }
 
 /* ---- codes of codes ---- */
