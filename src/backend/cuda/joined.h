@@ -35,7 +35,7 @@ typedef struct ni_cuda_joined {
 bool ni_cuda_can_join(const ni_cuda_joined *j);
 int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiprocessors);
 
-/* joined_bytes.cu: the same of bytes, every B [N, K]; sums are cut as those of all units for 8 bits are (coded.h). */
+/* joined_bytes.cu: the same of bytes, every B [N, K]; sums are cut as those of all units for 8 bits are (units.h). */
 bool ni_cuda_can_join_bytes(const ni_cuda_joined *j);
 int ni_cuda_launch_joined_bytes(void *stream, const ni_cuda_joined *j, int multiprocessors);
 

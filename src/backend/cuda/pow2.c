@@ -16,7 +16,7 @@ static bool in_sixteens(const nb_operand *o) {
 }
 
 bool ni_cuda_goes_as_pow2(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_FP8_POW2 && in_sixteens(o);
+    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_FP8_POW2 && in_sixteens(o);
 }
 
 nb_operand ni_cuda_pow2_as_made(const nb_operand *o) {
@@ -93,9 +93,8 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 /* ---- by units of BF16 ---- */
 
 static bool in_bf16(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
-           !nb_quantizer_is_bf16(&o->other) &&
-           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_BF16;
+    return ni_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 && !nb_quantizer_is_bf16(&o->other) &&
+           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_BF16;
 }
 
 bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
