@@ -120,7 +120,7 @@ static double product_flops(const ni_paper *p) {
     for (int32_t i = 0; i < p->entry_count; i++) {
         const ni_paper_kind kind = p->entries[i].kind;
         if (kind == NI_PAPER_bf16 || kind == NI_PAPER_decoded || kind == NI_PAPER_f32 || kind == NI_PAPER_blocks ||
-            kind == NI_PAPER_whole)
+            kind == NI_PAPER_whole || kind == NI_PAPER_fp8)
             flops += p->entries[i].flops;
     }
     return flops;
@@ -149,8 +149,9 @@ static void check_flops(void **state, const char *backend, const char *model, co
     char of_model[256], of_recipe[64];
     snprintf(of_model, sizeof of_model, "model=" NI_TEST_SOURCE "/models/%s.yaml", model);
     snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
-    nb_run_config config = case_config(state, "flops", of_model, of_recipe, "seq=256", "micro_batch=4",
-                                       "accumulation=3", "checkpoint.every=0", "lens.every=0", "steps=3", NULL);
+    nb_run_config config =
+        case_config(state, "flops", of_model, of_recipe, "seq=256", "micro_batch=4", "accumulation=3",
+                    "checkpoint.every=0", "lens.every=0", "steps=3", "fp8_units=all", NULL);
     on_paper p = rehearse(backend, &config);
     const double tokens = (double)nb_run_tokens_per_step(&config);
     assert_true(product_flops(p.counted) == linear_flops(p.trainer, &config));
@@ -172,6 +173,36 @@ static void flops_are_those_of_the_formula(void **state) {
     check_flops(state, "paper", "gla-tiny", "nvfp4");
     check_flops(state, "paper", "llama-1.3b", "nvfp4");
     check_flops(state, "paper:hopper", "llama-1.3b", "nvfp4");
+    check_flops(state, "paper:hopper", "llama-1.3b", "fp4-msamp");
+}
+
+/* FLOPs of products of layers by units for 8 bits, as a share; the head's are of BF16 numbers. */
+static double share_on_fp8(void **state, const char *recipe, const char *units) {
+    char of_recipe[64], of_units[64];
+    snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
+    snprintf(of_units, sizeof of_units, "fp8_units=%s", units);
+    nb_run_config config = case_config(state, "units", "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", of_recipe,
+                                       of_units, "seq=128", "checkpoint.every=0", "lens.every=0", "steps=3", NULL);
+    on_paper p = rehearse("paper:hopper", &config);
+    double fp8 = 0, head = 0;
+    for (int32_t i = 0; i < p.counted->entry_count; i++) {
+        const ni_paper_entry *e = &p.counted->entries[i];
+        fp8 += e->kind == NI_PAPER_fp8 ? e->flops : 0;
+        head += strcmp(e->formats, "bf16 x bf16") == 0 ? e->flops : 0;
+    }
+    const double share = fp8 / (product_flops(p.counted) - head);
+    put_away(&p);
+    return share;
+}
+
+/* docs/gpu.md: of fp4-dge-occ none are permitted to be inexact, of fp4-msamp all are, of mxfp4 those that a run names.
+ */
+static void units_for_8_bits_are_counted_where_they_multiply(void **state) {
+    assert_true(share_on_fp8(state, "fp4-msamp", "all") == 1);
+    assert_true(share_on_fp8(state, "fp4-msamp", "exact") == 0);
+    assert_true(share_on_fp8(state, "mxfp4", "mxfp4") == 1);
+    assert_true(share_on_fp8(state, "mxfp4", "exact") == 0);
+    assert_true(share_on_fp8(state, "nvfp4", "all") == 0);
 }
 
 /* ---- the ledger itself ---- */
@@ -235,6 +266,7 @@ int main(void) {
         cmocka_unit_test(rows_count_once),
         cmocka_unit_test(hopper_keeps_numbers),
         CASE(flops_are_those_of_the_formula),
+        CASE(units_for_8_bits_are_counted_where_they_multiply),
         CASE(memory_of_llama),
         CASE(memory_of_gla),
     };
