@@ -165,7 +165,7 @@ nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni
                                            .alpha = m.terms[i].a.scale,
                                            .second = m.terms[i].b.scale};
     }
-    *done = ni_cuda_can_join_bytes(&j);
+    *done = ni_cuda_can_join(&j);
     if (!*done)
         return NB_OK;
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
