@@ -67,20 +67,24 @@ void ni_asked_now(ni_record *record) {
         ni_take_all(record);
 }
 
-static void keep_map(ni_waiting *w, ni_asked *asked) {
+static void keep_map(ni_record *record, ni_asked *asked) {
+    nb_backend *be = record->waiting.be;
     const size_t bytes = (size_t)(asked->map.rows * asked->map.cols) * sizeof(float);
     asked->map_here = malloc(bytes);
     if (asked->map_here)
-        w->be->ops->download(w->be, asked->map_here, asked->map.crests, bytes);
+        be->ops->download(be, asked->map_here, asked->map.crests, bytes);
+    else
+        ni_record_lost(record, asked->prefix, "tiles");
 }
 
-static void summarize_crests(ni_waiting *w) {
+static void summarize_crests(ni_record *record) {
+    ni_waiting *w = &record->waiting;
     int32_t count = 0;
     for (ni_asked *a = w->list; a < w->list + w->count; a++) {
         if (!a->map.crests)
             continue;
         if (a->keeps_map)
-            keep_map(w, a);
+            keep_map(record, a);
         if (a->map.summary)
             w->crests[count++] = a->map;
     }
@@ -105,7 +109,7 @@ void ni_take_all(ni_record *record) {
     ni_waiting *w = &record->waiting;
     if (w->count == 0)
         return;
-    summarize_crests(w);
+    summarize_crests(record);
     const char *results = fetch(w);
     if (!results && record->failure.status == NB_OK)
         nb_fail(&record->failure, NB_NO_MEMORY, "no memory for what the lens measured");
@@ -114,6 +118,10 @@ void ni_take_all(ni_record *record) {
             a->take(record, a, results + a->at);
         free(a->map_here);
     }
+    ni_drop_all(w);
+}
+
+void ni_drop_all(ni_waiting *w) {
     w->count = 0;
     w->results = w->maps = 0;
 }

@@ -52,6 +52,7 @@ void ni_asked_now(struct ni_record *record);
 /* Takes everything, in the order in which it was asked. */
 void ni_take_all(struct ni_record *record);
 
+void ni_drop_all(ni_waiting *waiting); /* takes nothing */
 size_t ni_waiting_bytes(const ni_waiting *waiting);
 void ni_waiting_free(ni_waiting *waiting); /* takes nothing */
 
