@@ -11,6 +11,8 @@
 
 #include "backend/paper/paper.h"
 #include "backend/ref/operand_parts.h"
+#include "files/folder.h"
+#include "train/recorder.h"
 #include "train/trainer.h"
 
 #include <malloc.h>
@@ -111,6 +113,53 @@ static void memory_of_gla(void **state) {
     static const char *const recipes[] = {"bf16", "nvfp4", "fp4-dge-occ", "chon"};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
         memory_is_what_a_run_takes(state, "gla-tiny", recipes[i]);
+}
+
+static double peak_of(const ni_paper *p, const char *what) {
+    double bytes = 0;
+    for (int32_t i = 0; i < p->purpose_count; i++)
+        bytes += strcmp(p->purposes[i].what, what) == 0 ? (double)p->purposes[i].peak : 0;
+    return bytes;
+}
+
+/* A sampled step and one that follows it, on a GPU that is none: what the lens takes there is what its rows say. */
+static void lens_on_a_gpu(void **state, const char *recipe) {
+    char of_recipe[64];
+    snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
+    nb_run_config config =
+        case_config(state, recipe, "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", of_recipe, "seq=128",
+                    "checkpoint.every=0", "lens.every=2", "lens.window=1", "steps=4", NULL);
+    const nb_trainer_options options = {
+        .recipes_dir = NI_TEST_SOURCE "/recipes", .models_dir = NI_TEST_SOURCE "/models", .on_paper = true};
+    nb_error err = {0};
+    on_paper p = {0};
+    ni_recorder *recorder;
+    assert_int_equal(ni_make_folders(config.out, &err), NB_OK);
+    assert_int_equal(nb_backend_open("paper:hopper", NULL, &p.be, &err), NB_OK);
+    assert_int_equal(nb_trainer_create(p.be, &config, &options, &p.trainer, &err), NB_OK);
+    assert_int_equal(ni_recorder_open(&config, 0, 0, &recorder, &err), NB_OK);
+    p.counted = ni_paper_of(p.be);
+    for (int step = 0; step < 2; step++) {
+        const nb_step_report report = {.step = step + 1};
+        p.trainer->lens = ni_recorder_lens(recorder, step);
+        assert_int_equal(ni_trainer_rehearse(p.trainer, step, &err), NB_OK);
+        ni_recorder_step(recorder, &report, 0, p.trainer->model);
+    }
+    const double measured = peak_of(p.counted, "what the lens measures") + peak_of(p.counted, "bins of the lens") +
+                            peak_of(p.counted, "a master for the lens"),
+                 followed = peak_of(p.counted, "weights that the lens follows");
+    printf("%-14s the lens measures in %.2f MiB, follows in %.2f\n", recipe, measured / 1048576, followed / 1048576);
+    assert_true(measured == (double)ni_trainer_measured_bytes(p.trainer));
+    assert_true(followed <= (double)ni_trainer_followed_bytes(p.trainer));
+    p.trainer->lens = NULL;
+    ni_recorder_close(recorder);
+    put_away(&p);
+}
+
+static void lens_is_in_the_table(void **state) {
+    lens_on_a_gpu(state, "bf16");
+    lens_on_a_gpu(state, "tetrajet-v2-base");
+    lens_on_a_gpu(state, "fp4-msamp"); /* masters in FP16 */
 }
 
 /* ---- arithmetic ---- */
@@ -267,6 +316,7 @@ int main(void) {
         cmocka_unit_test(hopper_keeps_numbers),
         CASE(flops_are_those_of_the_formula),
         CASE(units_for_8_bits_are_counted_where_they_multiply),
+        CASE(lens_is_in_the_table),
         CASE(memory_of_llama),
         CASE(memory_of_gla),
     };

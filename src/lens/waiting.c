@@ -13,10 +13,14 @@ static size_t aligned(size_t bytes) {
     return (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
 }
 
+size_t ni_waiting_room(const nb_backend *be, size_t need) {
+    return be->host_memory || need > ON_A_GPU ? need : ON_A_GPU;
+}
+
 static bool make_room(ni_waiting *w, nb_backend *be, size_t need) {
     if (w->be == be && need <= w->room)
         return true;
-    const size_t room = be->host_memory || need > ON_A_GPU ? need : ON_A_GPU;
+    const size_t room = ni_waiting_room(be, need);
     if (w->be)
         nb_backend_release(w->be, w->there);
     w->there = be->ops->alloc(be, room, "what the lens measures");
