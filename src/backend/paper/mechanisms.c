@@ -132,7 +132,8 @@ void ni_paper_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scale
 
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                 ni_attention_stats *stats) {
-    const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
+    const int64_t queries = (a->seq + stride - 1) / stride;
+    const double sampled = (double)(a->batch * a->heads * queries);
     NI_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
                   NI_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));
