@@ -36,7 +36,7 @@ bool ni_cuda_is_vector_copy(const ni_source *source, const ni_making *making, ni
 static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
     const nb_quantizer *q = &o->quantizer;
     return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
-           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
+           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_UNITS_FP8;
 }
 
 /* The operand as the kernels see it; its amax is still to be found. */

@@ -16,7 +16,7 @@ static bool in_sixteens(const nb_operand *o) {
 }
 
 bool ni_cuda_goes_as_pow2(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_FP8_POW2 && in_sixteens(o);
+    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_FP8_POW2 && in_sixteens(o);
 }
 
 nb_operand ni_cuda_pow2_as_made(const nb_operand *o) {
@@ -93,9 +93,8 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 /* ---- by units of BF16 ---- */
 
 static bool in_bf16(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
-           !nb_quantizer_is_bf16(&o->other) &&
-           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_BF16;
+    return ni_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 && !nb_quantizer_is_bf16(&o->other) &&
+           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_BF16;
 }
 
 bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
@@ -166,7 +165,7 @@ nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni
                                            .alpha = m.terms[i].a.scale,
                                            .second = m.terms[i].b.scale};
     }
-    *done = ni_cuda_can_join_bytes(&j);
+    *done = ni_cuda_can_join(&j);
     if (!*done)
         return NB_OK;
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
