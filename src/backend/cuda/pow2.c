@@ -65,20 +65,27 @@ bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_maki
 }
 
 /* The codes that are kept are those of its own rows. */
-nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err) {
+static ni_cuda_recoding recoding_of(const nb_operand *from, const ni_making *making) {
     nb_operand *const out = making->out;
     const ni_cuda_pow2 parts = parts_of(out);
     const bool turned = making->transpose;
     out->form = NI_CUDA_POW2;
     out->outer = parts.scale;
-    const ni_cuda_recoding r = {.from = ni_codes_of(from),
-                                .bytes = turned ? parts.turned : parts.bytes,
-                                .turned = turned ? parts.bytes : parts.turned,
-                                .scale = parts.scale,
-                                .amax = out->memory,
-                                .rule = ni_making_quantizer(making)->rule};
-    return ni_cuda_status(be, ni_cuda_launch_recode(ni_cuda_of(be)->stream, &r), "quantize: codes anew, both ways",
-                          err);
+    return (ni_cuda_recoding){.from = ni_codes_of(from),
+                              .bytes = turned ? parts.turned : parts.bytes,
+                              .turned = turned ? parts.bytes : parts.turned,
+                              .scale = parts.scale,
+                              .rule = ni_making_quantizer(making)->rule};
+}
+
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *const *from, const ni_making *const *makings, int count,
+                              nb_error *err) {
+    ni_cuda_recoding list[NI_CUDA_LIST_MOST];
+    uint32_t *const amaxes = ni_cuda_scratch(be, (size_t)count * sizeof *amaxes, "maxima of codes");
+    for (int i = 0; i < count; i++)
+        list[i] = recoding_of(from[i], makings[i]);
+    return ni_cuda_status(be, amaxes ? ni_cuda_launch_recode(ni_cuda_of(be)->stream, list, count, amaxes) : 0,
+                          "quantize: codes anew, both ways", err);
 }
 
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from) {
