@@ -154,7 +154,7 @@ nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operan
                           "multiply: vectors too far apart for FP8", err);
 }
 
-/* What is not exact is summed before, in FP32, and C begins with it. */
+/* What is not exact is summed before, in FP32, and C begins with it; of 8-bit codes all is exact. */
 nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count,
                                        float *room, uint32_t *found, bool *done, nb_error *err) {
     _Static_assert((int)NI_CUDA_JOINED_MOST == (int)NI_CUDA_APART_MOST, "terms of a sum");
@@ -165,19 +165,22 @@ nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni
                             .count = count,
                             .found = found,
                             .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
-    ni_cuda_joined j = {.c = *c, .count = count, .room = room, .found = found};
+    ni_cuda_joined j = {.c = *c, .count = count, .room = room};
     for (int32_t i = 0; i < count; i++) {
         m.terms[i] = mend_of(cuda, c, terms[i].a, terms[i].b);
         j.terms[i] = (ni_cuda_joined_term){.a = bytes_of(terms[i].a, &m.terms[i].a),
                                            .b = bytes_of(terms[i].b, &m.terms[i].b),
                                            .alpha = m.terms[i].a.scale,
                                            .second = m.terms[i].b.scale};
+        if (m.terms[i].a.wide || m.terms[i].b.wide)
+            j.found = found;
     }
     *done = ni_cuda_can_join_bytes(&j);
     if (!*done)
         return NB_OK;
-    NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
-                          "multiply: vectors too far apart for FP8", err));
+    if (j.found)
+        NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
+                              "multiply: vectors too far apart for FP8", err));
     return ni_cuda_status(be, ni_cuda_launch_joined_bytes(cuda->stream, &j, cuda->multiprocessors),
                           "multiply: products of bytes joined", err);
 }
