@@ -82,10 +82,6 @@ static __device__ inline uint32_t counted(uint32_t pair) {
 #endif
 }
 
-static __device__ inline bool is_zero_key(uint32_t key) {
-    return key == 0x7fffu || key == 0x8000u;
-}
-
 /* Vector i of the lane. */
 static __device__ inline uint4 eight_at(const uint32_t *words, int i) {
     return make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);

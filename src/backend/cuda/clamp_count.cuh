@@ -13,7 +13,6 @@
 #define NI_BACKEND_CUDA_CLAMP_COUNT_CUH
 
 #include "backend/cuda/clamp.cuh"
-#include "backend/cuda/clamp_threshold.cuh"
 
 /* One end of all rows: so many numbers lie beyond the bound. */
 typedef struct clamp_end {

@@ -164,6 +164,10 @@ static __device__ void keys_at(const uint16_t *numbers, int count, uint32_t low,
     *hi = __reduce_max_sync(~0u, at_high);
 }
 
+static __device__ bool is_zero_key(uint32_t key) {
+    return key == 0x7fffu || key == 0x8000u;
+}
+
 /* What lies beyond the bounds, less the bound. */
 static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32_t *list, int count, uint32_t lo,
                                   uint32_t hi) {
