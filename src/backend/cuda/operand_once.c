@@ -452,7 +452,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             NB_TRY(ni_cuda_make_vector(be, source, &from, m, err));
         } else if (!done[i] && ni_cuda_recodes_pow2(be, source, m)) {
             done[i] = NI_CUDA_MADE;
-            NB_TRY(ni_cuda_recode_pow2(be, source->operand, m, err));
+            NB_TRY(ni_cuda_recode_pow2(be, &source->operand, &m, 1, err));
         } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(ni_cuda_make_column(be, &columns, m->out, err));
