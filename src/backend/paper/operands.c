@@ -149,11 +149,17 @@ static double numbers_bytes(const nb_operand *o) {
     return ni_paper_bytes(o->rows * o->cols, NB_BF16);
 }
 
-/* On Hopper there is room for codes whether they are kept or not (cuda/operand_layout.c). */
+/* On Hopper there is room for codes whether they are kept or not, and beside a weight in rows for the bytes that units
+ * for 8 bits read (cuda/operand_layout.c). */
 size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
     if (!paper(be)->hopper)
         return ni_cpu_operand_bytes(&paper(be)->machine, o);
-    return ni_is_plain(o) ? 0 : ni_canonical_bytes(o) + (size_t)round_64(numbers_bytes(o));
+    if (ni_is_plain(o))
+        return 0;
+    const bool both =
+        o->side == NI_RIGHT && q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
+    return ni_canonical_bytes(o) + (size_t)(round_64(numbers_bytes(o)) + both * round_64((double)(o->rows * o->cols)));
 }
 
 /* Beside the codes: E4M3 of those of four bits, and what units read turned where scales lie on a contraction. */
