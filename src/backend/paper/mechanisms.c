@@ -53,11 +53,6 @@ nb_status ni_paper_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_
     return ni_compose_decoded(be, out, from, s, err);
 }
 
-nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
-                                    const ni_making *dense, nb_error *err) {
-    return ni_compose_compensated(be, c, making, dense, err);
-}
-
 void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
                           const float *past) {
     NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_stages, 3 * count_of(x));
