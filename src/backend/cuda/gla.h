@@ -12,6 +12,7 @@
 #ifndef NI_CUDA_GLA_H
 #define NI_CUDA_GLA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,7 @@ typedef struct ni_cuda_gla {
     uint32_t *amax[3], *turned_amax[3];
     void *
         left; /* what the forward leaves for the backward, ni_cuda_gla_chunk_bytes; NULL: the backward makes it again */
+    bool rings; /* compute capability 9.0: scans by warpgroups, for shapes that they are for (gla_scan.h) */
 } ni_cuda_gla;
 
 /* 0 where the shape is beyond the limits or has no positions. */

@@ -12,6 +12,7 @@
  * 2. `scan_keys`, a block for each head and tile of key rows, which needs no sums across blocks for S do_t and D v_t:
  *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D). The first
  *    reads nothing of dv's scan and runs beside it (follow.cuh): both wait for memory, and few blocks fit a small batch.
+ *    Where the GPU has warpgroups, gla_keys.cu does it for common shapes.
  * 3. `find_d_pairs`, a block for each chunk: dP, beside the reversed scan of keys.
  * 4. `finish`, a block for each chunk: what dP adds to the rest, with exponentials as in `pairs` (for dk
  * through the last position of s's sub-block); dq, dk, dgate.
@@ -24,6 +25,7 @@
  * `find_d_pairs`, 436 in `finish`.
  */
 #include "gla_chunk.cuh"
+#include "gla_scan.h"
 #include "turned.cuh"
 
 /* ---- scan over chunks, by key rows ---- */
@@ -269,6 +271,8 @@ template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla 
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    if (gla_can_ring_keys(g))
+        return gla_launch_ring_keys(g, a, stream);
     if (g->value_dim <= 32)
         return scan_rows<32, 1>(g, a, stream);
     if (g->value_dim <= 64)

@@ -9,7 +9,7 @@
  * 2. `scan_values`, a block for each head and tile of value columns: S^T stays in registers, FP32, as the accumulators
  * of its update and, rounded, as the first operand of S^T (q exp(b))^T. Each warp owns 16 columns: warps share loads
  *    and nothing else, and no state is ever stored. Reversed in time, with keys and queries exchanged and P
- *    transposed, the same kernel gives dv.
+ *    transposed, the same kernel gives dv. Where the GPU has warpgroups, gla_values.cu does it for common shapes.
  *
  * Rounded to BF16: the decayed queries and keys, P, and S where it is multiplied; S itself, b and all sums are FP32.
  *
@@ -18,6 +18,7 @@
  * plan moves 436 MB, 0.15 ms.
  */
 #include "gla_chunk.cuh"
+#include "gla_scan.h"
 #include "turned.cuh"
 
 /* ---- pairs ---- */
@@ -385,6 +386,8 @@ template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gl
 }
 
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    if (gla_can_ring_values(g))
+        return gla_launch_ring_values(g, a, reverse, stream);
     switch (a.key_pad) {
     case 16:
         return launch_keys<16>(g, a, reverse, stream);

@@ -223,7 +223,8 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
                            .key_dim = g->key_dim,
                            .value_dim = g->value_dim,
                            .scale = (float)g->scale,
-                           .doc_start = g->doc_start};
+                           .doc_start = g->doc_start,
+                           .rings = ni_cuda_joins(ni_cuda_of(be))};
     memcpy(shape->amax, g->amax, sizeof shape->amax);
     memcpy(shape->turned_amax, g->turned_amax, sizeof shape->turned_amax);
     shape->left = g->left;
