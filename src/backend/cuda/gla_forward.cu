@@ -23,8 +23,6 @@
 
 /* ---- pairs ---- */
 
-enum { TILES = 36 }; /* of two positions by two, that a sub-block's pairs s <= t cover */
-
 /* Off the diagonal of sub-blocks: P of sub-blocks (row, column), column < row, for these channels. */
 static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_tile *c, int row, int column) {
     const int lane = threadIdx.x % 32, g = lane / 4, first = row * SUB, t = first + g, s = column * SUB + g;
@@ -51,30 +49,50 @@ static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_t
     }
 }
 
-static __device__ __forceinline__ float4 unpack4(const bf16 *x) {
-    const uint2 u = *(const uint2 *)x;
-    return make_float4(low_bf16(u.x), high_bf16(u.x), low_bf16(u.y), high_bf16(u.y));
-}
-
-static __device__ __forceinline__ float decayed_dot(float4 q, float4 k, float4 to, float4 from) {
-    return q.x * k.x * exp2_approx(to.x - from.x) + q.y * k.y * exp2_approx(to.y - from.y) +
-           q.z * k.z * exp2_approx(to.z - from.z) + q.w * k.w * exp2_approx(to.w - from.w);
-}
-
-/* P of positions t, t + 1 and s, s + 1: every fourth group of four channels. What lies above the diagonal or in another
+/* P of a sub-block's sixteen rows and eight columns, from column 8 * half on. What lies above the diagonal or in another
  * document is rubbish, and dropped later. */
-static __device__ __forceinline__ void add_near(float (&p)[4], const chunk_tile *c, int t, int s) {
+static __device__ __forceinline__ void add_within(float (&p)[4], const chunk_tile *c, int sub, int half) {
+    const int lane = threadIdx.x % 32, g = lane / 4, first = sub * SUB, s = first + half * 8 + g;
+    const uint32_t begins = begins_in(c, sub);
 #pragma unroll 1 /* registers */
-    for (int i = threadIdx.x % 4 * 4; i < CHANNELS; i += 16) {
-        const float4 k0 = unpack4(&c->k[s][i]), k1 = unpack4(&c->k[s + 1][i]);
-        const float4 from0 = *(const float4 *)&c->b[s][i], from1 = *(const float4 *)&c->b[s + 1][i];
+    for (int i = lane % 4 * 2; i < CHANNELS; i += 16) {
+        uint32_t q[4], k[2];
 #pragma unroll
-        for (int row = 0; row < 2; row++) {
-            const float4 q = unpack4(&c->q[t + row][i]), to = *(const float4 *)&c->b[t + row][i];
-            p[row * 2] += decayed_dot(q, k0, to, from0);
-            p[row * 2 + 1] += decayed_dot(q, k1, to, from1);
+        for (int part = 0; part < 4; part++) {
+            const int t = g + part % 2 * 8, channel = i + part / 2 * 8;
+            const float2 r = *(const float2 *)&c->b[first][channel];
+            q[part] = half && part % 2 == 0 /* above the diagonal */
+                          ? 0
+                          : decay_pair(*(const uint32_t *)&c->q[first + t][channel],
+                                       *(const float2 *)&c->b[first + t][channel],
+                                       make_float2(reference_of(begins, t, r.x), reference_of(begins, t, r.y)), true);
         }
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            const int channel = i + part * 8;
+            const float2 r = *(const float2 *)&c->b[first][channel];
+            k[part] = decay_pair(
+                *(const uint32_t *)&c->k[s][channel],
+                make_float2(reference_of(begins, half * 8 + g, r.x), reference_of(begins, half * 8 + g, r.y)),
+                *(const float2 *)&c->b[s][channel], true);
+        }
+        mma(p, q, k[0], k[1]);
     }
+}
+
+/* The same where gates are steep, by an exponential for each pair and channel. */
+static __device__ __noinline__ float4 find_steep(const chunk_tile *c, int sub, int half) {
+    const int lane = threadIdx.x % 32, row = sub * SUB + lane / 4, column = sub * SUB + half * 8 + lane % 4 * 2;
+    float p[4] = {0};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int t = row + i / 2 * 8, s = column + i % 2;
+        if (s <= t && c->doc[s] == c->doc[t])
+            for (int channel = 0; channel < CHANNELS; channel++)
+                p[i] += low_bf16(c->q[t][channel]) * low_bf16(c->k[s][channel]) *
+                        exp2_approx(c->b[t][channel] - c->b[s][channel]);
+    }
+    return make_float4(p[0], p[1], p[2], p[3]);
 }
 
 /* The decayed queries and keys of these channels, and exp(b_end). */
@@ -105,37 +123,32 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
         a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
-/* Warp w takes the w-th pair of different sub-blocks, if there is one. Tiles on the diagonal go to groups of four lanes
- * in two rounds and a third one of the two warps that have no such pair. */
+/* Warp w takes the w-th pair of different sub-blocks, if there is one, and half of a sub-block's own pairs. */
 static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
     chunk_tile *c = (chunk_tile *)shared_memory();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 4;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int row = warp < 1 ? 1 : warp < 3 ? 2 : 3, column = warp - row * (row - 1) / 2;
-    int place[3]; /* CHUNK t + s of a tile */
-#pragma unroll
-    for (int round = 0; round < 3; round++) {
-        const int index = round < 2 ? round * 64 + group : 80 + group, first = index / TILES * SUB;
-        int above = index % TILES, i = 0;
-        while (above > i)
-            above -= ++i;
-        place[round] = (first + 2 * i) * CHUNK + first + 2 * above;
-    }
-    const bool third = group >= 48;
-    float apart[2][4] = {{0}}, near[3][4] = {{0}};
+    const int sub = warp / 2, half = warp % 2;
+    float apart[2][4] = {{0}}, within[4] = {0};
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
         __syncthreads();
-        load_channels(c, a, head_row, begin, channel);
+        const bool steep = load_channels(c, a, head_row, begin, channel).steep;
         store_decayed(c, a, record, begin, channel);
         if (warp < 6)
             add_apart(apart, c, row, column);
-#pragma unroll
-        for (int round = 0; round < 3; round++)
-            if (round < 2 || third)
-                add_near(near[round], c, place[round] / CHUNK, place[round] % CHUNK);
+        if (steep) {
+            const float4 p = find_steep(c, sub, half);
+            within[0] += p.x;
+            within[1] += p.y;
+            within[2] += p.z;
+            within[3] += p.w;
+        } else {
+            add_within(within, c, sub, half);
+        }
     }
     __syncthreads();
     bf16(*p)[PITCH] = (bf16(*)[PITCH])shared_memory(); /* over the tile's b */
@@ -144,20 +157,13 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
     __syncthreads();
     if (warp < 6)
         for (int n = 0; n < 2; n++)
-            for (int half = 0; half < 2; half++)
-                *(uint32_t *)&p[row * SUB + lane / 4 + half * 8][column * SUB + n * 8 + lane % 4 * 2] =
-                    pack_bf16(a.scale * apart[n][half * 2], a.scale * apart[n][half * 2 + 1]);
-#pragma unroll
-    for (int round = 0; round < 3; round++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float sum = near[round][i];
-            sum += shuffle_xor(sum, 1);
-            sum += shuffle_xor(sum, 2);
-            const int at = place[round] / CHUNK + i / 2, from = place[round] % CHUNK + i % 2;
-            if (lane % 4 == 0 && (round < 2 || third) && from <= at && c->doc[from] == c->doc[at])
-                p[at][from] = (bf16)pack_bf16(a.scale * sum, 0);
-        }
+            for (int part = 0; part < 2; part++)
+                *(uint32_t *)&p[row * SUB + lane / 4 + part * 8][column * SUB + n * 8 + lane % 4 * 2] =
+                    pack_bf16(a.scale * apart[n][part * 2], a.scale * apart[n][part * 2 + 1]);
+    for (int part = 0; part < 2; part++) {
+        const int t = sub * SUB + lane / 4 + part * 8, s = sub * SUB + half * 8 + lane % 4 * 2;
+        *(uint32_t *)&p[t][s] = pack_bf16(s <= t && c->doc[s] == c->doc[t] ? a.scale * within[part * 2] : 0,
+                                          s < t && c->doc[s + 1] == c->doc[t] ? a.scale * within[part * 2 + 1] : 0);
     }
     __syncthreads();
     for (int u = threadIdx.x; u < CHUNK * CHUNK / 8; u += PAIR_THREADS)
