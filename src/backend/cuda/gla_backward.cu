@@ -460,24 +460,19 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
 }
 
 /* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
- * that of S do. dP is 0 between documents. */
-static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
+ * that of S do. No document begins behind the first position, b of which is r. */
+static __device__ __forceinline__ void add_sub_block(finish_tile *c, int i, int first) {
     chunk_tile *chunk = &c->chunk;
-    const int i = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS, first = sub * SUB;
-    const uint32_t begins = begins_in(chunk, sub);
-    const float reference = chunk->b[first][i], last = chunk->b[first + SUB - 1][i];
-    /* From the last position back to r of the first document, where that is the last one too, and of later ones. */
-    const float to_first = begins ? 0 : exp2_approx(last - reference), to_begin = begins ? exp2_approx(last) : 0;
+    const float r = chunk->b[first][i], to_first = exp2_approx(chunk->b[first + SUB - 1][i] - r);
     float k[SUB], dk[SUB]; /* k exp(r - b); dk exp(b - r) */
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
-        const float r = reference_of(begins, s, reference);
         k[s] = low_bf16(chunk->k[first + s][i]) * exp2_approx(r - chunk->b[first + s][i]);
-        dk[s] = c->k[first + s][i] * (counts_from_first(begins, s) ? to_first : to_begin);
+        dk[s] = c->k[first + s][i] * to_first;
     }
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
-        const float decay = exp2_approx(chunk->b[first + t][i] - reference_of(begins, t, reference));
+        const float decay = exp2_approx(chunk->b[first + t][i] - r);
         const float q = low_bf16(chunk->q[first + t][i]), decayed = q * decay;
         float dq = c->q[first + t][i];
 #pragma unroll
@@ -496,16 +491,15 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
     }
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
-        const float all = exp2_approx(reference_of(begins, s, reference) - chunk->b[first + s][i]) * dk[s];
+        const float all = exp2_approx(r - chunk->b[first + s][i]) * dk[s];
         c->q[first + s][i] -= low_bf16(chunk->k[first + s][i]) * all;
         chunk->k[first + s][i] = (bf16)pack_bf16(all, 0);
     }
 }
 
-/* The same where gates are steep, by an exponential for each pair, which is kept from overflowing between documents. */
-static __device__ __noinline__ void add_steep(finish_tile *c) {
+/* The same of any, by an exponential for each pair, which is kept from overflowing between documents, where dP is 0. */
+static __device__ __noinline__ void add_any(finish_tile *c, int i, int first) {
     chunk_tile *chunk = &c->chunk;
-    const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
     const float from = chunk->b[first][i], to = chunk->b[first + SUB - 1][i];
     float b[SUB], k[SUB], dk[SUB];
 #pragma unroll
@@ -588,11 +582,11 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
         const loaded found = load_channels(chunk, a, head_row, begin, channel);
         add_far(c, a, begin);
         __syncthreads();
-        if (found.steep)
-            add_steep(c);
-        else
-            add_sub_block(c);
         const uint32_t begins = begins_in(chunk, sub);
+        if (found.steep || begins >> 1)
+            add_any(c, own, sub * SUB);
+        else
+            add_sub_block(c, own, sub * SUB);
         const float(*slopes)[PITCH] = &c->q[sub * SUB];
         float sum = 0;
 #pragma unroll
@@ -603,12 +597,13 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
         sum = channel + own < a.key_dim ? a.crossing[record * a.key_pad + channel + own] : 0;
         for (int later = SUBS - 1; later > sub; later--)
             sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
-#pragma unroll 4 /* registers */
-        for (int t = SUB - 1; t >= 0; t--) {
-            const int row = sub * SUB + t;
+        const int here = channel + own < a.key_dim ? a.seq - begin - sub * SUB : 0;
+        float *to = a.dgate + head_row + (sub * SUB + SUB - 1) * pitch + channel + own;
+#pragma unroll
+        for (int t = SUB - 1; t >= 0; t--, to -= pitch) {
             sum += slopes[t][own];
-            if (begin + row < a.seq && channel + own < a.key_dim)
-                a.dgate[head_row + row * pitch + channel + own] = found.cut >> t & 1 ? 0 : sum;
+            if (t < here)
+                *to = found.cut >> t & 1 ? 0 : sum;
             sum = begins >> t & 1 ? 0 : sum;
         }
         for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {

@@ -169,22 +169,26 @@ static __device__ __forceinline__ loaded load_channels(chunk_tile *c, const gla_
                 cut |= 1u << t;
             }
     }
-    float sum = 0;
+    const auto add_up = [&](float sum, auto each) {
+        if (begins == 0) {
 #pragma unroll
-    for (int t = 0; t < SUB; t++)
-        sum = begins >> t & 1 ? 0 : sum + gate[t];
-    c->total[sub][own - channel] = sum;
+            for (int t = 0; t < SUB; t++)
+                each(t, sum += gate[t]);
+        } else {
+#pragma unroll
+            for (int t = 0; t < SUB; t++)
+                each(t, sum = begins >> t & 1 ? 0 : sum + gate[t]);
+        }
+        return sum;
+    };
+    c->total[sub][own - channel] = add_up(0, [](int, float) {});
     __syncthreads();
-    sum = 0;
+    float sum = 0;
 #pragma unroll
     for (int before = 0; before < SUBS - 1; before++)
         if (before < sub)
             sum = c->total[before][own - channel] + (begins_in(c, before) ? 0 : sum);
-#pragma unroll
-    for (int t = 0; t < SUB; t++) {
-        sum = begins >> t & 1 ? 0 : sum + gate[t];
-        c->b[sub * SUB + t][own - channel] = sum;
-    }
+    add_up(sum, [&](int t, float b) { c->b[sub * SUB + t][own - channel] = b; });
     copy_wait<0>();
     return {cut, __syncthreads_or(steep) != 0};
 }
