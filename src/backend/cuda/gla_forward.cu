@@ -124,7 +124,7 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
 }
 
 /* Warp w takes the w-th pair of different sub-blocks, if there is one, and half of a sub-block's own pairs. */
-static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
+static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a) {
     chunk_tile *c = (chunk_tile *)shared_memory();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;

@@ -10,24 +10,26 @@
 #include "gla_scan.h"
 #include "turned.cuh"
 
-enum {
-    KEYS = 128,
-    GROUPS = 2,
-    STAGES = 3,
-    /* A stage. */
-    READ = 0,
-    WRITE = READ + KEYS / 64 * PANEL,
-    PAIRS = WRITE + KEYS / 64 * PANEL,
-    VALUE = PAIRS + PANEL,
-    DECAY = VALUE + GROUPS * PANEL,
-    BYTES = DECAY + 1024,
-    COPIED = DECAY + KEYS * 4,
-    VALUES = GROUPS * GROUP_LANES,
-    THREADS = GROUPS * GROUP + 32,
+enum { KEYS = 128, STAGES = 3 };
+
+/* What a block of so many warpgroups has in shared memory: stages, and o on its way out. */
+template <int groups> struct values_room {
+    enum {
+        READ = 0,
+        WRITE = READ + KEYS / 64 * PANEL,
+        PAIRS = WRITE + KEYS / 64 * PANEL,
+        VALUE = PAIRS + PANEL,
+        DECAY = VALUE + groups * PANEL,
+        BYTES = DECAY + 1024,
+        COPIED = DECAY + KEYS * 4,
+        OUT = STAGES * BYTES + 1024,
+        SHARED = 1024 + OUT + groups * PANEL,
+        VALUES = groups * GROUP_LANES,
+        THREADS = groups * GROUP + 32,
+    };
+    typedef chunk_ring<BYTES, STAGES> ring;
+    static_assert((int)ring::room <= (int)OUT, "what is stored lies behind the ring");
 };
-typedef chunk_ring<BYTES, STAGES> values_ring;
-enum { OUT = STAGES * BYTES + 1024, SHARED = 1024 + OUT + GROUPS * PANEL };
-static_assert(values_ring::room <= OUT, "what is stored lies behind the ring");
 
 typedef struct values_work {
     CUtensorMap read, write, pairs, value, out; /* by chunks, but the last two by positions */
@@ -46,23 +48,26 @@ typedef struct values_way {
     }
 } values_way;
 
-static __device__ __forceinline__ void copy_values(const values_work &w, const values_way &way, values_ring r) {
+template <int groups>
+static __device__ __forceinline__ void copy_values(const values_work &w, const values_way &way,
+                                                   typename values_room<groups>::ring r) {
+    typedef values_room<groups> room;
     for (int i = 0; i < way.chunks; i++, r.advance()) {
         const int64_t record = way.record + way.chunk(i);
         const int at = (int)record * CHUNK;
-        r.expect(COPIED);
+        r.expect(room::COPIED);
 #pragma unroll
         for (int p = 0; p < KEYS / 64; p++)
-            load_tile(r.here() + READ + p * PANEL, &w.read, 64 * p, at, r.full());
-        load_tile(r.here() + PAIRS, &w.pairs, 0, at, r.full());
+            load_tile(r.here() + room::READ + p * PANEL, &w.read, 64 * p, at, r.full());
+        load_tile(r.here() + room::PAIRS, &w.pairs, 0, at, r.full());
 #pragma unroll
-        for (int p = 0; p < GROUPS; p++)
-            load_tile(r.here() + VALUE + p * PANEL, &w.value, way.column + 64 * p, way.row + way.chunk(i) * CHUNK,
+        for (int p = 0; p < groups; p++)
+            load_tile(r.here() + room::VALUE + p * PANEL, &w.value, way.column + 64 * p, way.row + way.chunk(i) * CHUNK,
                       r.full());
 #pragma unroll
         for (int p = 0; p < KEYS / 64; p++)
-            load_tile(r.here() + WRITE + p * PANEL, &w.write, 64 * p, at, r.full());
-        load_bytes(r.here() + DECAY, w.decay + record * KEYS, KEYS * 4, r.full());
+            load_tile(r.here() + room::WRITE + p * PANEL, &w.write, 64 * p, at, r.full());
+        load_bytes(r.here() + room::DECAY, w.decay + record * KEYS, KEYS * 4, r.full());
     }
 }
 
@@ -73,10 +78,12 @@ typedef struct values_sums {
 } values_sums;
 
 /* o^T = S^T read^T + value^T P^T, or reversed P; then S^T = S^T diag(decay) + value^T write, still under way at the end. */
-template <bool reverse>
-static __device__ __forceinline__ void multiply_chunk(values_sums &c, uint32_t stage, uint32_t value) {
+template <int groups, bool reverse>
+static __device__ __forceinline__ void multiply_chunk(values_sums &c, uint32_t stage, int group) {
+    typedef values_room<groups> room;
+    const uint32_t value = stage + room::VALUE + group * PANEL;
     uint32_t s[KEYS / 16][4];
-    const float *decay = shared_at<float>(stage + DECAY) + threadIdx.x % 4 * 2;
+    const float *decay = shared_at<float>(stage + room::DECAY) + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k++)
         round_sixteen(s[k], c.state[2 * k], c.state[2 * k + 1]);
@@ -92,16 +99,17 @@ static __device__ __forceinline__ void multiply_chunk(values_sums &c, uint32_t s
     wgmma_fence(c.out);
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k++)
-        wgmma_registers<CHUNK, 0>(c.out, s[k], wgmma_operand(stage + READ + k / 4 * PANEL + k % 4 * 32, 0), k > 0);
+        wgmma_registers<CHUNK, 0>(c.out, s[k], wgmma_operand(stage + room::READ + k / 4 * PANEL + k % 4 * 32, 0),
+                                  k > 0);
 #pragma unroll
     for (int k = 0; k < CHUNK / 16; k++)
         wgmma_shared<CHUNK, reverse, 1>(c.out, wgmma_operand(value + k * STEP, PANEL),
-                                        wgmma_operand(stage + PAIRS + k * (reverse ? STEP : 32), PANEL), true);
+                                        wgmma_operand(stage + room::PAIRS + k * (reverse ? STEP : 32), PANEL), true);
     wgmma_commit();
 #pragma unroll
     for (int k = 0; k < CHUNK / 16; k++)
         wgmma_shared<KEYS, 1, 1>(c.state, wgmma_operand(value + k * STEP, PANEL),
-                                 wgmma_operand(stage + WRITE + k * STEP, PANEL), true);
+                                 wgmma_operand(stage + room::WRITE + k * STEP, PANEL), true);
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_hold(c.out);
@@ -153,11 +161,12 @@ static __device__ __forceinline__ uint32_t larger_turned(uint32_t largest, const
 
 /* ---- the kernel ---- */
 
-template <bool reverse>
-static __device__ __forceinline__ void multiply_values(const values_work &w, const values_way &way, values_ring r) {
+template <int groups, bool reverse>
+static __device__ __forceinline__ void multiply_values(const values_work &w, const values_way &way,
+                                                       typename values_room<groups>::ring r) {
     const int group = threadIdx.x / GROUP;
     const bool first = threadIdx.x % GROUP == 0;
-    const uint32_t out = r.memory + OUT + group * PANEL;
+    const uint32_t out = r.memory + values_room<groups>::OUT + group * PANEL;
     const ni_turning by = ni_turning_of_rows();
     values_sums c;
     uint32_t pairs = 0, largest_turned = 0;
@@ -168,7 +177,7 @@ static __device__ __forceinline__ void multiply_values(const values_work &w, con
             c.state[n][i] = 0;
     for (int i = 0; i < way.chunks; i++, r.advance()) {
         r.wait();
-        multiply_chunk<reverse>(c, r.here(), r.here() + VALUE + group * PANEL);
+        multiply_chunk<groups, reverse>(c, r.here(), group);
         if (first)
             store_wait_read();
         sync_warpgroup(1 + group);
@@ -193,26 +202,36 @@ static __device__ __forceinline__ void multiply_values(const values_work &w, con
         store_wait();
 }
 
-template <bool reverse>
-static __global__ void __launch_bounds__(THREADS, 1) scan_values_ring(const __grid_constant__ values_work w) {
+template <int groups, bool reverse>
+static __global__ void __launch_bounds__(values_room<groups>::THREADS, 1)
+    scan_values_ring(const __grid_constant__ values_work w) {
     const int batch = blockIdx.y / w.heads, head = blockIdx.y % w.heads;
     const values_way way = {(int64_t)blockIdx.y * w.chunks, batch * w.chunks * CHUNK,
-                            head * w.value_dim + (int)blockIdx.x * VALUES, w.chunks, reverse};
-    values_ring r;
-    r.begin(first_stage(), GROUPS);
+                            head * w.value_dim + (int)blockIdx.x * values_room<groups>::VALUES, w.chunks, reverse};
+    typename values_room<groups>::ring r;
+    r.begin(first_stage(), groups);
     if (reverse)
         ni_let_follow();
-    if (threadIdx.x < GROUPS * GROUP)
-        multiply_values<reverse>(w, way, r);
-    else if (threadIdx.x == GROUPS * GROUP)
-        copy_values(w, way, r);
+    if (threadIdx.x < groups * GROUP)
+        multiply_values<groups, reverse>(w, way, r);
+    else if (threadIdx.x == groups * GROUP)
+        copy_values<groups>(w, way, r);
 }
 
 /* ---- the host's side ---- */
 
+enum { FORWARD_GROUPS = 2, REVERSE_GROUPS = 2 }; /* half of the multiprocessors each, beside the scan of keys */
+
 bool gla_can_ring_values(const ni_cuda_gla *g) {
-    return g->rings && g->key_dim == KEYS && g->value_dim % VALUES == 0 && g->seq % CHUNK == 0 &&
+    return g->rings && g->key_dim == KEYS && g->value_dim % values_room<2>::VALUES == 0 && g->seq % CHUNK == 0 &&
            g->batch * g->seq * g->heads < INT32_MAX && tile_encoder();
+}
+
+template <int groups, bool reverse>
+static cudaError_t launch_values(const ni_cuda_gla *g, const values_work &w, void *stream) {
+    typedef values_room<groups> room;
+    const dim3 grid((unsigned)(g->value_dim / room::VALUES), (unsigned)(g->batch * g->heads));
+    return launch(scan_values_ring<groups, reverse>, grid, room::THREADS, room::SHARED, stream, w);
 }
 
 cudaError_t gla_launch_ring_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
@@ -230,7 +249,6 @@ cudaError_t gla_launch_ring_values(const ni_cuda_gla *g, const gla_args &a, bool
     w.chunks = a.chunks;
     w.heads = a.heads;
     w.value_dim = (int)g->value_dim;
-    const dim3 grid((unsigned)(g->value_dim / VALUES), (unsigned)(g->batch * g->heads));
-    return reverse ? launch(scan_values_ring<true>, grid, THREADS, SHARED, stream, w)
-                   : launch(scan_values_ring<false>, grid, THREADS, SHARED, stream, w);
+    return reverse ? launch_values<REVERSE_GROUPS, true>(g, w, stream)
+                   : launch_values<FORWARD_GROUPS, false>(g, w, stream);
 }
