@@ -307,6 +307,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS) find_d_pairs(const gla_ar
         copy_commit();
     };
     float p[4][4] = {{0}};
+    ni_let_follow(); /* `finish`, which waits for this kernel, and so for the scan before it */
     load(0);
     for (int column = 0; column < a.value_dim; column += CHANNELS) {
         if (column + CHANNELS < a.value_dim) {
@@ -569,6 +570,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int of = threadIdx.x / 32 / SUBS;
+    ni_wait_for_it();
     const uint32_t asked = ni_ask_for_warp(a.amax[of], a.turned[of]);
     load_d_pairs(c, a, record);
     load_documents(chunk, a, batch, begin);
@@ -651,5 +653,9 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
     if (!error)
         error = (cudaError_t)ni_launch_following((cudaStream_t)stream, find_d_pairs, grid, PAIR_THREADS,
                                                  sizeof(d_pair_tile), a);
-    return error ? error : launch(finish, grid, PAIR_THREADS, sizeof(finish_tile), stream, a);
+    if (!error)
+        error = allow_shared(finish, sizeof(finish_tile));
+    return error ? error
+                 : (cudaError_t)ni_launch_following((cudaStream_t)stream, finish, grid, PAIR_THREADS,
+                                                    sizeof(finish_tile), a);
 }

@@ -133,6 +133,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a
     const int row = warp < 1 ? 1 : warp < 3 ? 2 : 3, column = warp - row * (row - 1) / 2;
     const int sub = warp / 2, half = warp % 2;
     float apart[2][4] = {{0}}, within[4] = {0};
+    ni_let_follow();
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
         __syncthreads();

@@ -212,6 +212,8 @@ static __global__ void __launch_bounds__(values_room<groups>::THREADS, 1)
     r.begin(first_stage(), groups);
     if (reverse)
         ni_let_follow();
+    else
+        ni_wait_for_it(); /* `pairs` */
     if (threadIdx.x < groups * GROUP)
         multiply_values<groups, reverse>(w, way, r);
     else if (threadIdx.x == groups * GROUP)
@@ -231,7 +233,12 @@ template <int groups, bool reverse>
 static cudaError_t launch_values(const ni_cuda_gla *g, const values_work &w, void *stream) {
     typedef values_room<groups> room;
     const dim3 grid((unsigned)(g->value_dim / room::VALUES), (unsigned)(g->batch * g->heads));
-    return launch(scan_values_ring<groups, reverse>, grid, room::THREADS, room::SHARED, stream, w);
+    const auto kernel = scan_values_ring<groups, reverse>;
+    if (reverse)
+        return launch(kernel, grid, room::THREADS, room::SHARED, stream, w);
+    const cudaError_t error = allow_shared(kernel, room::SHARED);
+    return error ? error
+                 : (cudaError_t)ni_launch_following((cudaStream_t)stream, kernel, grid, room::THREADS, room::SHARED, w);
 }
 
 cudaError_t gla_launch_ring_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
