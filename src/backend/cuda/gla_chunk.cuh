@@ -133,6 +133,10 @@ static __device__ __forceinline__ float reference_of(uint32_t begins, int t, flo
     return counts_from_first(begins, t) ? first : 0;
 }
 
+static __device__ __forceinline__ float2 reference_of(uint32_t begins, int t, float2 first) {
+    return counts_from_first(begins, t) ? first : make_float2(0, 0);
+}
+
 /* What load_channels has found. */
 typedef struct loaded {
     uint32_t
@@ -193,11 +197,9 @@ static __device__ __forceinline__ loaded load_channels(chunk_tile *c, const gla_
     return {cut, __syncthreads_or(steep) != 0};
 }
 
-/* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */
-static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from, bool linked) {
-    const uint32_t pair =
-        pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
-    return linked ? pair : 0;
+/* Two neighbouring BF16 times 2^(to - from), rounded. */
+static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from) {
+    return pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
 }
 
 /* Shared memory that a block may have on this device. */

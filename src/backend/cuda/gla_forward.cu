@@ -23,70 +23,62 @@
 
 /* ---- pairs ---- */
 
-/* Off the diagonal of sub-blocks: P of sub-blocks (row, column), column < row, for these channels. */
-static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_tile *c, int row, int column) {
-    const int lane = threadIdx.x % 32, g = lane / 4, first = row * SUB, t = first + g, s = column * SUB + g;
-    const bool linked[2] = {c->doc[t] == c->doc[first], c->doc[t + 8] == c->doc[first]};
+/* A warp takes half of what sixteen rows have up to the diagonal: row + 1 tiles of eight columns. */
+typedef struct pair_way {
+    int row, half; /* sub-block */
+    __device__ __forceinline__ int column(int n) const {
+        return 8 * (half * (row + 1) + n);
+    }
+    __device__ __forceinline__ bool has(int n) const {
+        return n <= row;
+    }
+    __device__ __forceinline__ bool on_diagonal(int n) const {
+        return column(n) >= row * SUB;
+    }
+} pair_way;
+
+/* P of these channels; of the sub-block's own columns not where gates are steep. What lies above the diagonal or in another
+ * document is rubbish, and dropped later. `inside`: documents may begin behind the sub-block's first position. */
+template <bool inside>
+static __device__ __forceinline__ void add_pairs(float (&p)[SUBS][4], const chunk_tile *c, const pair_way &way,
+                                                 bool steep) {
+    const int lane = threadIdx.x % 32, g = lane / 4, first = way.row * SUB;
+    const uint32_t begins = inside ? begins_in(c, way.row) : 0;
 #pragma unroll 1 /* registers */
     for (int i = lane % 4 * 2; i < CHANNELS; i += 16) {
+        const float2 r[2] = {*(const float2 *)&c->b[first][i], *(const float2 *)&c->b[first][i + 8]};
         uint32_t q[4];
 #pragma unroll
         for (int part = 0; part < 4; part++) {
-            const int at = t + part % 2 * 8, channel = i + part / 2 * 8;
-            q[part] = decay_pair(*(const uint32_t *)&c->q[at][channel], *(const float2 *)&c->b[at][channel],
-                                 *(const float2 *)&c->b[first][channel], linked[part % 2]);
+            const int t = g + part % 2 * 8, channel = i + part / 2 * 8;
+            q[part] =
+                decay_pair(*(const uint32_t *)&c->q[first + t][channel], *(const float2 *)&c->b[first + t][channel],
+                           inside ? reference_of(begins, t, r[part / 2]) : r[part / 2]);
         }
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            const int at = s + n * 8;
+        for (int n = 0; n < SUBS; n++) {
+            const bool own = way.on_diagonal(n);
+            if (!way.has(n) || (own && steep))
+                continue;
+            const int s = way.column(n) + g;
             uint32_t k[2];
+#pragma unroll
             for (int part = 0; part < 2; part++)
-                k[part] =
-                    decay_pair(*(const uint32_t *)&c->k[at][i + part * 8], *(const float2 *)&c->b[first][i + part * 8],
-                               *(const float2 *)&c->b[at][i + part * 8], c->doc[at] == c->doc[first]);
+                k[part] = decay_pair(*(const uint32_t *)&c->k[s][i + part * 8],
+                                     inside && own ? reference_of(begins, s - first, r[part]) : r[part],
+                                     *(const float2 *)&c->b[s][i + part * 8]);
             mma(p[n], q, k[0], k[1]);
         }
     }
 }
 
-/* P of a sub-block's sixteen rows and eight columns, from column 8 * half on. What lies above the diagonal or in another
- * document is rubbish, and dropped later. */
-static __device__ __forceinline__ void add_within(float (&p)[4], const chunk_tile *c, int sub, int half) {
-    const int lane = threadIdx.x % 32, g = lane / 4, first = sub * SUB, s = first + half * 8 + g;
-    const uint32_t begins = begins_in(c, sub);
-#pragma unroll 1 /* registers */
-    for (int i = lane % 4 * 2; i < CHANNELS; i += 16) {
-        uint32_t q[4], k[2];
-#pragma unroll
-        for (int part = 0; part < 4; part++) {
-            const int t = g + part % 2 * 8, channel = i + part / 2 * 8;
-            const float2 r = *(const float2 *)&c->b[first][channel];
-            q[part] = half && part % 2 == 0 /* above the diagonal */
-                          ? 0
-                          : decay_pair(*(const uint32_t *)&c->q[first + t][channel],
-                                       *(const float2 *)&c->b[first + t][channel],
-                                       make_float2(reference_of(begins, t, r.x), reference_of(begins, t, r.y)), true);
-        }
-#pragma unroll
-        for (int part = 0; part < 2; part++) {
-            const int channel = i + part * 8;
-            const float2 r = *(const float2 *)&c->b[first][channel];
-            k[part] = decay_pair(
-                *(const uint32_t *)&c->k[s][channel],
-                make_float2(reference_of(begins, half * 8 + g, r.x), reference_of(begins, half * 8 + g, r.y)),
-                *(const float2 *)&c->b[s][channel], true);
-        }
-        mma(p, q, k[0], k[1]);
-    }
-}
-
-/* The same where gates are steep, by an exponential for each pair and channel. */
-static __device__ __noinline__ float4 find_steep(const chunk_tile *c, int sub, int half) {
-    const int lane = threadIdx.x % 32, row = sub * SUB + lane / 4, column = sub * SUB + half * 8 + lane % 4 * 2;
+/* P of sixteen rows and eight columns from `column` on, where gates are steep: an exponential for each pair and channel. */
+static __device__ __noinline__ float4 find_steep(const chunk_tile *c, int row, int column) {
+    const int lane = threadIdx.x % 32;
     float p[4] = {0};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const int t = row + i / 2 * 8, s = column + i % 2;
+        const int t = row * SUB + lane / 4 + i / 2 * 8, s = column + lane % 4 * 2 + i % 2;
         if (s <= t && c->doc[s] == c->doc[t])
             for (int channel = 0; channel < CHANNELS; channel++)
                 p[i] += low_bf16(c->q[t][channel]) * low_bf16(c->k[s][channel]) *
@@ -112,7 +104,7 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
             q[pair] = from_before ? pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x),
                                               a.scale * high_bf16(x) * exp2_approx(b.y))
                                   : 0;
-            k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b, to_end);
+            k[pair] = to_end ? decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b) : 0;
         }
         const int64_t at = (record * CHUNK + t) * a.key_pad + channel + i;
         *(uint4 *)(a.queries + at) = make_uint4(q[0], q[1], q[2], q[3]);
@@ -123,49 +115,49 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
         a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
-/* Warp w takes the w-th pair of different sub-blocks, if there is one, and half of a sub-block's own pairs. */
 static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a) {
     chunk_tile *c = (chunk_tile *)shared_memory();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
-    const int row = warp < 1 ? 1 : warp < 3 ? 2 : 3, column = warp - row * (row - 1) / 2;
-    const int sub = warp / 2, half = warp % 2;
-    float apart[2][4] = {{0}}, within[4] = {0};
+    const pair_way way = {warp / 2, warp % 2};
+    float sum[SUBS][4] = {{0}};
     ni_let_follow();
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
         __syncthreads();
         const bool steep = load_channels(c, a, head_row, begin, channel).steep;
         store_decayed(c, a, record, begin, channel);
-        if (warp < 6)
-            add_apart(apart, c, row, column);
-        if (steep) {
-            const float4 p = find_steep(c, sub, half);
-            within[0] += p.x;
-            within[1] += p.y;
-            within[2] += p.z;
-            within[3] += p.w;
-        } else {
-            add_within(within, c, sub, half);
-        }
+        if (begins_in(c, way.row) >> 1)
+            add_pairs<true>(sum, c, way, steep);
+        else
+            add_pairs<false>(sum, c, way, steep);
+#pragma unroll
+        for (int n = 0; n < SUBS; n++)
+            if (steep && way.has(n) && way.on_diagonal(n)) {
+                const float4 p = find_steep(c, way.row, way.column(n));
+                sum[n][0] += p.x;
+                sum[n][1] += p.y;
+                sum[n][2] += p.z;
+                sum[n][3] += p.w;
+            }
     }
     __syncthreads();
     bf16(*p)[PITCH] = (bf16(*)[PITCH])shared_memory(); /* over the tile's b */
     for (int u = threadIdx.x; u < CHUNK * PITCH / 8; u += PAIR_THREADS)
         ((uint4 *)p)[u] = make_uint4(0, 0, 0, 0);
     __syncthreads();
-    if (warp < 6)
-        for (int n = 0; n < 2; n++)
-            for (int part = 0; part < 2; part++)
-                *(uint32_t *)&p[row * SUB + lane / 4 + part * 8][column * SUB + n * 8 + lane % 4 * 2] =
-                    pack_bf16(a.scale * apart[n][part * 2], a.scale * apart[n][part * 2 + 1]);
-    for (int part = 0; part < 2; part++) {
-        const int t = sub * SUB + lane / 4 + part * 8, s = sub * SUB + half * 8 + lane % 4 * 2;
-        *(uint32_t *)&p[t][s] = pack_bf16(s <= t && c->doc[s] == c->doc[t] ? a.scale * within[part * 2] : 0,
-                                          s < t && c->doc[s + 1] == c->doc[t] ? a.scale * within[part * 2 + 1] : 0);
-    }
+#pragma unroll
+    for (int n = 0; n < SUBS; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int t = way.row * SUB + lane / 4 + half * 8, s = way.column(n) + lane % 4 * 2;
+            if (way.has(n))
+                *(uint32_t *)&p[t][s] =
+                    pack_bf16(s <= t && c->doc[s] == c->doc[t] ? a.scale * sum[n][2 * half] : 0,
+                              s < t && c->doc[s + 1] == c->doc[t] ? a.scale * sum[n][2 * half + 1] : 0);
+        }
     __syncthreads();
     for (int u = threadIdx.x; u < CHUNK * CHUNK / 8; u += PAIR_THREADS)
         ((uint4 *)(a.pairs + record * CHUNK * CHUNK))[u] = *(const uint4 *)&p[u / 8][u % 8 * 8];
