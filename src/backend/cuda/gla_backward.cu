@@ -371,28 +371,33 @@ static __device__ __forceinline__ void load_d_pairs(finish_tile *c, const gla_ar
 
 /* Drops dP above the diagonal and between documents, and rounds it. */
 static __device__ __forceinline__ void mask_d_pairs(finish_tile *c) {
-    const int32_t *doc = c->chunk.doc;
+    enum { across = CHUNK / 4 };
+    const int s = threadIdx.x % across * 4;
+    const int4 doc = *(const int4 *)&c->chunk.doc[s];
 #pragma unroll
-    for (int u = threadIdx.x; u < CHUNK * CHUNK / 4; u += PAIR_THREADS) {
-        const int t = u / (CHUNK / 4), s = u % (CHUNK / 4) * 4;
+    for (int row = 0; row < CHUNK; row += PAIR_THREADS / across) {
+        const int t = row + threadIdx.x / across, own = c->chunk.doc[t];
         float4 *const at = (float4 *)&c->d_pairs[t][s];
         float4 four = *at;
-        four.x = s > t || doc[s] != doc[t] ? 0 : four.x;
-        four.y = s + 1 > t || doc[s + 1] != doc[t] ? 0 : four.y;
-        four.z = s + 2 > t || doc[s + 2] != doc[t] ? 0 : four.z;
-        four.w = s + 3 > t || doc[s + 3] != doc[t] ? 0 : four.w;
+        four.x = s > t || doc.x != own ? 0 : four.x;
+        four.y = s + 1 > t || doc.y != own ? 0 : four.y;
+        four.z = s + 2 > t || doc.z != own ? 0 : four.z;
+        four.w = s + 3 > t || doc.w != own ? 0 : four.w;
         *at = four;
         *(uint2 *)&c->rounded[t][s] = make_uint2(pack_bf16(four.x, four.y), pack_bf16(four.z, four.w));
     }
 }
 
 static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args &a, int64_t record, int channel) {
-    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 4; u += PAIR_THREADS) {
-        const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
-        const bool valid = channel + i < a.key_pad;
-        const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
-        copy_async16(&c->q[t][i], a.inter_q + at, valid);
-        copy_async16(&c->k[t][i], a.inter_k + at, valid);
+    enum { across = CHANNELS / 4, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 4;
+    const bool valid = channel + i < a.key_pad;
+    const int64_t at = valid ? (record * CHUNK + first) * a.key_pad + channel + i : 0;
+    const float *q = a.inter_q + at, *k = a.inter_k + at;
+#pragma unroll
+    for (int t = 0; t < CHUNK; t += at_once, q += at_once * a.key_pad, k += at_once * a.key_pad) {
+        copy_async16(&c->q[first + t][i], q, valid);
+        copy_async16(&c->k[first + t][i], k, valid);
     }
 }
 
@@ -534,6 +539,20 @@ static __device__ __noinline__ void add_any(finish_tile *c, int i, int first) {
     }
 }
 
+/* dq and dk of `rows` positions and `width` channels, out of the places of q and k. */
+static __device__ __forceinline__ void store_slopes(const chunk_tile *c, const gla_args &a, int64_t to, int64_t pitch,
+                                                    int rows, int width) {
+    enum { across = CHANNELS / 8, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 8, here = i < width ? rows - first : 0;
+    bf16 *dq = a.dq + to + first * pitch + i, *dk = a.dk + to + first * pitch + i;
+#pragma unroll
+    for (int t = 0; t < CHUNK; t += at_once, dq += at_once * pitch, dk += at_once * pitch)
+        if (t < here) {
+            *(uint4 *)dq = *(const uint4 *)&c->q[first + t][i];
+            *(uint4 *)dk = *(const uint4 *)&c->k[first + t][i];
+        }
+}
+
 /* Joins the maxima of dq and dk: a warp takes a sub-block of one of them. `known` was loaded before. */
 static __device__ __forceinline__ void join_maxima(const chunk_tile *chunk, const gla_args &a,
                                                    const ni_known_amaxes &known) {
@@ -608,13 +627,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
                 *to = found.cut >> t & 1 ? 0 : sum;
             sum = begins >> t & 1 ? 0 : sum;
         }
-        for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
-            const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
-            if (begin + t < a.seq && channel + i < a.key_dim) {
-                *(uint4 *)(a.dq + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->q[t][i];
-                *(uint4 *)(a.dk + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->k[t][i];
-            }
-        }
+        store_slopes(chunk, a, head_row + channel, pitch, a.seq - begin, a.key_dim - channel);
         join_maxima(chunk, a, known);
         __syncthreads();
     }

@@ -90,10 +90,11 @@ static __device__ __noinline__ float4 find_steep(const chunk_tile *c, int row, i
 /* The decayed queries and keys of these channels, and exp(b_end). */
 static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const gla_args &a, int64_t record, int begin,
                                                      int channel) {
-    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
-        const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
-        if (channel + i >= a.key_pad)
-            continue;
+    enum { across = CHANNELS / 8, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 8;
+    const int64_t to = (record * CHUNK + first) * a.key_pad + channel + i;
+#pragma unroll 1 /* registers */
+    for (int t = first; t < CHUNK && channel + i < a.key_pad; t += at_once) {
         const bool from_before = c->doc[t] < begin, to_end = c->doc[t] == c->doc[CHUNK - 1];
         uint32_t q[4], k[4];
 #pragma unroll
@@ -101,14 +102,13 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
             const float2 b = *(const float2 *)&c->b[t][i + 2 * pair];
             const float2 end = *(const float2 *)&c->b[CHUNK - 1][i + 2 * pair];
             const uint32_t x = *(const uint32_t *)&c->q[t][i + 2 * pair];
-            q[pair] = from_before ? pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x),
-                                              a.scale * high_bf16(x) * exp2_approx(b.y))
-                                  : 0;
-            k[pair] = to_end ? decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b) : 0;
+            q[pair] = pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x), a.scale * high_bf16(x) * exp2_approx(b.y));
+            k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b);
         }
-        const int64_t at = (record * CHUNK + t) * a.key_pad + channel + i;
-        *(uint4 *)(a.queries + at) = make_uint4(q[0], q[1], q[2], q[3]);
-        *(uint4 *)(a.keys + at) = make_uint4(k[0], k[1], k[2], k[3]);
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        const int64_t at = to + (t - first) * a.key_pad;
+        *(uint4 *)(a.queries + at) = from_before ? make_uint4(q[0], q[1], q[2], q[3]) : none;
+        *(uint4 *)(a.keys + at) = to_end ? make_uint4(k[0], k[1], k[2], k[3]) : none;
     }
     const int own = channel + threadIdx.x;
     if (threadIdx.x < CHANNELS && own < a.key_pad)
