@@ -37,6 +37,9 @@ size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g);
 /* Scratch of one forward, or of one backward; 0 as above, and of a forward that leaves all. */
 size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward);
 
+/* Whether scans go by warpgroups. */
+bool ni_cuda_gla_by_warpgroups(const ni_cuda_gla *g);
+
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.
  * `stream` is a cudaStream_t. The scratch is free again when the work is done.
  */

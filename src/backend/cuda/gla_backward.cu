@@ -14,8 +14,9 @@
  *    reads nothing of dv's scan and runs beside it (follow.cuh): both wait for memory, and few blocks fit a small batch.
  *    Where the GPU has warpgroups, gla_keys.cu does it for common shapes.
  * 3. `find_d_pairs`, a block for each chunk: dP, beside the reversed scan of keys.
- * 4. `finish`, a block for each chunk: what dP adds to the rest, with exponentials as in `pairs` (for dk
- * through the last position of s's sub-block); dq, dk, dgate.
+ * 4. `finish`, a block for each chunk: what dP adds to the rest; dq, dk, dgate. Exponentials go through first and last
+ *    positions of sub-blocks, and inside of one, in FP32, through its first where gates are not steep and no document
+ *    begins; else each pair has its own.
  *
  * Rounded to BF16: what the forward rounds, D where it is multiplied, S' in rowsum(S' * D), and between sub-blocks dP
  * and the decayed operands. In a sub-block of 16 all is FP32.

@@ -2,7 +2,7 @@
  *
  * A chunk is 64 positions of one head, with b_t the sum of the gates from the chunk's begin, or from the position
  * after the last begin of a document, to t; in units of ln 2, FP32. A position at which a document begins has b = 0 and
- * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that is used is a
+ * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that counts is a
  * difference b_t - b_s <= 0 of one document.
  */
 #ifndef NI_CUDA_GLA_CHUNK_CUH

@@ -3,9 +3,9 @@
  * Per chunk of 64 positions of a head, with S [key_dim, value_dim] the state before it:
  *     o_t = (scale q_t exp(b_t))^T S + sum_{s <= t} P_ts v_s,   P_ts = scale sum_i q_ti k_si exp(b_ti - b_si),
  *     S' = diag(exp(b_end)) S + sum_s (k_s exp(b_end - b_s)) v_s^T.
- * 1. `pairs`, a block for each chunk: P, and the decayed queries and keys, to scratch. Pairs in a sub-block of 16 get
- *    exact exponentials of b_t - b_s in FP32; others go through the first position r of t's sub-block,
- *    exp(b_t - r) exp(r - b_s), on tensor cores. No exponent is positive.
+ * 1. `pairs`, a block for each chunk: P, and the decayed queries and keys, to scratch. Pairs go through b = r of the first
+ *    position of t's sub-block of 16, exp(b_t - r) exp(r - b_s), on tensor cores. The second exponent is positive inside
+ *    the sub-block; where its gates are so steep that it might be large, its pairs get an exponential each, in FP32.
  * 2. `scan_values`, a block for each head and tile of value columns: S^T stays in registers, FP32, as the accumulators
  * of its update and, rounded, as the first operand of S^T (q exp(b))^T. Each warp owns 16 columns: warps share loads
  *    and nothing else, and no state is ever stored. Reversed in time, with keys and queries exchanged and P
@@ -467,6 +467,10 @@ size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g) {
     gla_args a;
     size_t bytes = 0;
     return gla_arguments(g, &a, NULL, false, &bytes) ? lay_out_chunks(&a, g, NULL) : 0;
+}
+
+bool ni_cuda_gla_by_warpgroups(const ni_cuda_gla *g) {
+    return gla_can_ring_values(g) && gla_can_ring_keys(g);
 }
 
 int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v,
