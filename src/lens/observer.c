@@ -221,8 +221,10 @@ void ni_observer_alignment(ni_observer *o, const char *module, nb_backend *be, c
 /* ---- steps ---- */
 
 const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
-    ni_take_all(&o->record); /* of a step that was not ended */
+    ni_record_forget(&o->record); /* a step that was not ended is taken again */
     o->record.step = step;
+    for (int32_t i = 0; i < o->count; i++)
+        o->watched[i].last_step = -1;
     if (step % o->options.every == 0) {
         o->window_start = step;
         for (int32_t i = 0; i < o->count; i++)
