@@ -12,6 +12,7 @@
 #ifndef NI_CUDA_GLA_H
 #define NI_CUDA_GLA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,12 +29,16 @@ typedef struct ni_cuda_gla {
     uint32_t *amax[3], *turned_amax[3];
     void *
         left; /* what the forward leaves for the backward, ni_cuda_gla_chunk_bytes; NULL: the backward makes it again */
+    bool rings; /* compute capability 9.0: scans by warpgroups, for shapes that they are for (gla_scan.h) */
 } ni_cuda_gla;
 
 /* 0 where the shape is beyond the limits or has no positions. */
 size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g);
 /* Scratch of one forward, or of one backward; 0 as above, and of a forward that leaves all. */
 size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward);
+
+/* Whether scans go by warpgroups. */
+bool ni_cuda_gla_by_warpgroups(const ni_cuda_gla *g);
 
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.
  * `stream` is a cudaStream_t. The scratch is free again when the work is done.

@@ -12,9 +12,11 @@
  * 2. `scan_keys`, a block for each head and tile of key rows, which needs no sums across blocks for S do_t and D v_t:
  *    forward it leaves S do_t and each chunk's S as it is multiplied (BF16), reversed D v_t and rowsum(S' * D). The first
  *    reads nothing of dv's scan and runs beside it (follow.cuh): both wait for memory, and few blocks fit a small batch.
+ *    Where the GPU has warpgroups, gla_keys.cu does it for common shapes.
  * 3. `find_d_pairs`, a block for each chunk: dP, beside the reversed scan of keys.
- * 4. `finish`, a block for each chunk: what dP adds to the rest, with exponentials as in `pairs` (for dk
- * through the last position of s's sub-block); dq, dk, dgate.
+ * 4. `finish`, a block for each chunk: what dP adds to the rest; dq, dk, dgate. Exponentials go through first and last
+ *    positions of sub-blocks, and inside of one, in FP32, through its first where gates are not steep and no document
+ *    begins; else each pair has its own.
  *
  * Rounded to BF16: what the forward rounds, D where it is multiplied, S' in rowsum(S' * D), and between sub-blocks dP
  * and the decayed operands. In a sub-block of 16 all is FP32.
@@ -24,6 +26,7 @@
  * `find_d_pairs`, 436 in `finish`.
  */
 #include "gla_chunk.cuh"
+#include "gla_scan.h"
 #include "turned.cuh"
 
 /* ---- scan over chunks, by key rows ---- */
@@ -269,6 +272,8 @@ template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla 
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
+    if (gla_can_ring_keys(g))
+        return gla_launch_ring_keys(g, a, stream);
     if (g->value_dim <= 32)
         return scan_rows<32, 1>(g, a, stream);
     if (g->value_dim <= 64)
@@ -303,6 +308,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS) find_d_pairs(const gla_ar
         copy_commit();
     };
     float p[4][4] = {{0}};
+    ni_let_follow(); /* `finish`, which waits for this kernel, and so for the scan before it */
     load(0);
     for (int column = 0; column < a.value_dim; column += CHANNELS) {
         if (column + CHANNELS < a.value_dim) {
@@ -351,6 +357,7 @@ static __device__ __forceinline__ float min_or_nan(float x, float y) {
 
 typedef struct finish_tile {
     float d_pairs[CHUNK][PITCH];
+    bf16 rounded[CHUNK][PITCH]; /* dP */
     chunk_tile chunk;
     float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
 } finish_tile;
@@ -363,103 +370,155 @@ static __device__ __forceinline__ void load_d_pairs(finish_tile *c, const gla_ar
     copy_commit();
 }
 
-/* Drops dP above the diagonal and between documents. */
+/* Drops dP above the diagonal and between documents, and rounds it. */
 static __device__ __forceinline__ void mask_d_pairs(finish_tile *c) {
-    const int32_t *doc = c->chunk.doc;
-    for (int u = threadIdx.x; u < CHUNK * CHUNK; u += PAIR_THREADS) {
-        const int t = u / CHUNK, s = u % CHUNK;
-        if (s > t || doc[s] != doc[t])
-            c->d_pairs[t][s] = 0;
+    enum { across = CHUNK / 4 };
+    const int s = threadIdx.x % across * 4;
+    const int4 doc = *(const int4 *)&c->chunk.doc[s];
+#pragma unroll
+    for (int row = 0; row < CHUNK; row += PAIR_THREADS / across) {
+        const int t = row + threadIdx.x / across, own = c->chunk.doc[t];
+        float4 *const at = (float4 *)&c->d_pairs[t][s];
+        float4 four = *at;
+        four.x = s > t || doc.x != own ? 0 : four.x;
+        four.y = s + 1 > t || doc.y != own ? 0 : four.y;
+        four.z = s + 2 > t || doc.z != own ? 0 : four.z;
+        four.w = s + 3 > t || doc.w != own ? 0 : four.w;
+        *at = four;
+        *(uint2 *)&c->rounded[t][s] = make_uint2(pack_bf16(four.x, four.y), pack_bf16(four.z, four.w));
     }
 }
 
 static __device__ __forceinline__ void load_inter(finish_tile *c, const gla_args &a, int64_t record, int channel) {
-    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 4; u += PAIR_THREADS) {
-        const int t = u / (CHANNELS / 4), i = u % (CHANNELS / 4) * 4;
-        const bool valid = channel + i < a.key_pad;
-        const int64_t at = valid ? (record * CHUNK + t) * a.key_pad + channel + i : 0;
-        copy_async16(&c->q[t][i], a.inter_q + at, valid);
-        copy_async16(&c->k[t][i], a.inter_k + at, valid);
-    }
-}
-
-/* x at rows s, s + 1 of a channel, times 2^b of the difference; zero where not linked. */
-static __device__ __forceinline__ uint32_t decay_rows(const bf16 (*x)[PITCH], const float (*b)[PITCH], int s,
-                                                      int channel, float reference, bool away,
-                                                      const bool (&linked)[2]) {
-    float y[2];
+    enum { across = CHANNELS / 4, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 4;
+    const bool valid = channel + i < a.key_pad;
+    const int64_t at = valid ? (record * CHUNK + first) * a.key_pad + channel + i : 0;
+    const float *q = a.inter_q + at, *k = a.inter_k + at;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float exponent = away ? b[s + i][channel] - reference : reference - b[s + i][channel];
-        y[i] = linked[i] ? low_bf16(x[s + i][channel]) * exp2_approx(exponent) : 0;
+    for (int t = 0; t < CHUNK; t += at_once, q += at_once * a.key_pad, k += at_once * a.key_pad) {
+        copy_async16(&c->q[first + t][i], q, valid);
+        copy_async16(&c->k[first + t][i], k, valid);
     }
-    return pack_bf16(y[0], y[1]);
 }
 
-/* dq and dk of one warp's eight channels but for pairs in a sub-block. */
+/* What comes to dq and dk of one warp's eight channels from beyond a sub-block: in the place of S do, where it must still
+ * decay from the sub-block's first position, and in that of D v, to its last; zero in other documents than those. A
+ * position of another sub-block decays to its end, and on from there. */
 static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a, int begin) {
     const chunk_tile *chunk = &c->chunk;
-    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8;
+    const int lane = threadIdx.x % 32, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8, own = channel + lane / 4;
     const int32_t *doc = chunk->doc;
-#pragma unroll 1 /* registers */
-    for (int own = 0; own < SUBS; own++) {
-        const int first = own * SUB, last = first + SUB - 1;
-        float dq[4] = {0}, dk[4] = {0};
-#pragma unroll 1
-        for (int other = 0; other < SUBS; other++) {
-            if (other == own)
-                continue;
-            const bool away = other > own; /* later positions: what dk needs */
-            const int reference = away ? last : first;
-            uint32_t x[4], b[2];
+    float k[SUBS][4], q[SUBS][4]; /* rows pair, pair + 1, pair + 8, pair + 9; k to the end, q from the begin */
 #pragma unroll
-            for (int part = 0; part < 4; part++) {
-                const int m = first + g + part % 2 * 8, k = other * SUB + pair + part / 2 * 8;
-                x[part] = away ? pack_bf16(c->d_pairs[k][m], c->d_pairs[k + 1][m])
-                               : pack_bf16(c->d_pairs[m][k], c->d_pairs[m][k + 1]);
-            }
+    for (int sub = 0; sub < SUBS; sub++) {
+        const int first = sub * SUB, last = first + SUB - 1;
 #pragma unroll
-            for (int part = 0; part < 2; part++) {
-                const int k = other * SUB + pair + part * 8;
-                const bool linked[2] = {doc[k] == doc[reference], doc[k + 1] == doc[reference]};
-                b[part] = decay_rows(away ? chunk->q : chunk->k, chunk->b, k, channel + g,
-                                     chunk->b[reference][channel + g], away, linked);
-            }
-            if (away)
-                mma(dk, x, b[0], b[1]);
-            else
-                mma(dq, x, b[0], b[1]);
+        for (int i = 0; i < 4; i++) {
+            const int t = first + pair + i / 2 * 8 + i % 2;
+            const float b = chunk->b[t][own];
+            k[sub][i] = doc[t] == doc[last] ? low_bf16(chunk->k[t][own]) * exp2_approx(chunk->b[last][own] - b) : 0;
+            q[sub][i] = doc[t] == doc[first] ? low_bf16(chunk->q[t][own]) * exp2_approx(b - chunk->b[first][own]) : 0;
         }
+    }
 #pragma unroll
-        for (int part = 0; part < 4; part++) {
-            const int t = first + g + part / 2 * 8, i = channel + pair + part % 2;
-            const float b = chunk->b[t][i];
-            const float far_q = doc[t] == doc[first] ? dq[part] * exp2_approx(b - chunk->b[first][i]) : 0;
-            const float far_k = doc[t] == doc[last] ? dk[part] * exp2_approx(chunk->b[last][i] - b) : 0;
-            const float before = doc[t] < begin ? a.scale * exp2_approx(b) * c->q[t][i] : 0;
-            const float after = doc[t] == doc[CHUNK - 1] ? exp2_approx(chunk->b[CHUNK - 1][i] - b) * c->k[t][i] : 0;
-            c->q[t][i] = far_q + before;
-            c->k[t][i] = far_k + after;
+    for (int sub = 0; sub < SUBS; sub++) {
+        const int first = sub * SUB, last = first + SUB - 1;
+        float dq[4] = {0}, dk[4] = {0};
+#pragma unroll
+        for (int other = 0; other < SUBS; other++) {
+            if (other == sub)
+                continue;
+            const bool later = other > sub; /* what dk needs */
+            const int from = later ? last : other * SUB + SUB - 1, to = later ? other * SUB : first;
+            const float by = doc[from] == doc[to] ? exp2_approx(chunk->b[to][own] - chunk->b[from][own]) : 0;
+            const float(&y)[4] = later ? q[other] : k[other];
+            const uint32_t near = pack_bf16(y[0] * by, y[1] * by), far = pack_bf16(y[2] * by, y[3] * by);
+            uint32_t x[4];
+            if (later) {
+                load_a_columns(x, &c->rounded[0][0], PITCH, first, other * SUB);
+                mma(dk, x, near, far);
+            } else {
+                load_a(x, &c->rounded[0][0], PITCH, first, other * SUB);
+                mma(dq, x, near, far);
+            }
+        }
+        const int at = channel + pair; /* and the next one */
+        const float2 b_first = *(const float2 *)&chunk->b[first][at], b_last = *(const float2 *)&chunk->b[last][at],
+                     b_end = *(const float2 *)&chunk->b[CHUNK - 1][at];
+        const bool from_before = doc[first] < begin, to_end = doc[last] == doc[CHUNK - 1];
+        const float2 before = from_before
+                                  ? make_float2(a.scale * exp2_approx(b_first.x), a.scale * exp2_approx(b_first.y))
+                                  : make_float2(0, 0),
+                     after = to_end ? make_float2(exp2_approx(b_end.x - b_last.x), exp2_approx(b_end.y - b_last.y))
+                                    : make_float2(0, 0);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int t = first + lane / 4 + half * 8;
+            float2 *const to_q = (float2 *)&c->q[t][at], *const to_k = (float2 *)&c->k[t][at];
+            const float2 inter_q = *to_q, inter_k = *to_k;
+            const bool q_linked = doc[t] == doc[first], k_linked = doc[t] == doc[last];
+            *to_q = q_linked ? make_float2(dq[2 * half] + before.x * inter_q.x, dq[2 * half + 1] + before.y * inter_q.y)
+                             : make_float2(0, 0);
+            *to_k = k_linked ? make_float2(dk[2 * half] + after.x * inter_k.x, dk[2 * half + 1] + after.y * inter_k.y)
+                             : make_float2(0, 0);
         }
     }
 }
 
 /* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
- * that of S do. Between documents dP is 0, and the exponent is kept from overflowing. */
-static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
+ * that of S do. No document begins behind the first position, b of which is r. */
+static __device__ __forceinline__ void add_sub_block(finish_tile *c, int i, int first) {
     chunk_tile *chunk = &c->chunk;
-    const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
+    const float r = chunk->b[first][i], to_first = exp2_approx(chunk->b[first + SUB - 1][i] - r);
+    float k[SUB], dk[SUB]; /* k exp(r - b); dk exp(b - r) */
+#pragma unroll
+    for (int s = 0; s < SUB; s++) {
+        k[s] = low_bf16(chunk->k[first + s][i]) * exp2_approx(r - chunk->b[first + s][i]);
+        dk[s] = c->k[first + s][i] * to_first;
+    }
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        const float decay = exp2_approx(chunk->b[first + t][i] - r);
+        const float q = low_bf16(chunk->q[first + t][i]), decayed = q * decay;
+        float dq = c->q[first + t][i];
+#pragma unroll
+        for (int s = 0; s <= t; s += 4) {
+            const float4 four = *(const float4 *)&c->d_pairs[first + t][first + s];
+            const float d_pair[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int j = 0; j < 4 && s + j <= t; j++) {
+                dq += d_pair[j] * k[s + j];
+                dk[s + j] += d_pair[j] * decayed;
+            }
+        }
+        dq *= decay;
+        chunk->q[first + t][i] = (bf16)pack_bf16(dq, 0);
+        c->q[first + t][i] = q * dq;
+    }
+#pragma unroll
+    for (int s = 0; s < SUB; s++) {
+        const float all = exp2_approx(r - chunk->b[first + s][i]) * dk[s];
+        c->q[first + s][i] -= low_bf16(chunk->k[first + s][i]) * all;
+        chunk->k[first + s][i] = (bf16)pack_bf16(all, 0);
+    }
+}
+
+/* The same of any, by an exponential for each pair, which is kept from overflowing between documents, where dP is 0. */
+static __device__ __noinline__ void add_any(finish_tile *c, int i, int first) {
+    chunk_tile *chunk = &c->chunk;
+    const float from = chunk->b[first][i], to = chunk->b[first + SUB - 1][i];
     float b[SUB], k[SUB], dk[SUB];
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
         b[s] = chunk->b[first + s][i];
         k[s] = low_bf16(chunk->k[first + s][i]);
-        dk[s] = c->k[first + s][i];
+        dk[s] = c->k[first + s][i] * exp2_approx(min_or_nan(to - b[s], 0));
     }
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
         const float q = low_bf16(chunk->q[first + t][i]);
-        float dq = c->q[first + t][i];
+        float dq = c->q[first + t][i] * exp2_approx(min_or_nan(b[t] - from, 0));
 #pragma unroll
         for (int s = 0; s <= t; s += 4) {
             const float4 four = *(const float4 *)&c->d_pairs[first + t][first + s];
@@ -479,6 +538,20 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
         chunk->k[first + s][i] = (bf16)pack_bf16(dk[s], 0);
         c->q[first + s][i] -= k[s] * dk[s];
     }
+}
+
+/* dq and dk of `rows` positions and `width` channels, out of the places of q and k. */
+static __device__ __forceinline__ void store_slopes(const chunk_tile *c, const gla_args &a, int64_t to, int64_t pitch,
+                                                    int rows, int width) {
+    enum { across = CHANNELS / 8, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 8, here = i < width ? rows - first : 0;
+    bf16 *dq = a.dq + to + first * pitch + i, *dk = a.dk + to + first * pitch + i;
+#pragma unroll
+    for (int t = 0; t < CHUNK; t += at_once, dq += at_once * pitch, dk += at_once * pitch)
+        if (t < here) {
+            *(uint4 *)dq = *(const uint4 *)&c->q[first + t][i];
+            *(uint4 *)dk = *(const uint4 *)&c->k[first + t][i];
+        }
 }
 
 /* Joins the maxima of dq and dk: a warp takes a sub-block of one of them. `known` was loaded before. */
@@ -517,6 +590,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int own = threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int of = threadIdx.x / 32 / SUBS;
+    ni_wait_for_it();
     const uint32_t asked = ni_ask_for_warp(a.amax[of], a.turned[of]);
     load_d_pairs(c, a, record);
     load_documents(chunk, a, batch, begin);
@@ -527,11 +601,14 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
 #pragma unroll 1
     for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
         load_inter(c, a, record, channel);
-        const uint32_t cut = load_channels(chunk, a, head_row, begin, channel);
+        const loaded found = load_channels(chunk, a, head_row, begin, channel);
         add_far(c, a, begin);
         __syncthreads();
-        add_sub_block(c);
         const uint32_t begins = begins_in(chunk, sub);
+        if (found.steep || begins >> 1)
+            add_any(c, own, sub * SUB);
+        else
+            add_sub_block(c, own, sub * SUB);
         const float(*slopes)[PITCH] = &c->q[sub * SUB];
         float sum = 0;
 #pragma unroll
@@ -542,21 +619,16 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
         sum = channel + own < a.key_dim ? a.crossing[record * a.key_pad + channel + own] : 0;
         for (int later = SUBS - 1; later > sub; later--)
             sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
-#pragma unroll 4 /* registers */
-        for (int t = SUB - 1; t >= 0; t--) {
-            const int row = sub * SUB + t;
+        const int here = channel + own < a.key_dim ? a.seq - begin - sub * SUB : 0;
+        float *to = a.dgate + head_row + (sub * SUB + SUB - 1) * pitch + channel + own;
+#pragma unroll
+        for (int t = SUB - 1; t >= 0; t--, to -= pitch) {
             sum += slopes[t][own];
-            if (begin + row < a.seq && channel + own < a.key_dim)
-                a.dgate[head_row + row * pitch + channel + own] = cut >> t & 1 ? 0 : sum;
+            if (t < here)
+                *to = found.cut >> t & 1 ? 0 : sum;
             sum = begins >> t & 1 ? 0 : sum;
         }
-        for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
-            const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
-            if (begin + t < a.seq && channel + i < a.key_dim) {
-                *(uint4 *)(a.dq + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->q[t][i];
-                *(uint4 *)(a.dk + head_row + t * pitch + channel + i) = *(const uint4 *)&chunk->k[t][i];
-            }
-        }
+        store_slopes(chunk, a, head_row + channel, pitch, a.seq - begin, a.key_dim - channel);
         join_maxima(chunk, a, known);
         __syncthreads();
     }
@@ -595,5 +667,9 @@ int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *
     if (!error)
         error = (cudaError_t)ni_launch_following((cudaStream_t)stream, find_d_pairs, grid, PAIR_THREADS,
                                                  sizeof(d_pair_tile), a);
-    return error ? error : launch(finish, grid, PAIR_THREADS, sizeof(finish_tile), stream, a);
+    if (!error)
+        error = allow_shared(finish, sizeof(finish_tile));
+    return error ? error
+                 : (cudaError_t)ni_launch_following((cudaStream_t)stream, finish, grid, PAIR_THREADS,
+                                                    sizeof(finish_tile), a);
 }

@@ -2,7 +2,7 @@
  *
  * A chunk is 64 positions of one head, with b_t the sum of the gates from the chunk's begin, or from the position
  * after the last begin of a document, to t; in units of ln 2, FP32. A position at which a document begins has b = 0 and
- * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that is used is a
+ * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that counts is a
  * difference b_t - b_s <= 0 of one document.
  */
 #ifndef NI_CUDA_GLA_CHUNK_CUH
@@ -120,55 +120,86 @@ static __device__ __forceinline__ void load_documents(chunk_tile *c, const gla_a
     }
 }
 
-/* Loads channels [channel, channel + CHANNELS) and sums their gates, a thread for each channel of a sub-block. Bit t of
- * its result says that nothing passes position t of them: a document begins there or its decay is 0 in FP32. Ends in a
+/* Gates of a sub-block that together decay by no more than this, in units of ln 2, are not steep: exp(b_t - b_s) is then
+ * exp(b_t - r) exp(r - b_s), neither beyond FP32. */
+#define STEEPEST 40.0f
+
+/* r: b of the sub-block's first position, for those of its document; the later ones' b begin at 0. */
+static __device__ __forceinline__ bool counts_from_first(uint32_t begins, int t) {
+    return (begins & ((2u << t) - 1)) == 0;
+}
+
+static __device__ __forceinline__ float reference_of(uint32_t begins, int t, float first) {
+    return counts_from_first(begins, t) ? first : 0;
+}
+
+static __device__ __forceinline__ float2 reference_of(uint32_t begins, int t, float2 first) {
+    return counts_from_first(begins, t) ? first : make_float2(0, 0);
+}
+
+/* What load_channels has found. */
+typedef struct loaded {
+    uint32_t
+        cut; /* bit t: nothing passes position t of this thread's, a document begins there or its decay is 0 in FP32 */
+    bool steep; /* some of the block's are */
+} loaded;
+
+/* Loads channels [channel, channel + CHANNELS) and sums their gates, a thread for each channel of a sub-block. Ends in a
  * barrier. */
-static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
-                                                         int channel) {
+static __device__ __forceinline__ loaded load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
+                                                       int channel) {
     const float log2e = 1.44269504f, lowest = -180;
     const int own = channel + threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
-    const int rows = a.seq - begin;
+    const int rows = a.seq - begin, here = own < a.key_dim ? rows - sub * SUB : 0;
     const int64_t pitch = (int64_t)a.heads * a.key_dim;
     copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_commit();
-    float gate[SUB];
+    const float *from = a.gate + head_row + sub * SUB * pitch + own;
+    float gate[SUB], fall = 0;
 #pragma unroll
-    for (int t = 0; t < SUB; t++) {
-        const int row = sub * SUB + t;
-        gate[t] = row < rows && own < a.key_dim ? a.gate[head_row + row * pitch + own] * log2e : 0;
+    for (int t = 0; t < SUB; t++, from += pitch) {
+        gate[t] = t < here ? *from * log2e : 0;
+        fall += t ? fabsf(gate[t]) : 0;
     }
     const uint32_t begins = begins_in(c, sub);
+    const bool steep = !(fall <= STEEPEST);
     uint32_t cut = begins;
+    if (steep || gate[0] < lowest) {
+#pragma unroll
+        for (int t = 0; t < SUB; t++)
+            if (gate[t] < lowest) {
+                gate[t] = lowest;
+                cut |= 1u << t;
+            }
+    }
+    const auto add_up = [&](float sum, auto each) {
+        if (begins == 0) {
+#pragma unroll
+            for (int t = 0; t < SUB; t++)
+                each(t, sum += gate[t]);
+        } else {
+#pragma unroll
+            for (int t = 0; t < SUB; t++)
+                each(t, sum = begins >> t & 1 ? 0 : sum + gate[t]);
+        }
+        return sum;
+    };
+    c->total[sub][own - channel] = add_up(0, [](int, float) {});
+    __syncthreads();
     float sum = 0;
 #pragma unroll
-    for (int t = 0; t < SUB; t++) {
-        if (gate[t] < lowest) {
-            gate[t] = lowest;
-            cut |= 1u << t;
-        }
-        sum = begins >> t & 1 ? 0 : sum + gate[t];
-    }
-    c->total[sub][own - channel] = sum;
-    __syncthreads();
-    sum = 0;
-    for (int before = 0; before < sub; before++)
-        sum = c->total[before][own - channel] + (begins_in(c, before) ? 0 : sum);
-#pragma unroll
-    for (int t = 0; t < SUB; t++) {
-        sum = begins >> t & 1 ? 0 : sum + gate[t];
-        c->b[sub * SUB + t][own - channel] = sum;
-    }
+    for (int before = 0; before < SUBS - 1; before++)
+        if (before < sub)
+            sum = c->total[before][own - channel] + (begins_in(c, before) ? 0 : sum);
+    add_up(sum, [&](int t, float b) { c->b[sub * SUB + t][own - channel] = b; });
     copy_wait<0>();
-    __syncthreads();
-    return cut;
+    return {cut, __syncthreads_or(steep) != 0};
 }
 
-/* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */
-static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from, bool linked) {
-    const uint32_t pair =
-        pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
-    return linked ? pair : 0;
+/* Two neighbouring BF16 times 2^(to - from), rounded. */
+static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from) {
+    return pack_bf16(low_bf16(x) * exp2_approx(to.x - from.x), high_bf16(x) * exp2_approx(to.y - from.y));
 }
 
 /* Shared memory that a block may have on this device. */

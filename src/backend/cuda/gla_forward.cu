@@ -3,13 +3,13 @@
  * Per chunk of 64 positions of a head, with S [key_dim, value_dim] the state before it:
  *     o_t = (scale q_t exp(b_t))^T S + sum_{s <= t} P_ts v_s,   P_ts = scale sum_i q_ti k_si exp(b_ti - b_si),
  *     S' = diag(exp(b_end)) S + sum_s (k_s exp(b_end - b_s)) v_s^T.
- * 1. `pairs`, a block for each chunk: P, and the decayed queries and keys, to scratch. Pairs in a sub-block of 16 get
- *    exact exponentials of b_t - b_s in FP32; others go through the first position r of t's sub-block,
- *    exp(b_t - r) exp(r - b_s), on tensor cores. No exponent is positive.
+ * 1. `pairs`, a block for each chunk: P, and the decayed queries and keys, to scratch. Pairs go through b = r of the first
+ *    position of t's sub-block of 16, exp(b_t - r) exp(r - b_s), on tensor cores. The second exponent is positive inside
+ *    the sub-block; where its gates are so steep that it might be large, its pairs get an exponential each, in FP32.
  * 2. `scan_values`, a block for each head and tile of value columns: S^T stays in registers, FP32, as the accumulators
  * of its update and, rounded, as the first operand of S^T (q exp(b))^T. Each warp owns 16 columns: warps share loads
  *    and nothing else, and no state is ever stored. Reversed in time, with keys and queries exchanged and P
- *    transposed, the same kernel gives dv.
+ *    transposed, the same kernel gives dv. Where the GPU has warpgroups, gla_values.cu does it for common shapes.
  *
  * Rounded to BF16: the decayed queries and keys, P, and S where it is multiplied; S itself, b and all sums are FP32.
  *
@@ -18,71 +18,83 @@
  * plan moves 436 MB, 0.15 ms.
  */
 #include "gla_chunk.cuh"
+#include "gla_scan.h"
 #include "turned.cuh"
 
 /* ---- pairs ---- */
 
-enum { TILES = 36 }; /* of two positions by two, that a sub-block's pairs s <= t cover */
+/* A warp takes half of what sixteen rows have up to the diagonal: row + 1 tiles of eight columns. */
+typedef struct pair_way {
+    int row, half; /* sub-block */
+    __device__ __forceinline__ int column(int n) const {
+        return 8 * (half * (row + 1) + n);
+    }
+    __device__ __forceinline__ bool has(int n) const {
+        return n <= row;
+    }
+    __device__ __forceinline__ bool on_diagonal(int n) const {
+        return column(n) >= row * SUB;
+    }
+} pair_way;
 
-/* Off the diagonal of sub-blocks: P of sub-blocks (row, column), column < row, for these channels. */
-static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_tile *c, int row, int column) {
-    const int lane = threadIdx.x % 32, g = lane / 4, first = row * SUB, t = first + g, s = column * SUB + g;
-    const bool linked[2] = {c->doc[t] == c->doc[first], c->doc[t + 8] == c->doc[first]};
+/* P of these channels; of the sub-block's own columns not where gates are steep. What lies above the diagonal or in another
+ * document is rubbish, and dropped later. `inside`: documents may begin behind the sub-block's first position. */
+template <bool inside>
+static __device__ __forceinline__ void add_pairs(float (&p)[SUBS][4], const chunk_tile *c, const pair_way &way,
+                                                 bool steep) {
+    const int lane = threadIdx.x % 32, g = lane / 4, first = way.row * SUB;
+    const uint32_t begins = inside ? begins_in(c, way.row) : 0;
 #pragma unroll 1 /* registers */
     for (int i = lane % 4 * 2; i < CHANNELS; i += 16) {
+        const float2 r[2] = {*(const float2 *)&c->b[first][i], *(const float2 *)&c->b[first][i + 8]};
         uint32_t q[4];
 #pragma unroll
         for (int part = 0; part < 4; part++) {
-            const int at = t + part % 2 * 8, channel = i + part / 2 * 8;
-            q[part] = decay_pair(*(const uint32_t *)&c->q[at][channel], *(const float2 *)&c->b[at][channel],
-                                 *(const float2 *)&c->b[first][channel], linked[part % 2]);
+            const int t = g + part % 2 * 8, channel = i + part / 2 * 8;
+            q[part] =
+                decay_pair(*(const uint32_t *)&c->q[first + t][channel], *(const float2 *)&c->b[first + t][channel],
+                           inside ? reference_of(begins, t, r[part / 2]) : r[part / 2]);
         }
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            const int at = s + n * 8;
+        for (int n = 0; n < SUBS; n++) {
+            const bool own = way.on_diagonal(n);
+            if (!way.has(n) || (own && steep))
+                continue;
+            const int s = way.column(n) + g;
             uint32_t k[2];
+#pragma unroll
             for (int part = 0; part < 2; part++)
-                k[part] =
-                    decay_pair(*(const uint32_t *)&c->k[at][i + part * 8], *(const float2 *)&c->b[first][i + part * 8],
-                               *(const float2 *)&c->b[at][i + part * 8], c->doc[at] == c->doc[first]);
+                k[part] = decay_pair(*(const uint32_t *)&c->k[s][i + part * 8],
+                                     inside && own ? reference_of(begins, s - first, r[part]) : r[part],
+                                     *(const float2 *)&c->b[s][i + part * 8]);
             mma(p[n], q, k[0], k[1]);
         }
     }
 }
 
-static __device__ __forceinline__ float4 unpack4(const bf16 *x) {
-    const uint2 u = *(const uint2 *)x;
-    return make_float4(low_bf16(u.x), high_bf16(u.x), low_bf16(u.y), high_bf16(u.y));
-}
-
-static __device__ __forceinline__ float decayed_dot(float4 q, float4 k, float4 to, float4 from) {
-    return q.x * k.x * exp2_approx(to.x - from.x) + q.y * k.y * exp2_approx(to.y - from.y) +
-           q.z * k.z * exp2_approx(to.z - from.z) + q.w * k.w * exp2_approx(to.w - from.w);
-}
-
-/* P of positions t, t + 1 and s, s + 1: every fourth group of four channels. What lies above the diagonal or in another
- * document is rubbish, and dropped later. */
-static __device__ __forceinline__ void add_near(float (&p)[4], const chunk_tile *c, int t, int s) {
-#pragma unroll 1 /* registers */
-    for (int i = threadIdx.x % 4 * 4; i < CHANNELS; i += 16) {
-        const float4 k0 = unpack4(&c->k[s][i]), k1 = unpack4(&c->k[s + 1][i]);
-        const float4 from0 = *(const float4 *)&c->b[s][i], from1 = *(const float4 *)&c->b[s + 1][i];
+/* P of sixteen rows and eight columns from `column` on, where gates are steep: an exponential for each pair and channel. */
+static __device__ __noinline__ float4 find_steep(const chunk_tile *c, int row, int column) {
+    const int lane = threadIdx.x % 32;
+    float p[4] = {0};
 #pragma unroll
-        for (int row = 0; row < 2; row++) {
-            const float4 q = unpack4(&c->q[t + row][i]), to = *(const float4 *)&c->b[t + row][i];
-            p[row * 2] += decayed_dot(q, k0, to, from0);
-            p[row * 2 + 1] += decayed_dot(q, k1, to, from1);
-        }
+    for (int i = 0; i < 4; i++) {
+        const int t = row * SUB + lane / 4 + i / 2 * 8, s = column + lane % 4 * 2 + i % 2;
+        if (s <= t && c->doc[s] == c->doc[t])
+            for (int channel = 0; channel < CHANNELS; channel++)
+                p[i] += low_bf16(c->q[t][channel]) * low_bf16(c->k[s][channel]) *
+                        exp2_approx(c->b[t][channel] - c->b[s][channel]);
     }
+    return make_float4(p[0], p[1], p[2], p[3]);
 }
 
 /* The decayed queries and keys of these channels, and exp(b_end). */
 static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const gla_args &a, int64_t record, int begin,
                                                      int channel) {
-    for (int u = threadIdx.x; u < CHUNK * CHANNELS / 8; u += PAIR_THREADS) {
-        const int t = u / (CHANNELS / 8), i = u % (CHANNELS / 8) * 8;
-        if (channel + i >= a.key_pad)
-            continue;
+    enum { across = CHANNELS / 8, at_once = PAIR_THREADS / across };
+    const int first = threadIdx.x / across, i = threadIdx.x % across * 8;
+    const int64_t to = (record * CHUNK + first) * a.key_pad + channel + i;
+#pragma unroll 1 /* registers */
+    for (int t = first; t < CHUNK && channel + i < a.key_pad; t += at_once) {
         const bool from_before = c->doc[t] < begin, to_end = c->doc[t] == c->doc[CHUNK - 1];
         uint32_t q[4], k[4];
 #pragma unroll
@@ -90,74 +102,62 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
             const float2 b = *(const float2 *)&c->b[t][i + 2 * pair];
             const float2 end = *(const float2 *)&c->b[CHUNK - 1][i + 2 * pair];
             const uint32_t x = *(const uint32_t *)&c->q[t][i + 2 * pair];
-            q[pair] = from_before ? pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x),
-                                              a.scale * high_bf16(x) * exp2_approx(b.y))
-                                  : 0;
-            k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b, to_end);
+            q[pair] = pack_bf16(a.scale * low_bf16(x) * exp2_approx(b.x), a.scale * high_bf16(x) * exp2_approx(b.y));
+            k[pair] = decay_pair(*(const uint32_t *)&c->k[t][i + 2 * pair], end, b);
         }
-        const int64_t at = (record * CHUNK + t) * a.key_pad + channel + i;
-        *(uint4 *)(a.queries + at) = make_uint4(q[0], q[1], q[2], q[3]);
-        *(uint4 *)(a.keys + at) = make_uint4(k[0], k[1], k[2], k[3]);
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        const int64_t at = to + (t - first) * a.key_pad;
+        *(uint4 *)(a.queries + at) = from_before ? make_uint4(q[0], q[1], q[2], q[3]) : none;
+        *(uint4 *)(a.keys + at) = to_end ? make_uint4(k[0], k[1], k[2], k[3]) : none;
     }
     const int own = channel + threadIdx.x;
     if (threadIdx.x < CHANNELS && own < a.key_pad)
         a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
-/* Warp w takes the w-th pair of different sub-blocks, if there is one. Tiles on the diagonal go to groups of four lanes
- * in two rounds and a third one of the two warps that have no such pair. */
-static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
+static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a) {
     chunk_tile *c = (chunk_tile *)shared_memory();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 4;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
-    const int row = warp < 1 ? 1 : warp < 3 ? 2 : 3, column = warp - row * (row - 1) / 2;
-    int place[3]; /* CHUNK t + s of a tile */
-#pragma unroll
-    for (int round = 0; round < 3; round++) {
-        const int index = round < 2 ? round * 64 + group : 80 + group, first = index / TILES * SUB;
-        int above = index % TILES, i = 0;
-        while (above > i)
-            above -= ++i;
-        place[round] = (first + 2 * i) * CHUNK + first + 2 * above;
-    }
-    const bool third = group >= 48;
-    float apart[2][4] = {{0}}, near[3][4] = {{0}};
+    const pair_way way = {warp / 2, warp % 2};
+    float sum[SUBS][4] = {{0}};
+    ni_let_follow();
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
         __syncthreads();
-        load_channels(c, a, head_row, begin, channel);
+        const bool steep = load_channels(c, a, head_row, begin, channel).steep;
         store_decayed(c, a, record, begin, channel);
-        if (warp < 6)
-            add_apart(apart, c, row, column);
+        if (begins_in(c, way.row) >> 1)
+            add_pairs<true>(sum, c, way, steep);
+        else
+            add_pairs<false>(sum, c, way, steep);
 #pragma unroll
-        for (int round = 0; round < 3; round++)
-            if (round < 2 || third)
-                add_near(near[round], c, place[round] / CHUNK, place[round] % CHUNK);
+        for (int n = 0; n < SUBS; n++)
+            if (steep && way.has(n) && way.on_diagonal(n)) {
+                const float4 p = find_steep(c, way.row, way.column(n));
+                sum[n][0] += p.x;
+                sum[n][1] += p.y;
+                sum[n][2] += p.z;
+                sum[n][3] += p.w;
+            }
     }
     __syncthreads();
     bf16(*p)[PITCH] = (bf16(*)[PITCH])shared_memory(); /* over the tile's b */
     for (int u = threadIdx.x; u < CHUNK * PITCH / 8; u += PAIR_THREADS)
         ((uint4 *)p)[u] = make_uint4(0, 0, 0, 0);
     __syncthreads();
-    if (warp < 6)
-        for (int n = 0; n < 2; n++)
-            for (int half = 0; half < 2; half++)
-                *(uint32_t *)&p[row * SUB + lane / 4 + half * 8][column * SUB + n * 8 + lane % 4 * 2] =
-                    pack_bf16(a.scale * apart[n][half * 2], a.scale * apart[n][half * 2 + 1]);
 #pragma unroll
-    for (int round = 0; round < 3; round++) {
+    for (int n = 0; n < SUBS; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float sum = near[round][i];
-            sum += shuffle_xor(sum, 1);
-            sum += shuffle_xor(sum, 2);
-            const int at = place[round] / CHUNK + i / 2, from = place[round] % CHUNK + i % 2;
-            if (lane % 4 == 0 && (round < 2 || third) && from <= at && c->doc[from] == c->doc[at])
-                p[at][from] = (bf16)pack_bf16(a.scale * sum, 0);
+        for (int half = 0; half < 2; half++) {
+            const int t = way.row * SUB + lane / 4 + half * 8, s = way.column(n) + lane % 4 * 2;
+            if (way.has(n))
+                *(uint32_t *)&p[t][s] =
+                    pack_bf16(s <= t && c->doc[s] == c->doc[t] ? a.scale * sum[n][2 * half] : 0,
+                              s < t && c->doc[s + 1] == c->doc[t] ? a.scale * sum[n][2 * half + 1] : 0);
         }
-    }
     __syncthreads();
     for (int u = threadIdx.x; u < CHUNK * CHUNK / 8; u += PAIR_THREADS)
         ((uint4 *)(a.pairs + record * CHUNK * CHUNK))[u] = *(const uint4 *)&p[u / 8][u % 8 * 8];
@@ -385,6 +385,8 @@ template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gl
 }
 
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+    if (gla_can_ring_values(g))
+        return gla_launch_ring_values(g, a, reverse, stream);
     switch (a.key_pad) {
     case 16:
         return launch_keys<16>(g, a, reverse, stream);
@@ -465,6 +467,10 @@ size_t ni_cuda_gla_chunk_bytes(const ni_cuda_gla *g) {
     gla_args a;
     size_t bytes = 0;
     return gla_arguments(g, &a, NULL, false, &bytes) ? lay_out_chunks(&a, g, NULL) : 0;
+}
+
+bool ni_cuda_gla_by_warpgroups(const ni_cuda_gla *g) {
+    return gla_can_ring_values(g) && gla_can_ring_keys(g);
 }
 
 int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v,

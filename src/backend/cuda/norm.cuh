@@ -6,6 +6,7 @@
 #ifndef NI_BACKEND_CUDA_NORM_CUH
 #define NI_BACKEND_CUDA_NORM_CUH
 
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/launch.cuh"
 
 enum { NI_NORM_BLOCKS = 264 };
@@ -65,6 +66,7 @@ static __global__ void ni_add_partials(float *out, const float *partial, int blo
     const int column = threadIdx.x % NI_SUM_COLUMNS, part = threadIdx.x / NI_SUM_COLUMNS;
     const int64_t c = blockIdx.x * (int64_t)NI_SUM_COLUMNS + column;
     float sum = 0;
+    ni_wait_for_it();
     if (c < dim)
 #pragma unroll 8
         for (int b = part; b < blocks; b += NI_SUM_PARTS)
@@ -80,8 +82,8 @@ static __global__ void ni_add_partials(float *out, const float *partial, int blo
 }
 
 static int ni_finish_sums(cudaStream_t on, float *out, const float *partial, int64_t blocks, int64_t dim) {
-    ni_add_partials<<<(unsigned)ni_divide_up(dim, NI_SUM_COLUMNS), NI_THREADS, 0, on>>>(out, partial, (int)blocks, dim);
-    return cudaGetLastError();
+    return ni_launch_following(on, ni_add_partials, dim3((unsigned)ni_divide_up(dim, NI_SUM_COLUMNS)), dim3(NI_THREADS),
+                               0, out, partial, (int)blocks, dim);
 }
 
 static size_t ni_sums_bytes(int64_t dim) {

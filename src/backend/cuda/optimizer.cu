@@ -3,6 +3,7 @@
  * What is stored between steps must not depend on a fused multiply-add, so each operation is spelt: the bits are those
  * of src/backend/ref/optimizer.inc and scaled.c.
  */
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/narrow.cuh"
@@ -26,6 +27,7 @@ static __global__ void sum_parts(double *partial, const float *x, int64_t n, boo
 static __global__ void sum_of_parts(double *out, const double *partial) {
     __shared__ double room[NI_WARPS];
     double sum = 0;
+    ni_wait_for_it();
     for (int i = threadIdx.x; i < NI_CUDA_SUM_BLOCKS; i += blockDim.x)
         sum += partial[i];
     sum = ni_block_sum(sum, room);
@@ -65,8 +67,7 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
         sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
     else
         sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, n, squares);
-    sum_of_parts<<<1, NI_THREADS, 0, on>>>(out, partial);
-    return cudaGetLastError();
+    return ni_launch_following(on, sum_of_parts, dim3(1), dim3(NI_THREADS), 0, out, partial);
 }
 
 /* Squares of tensors under one scale each, many of them a launch: the parts of a tensor depend on its n alone. */

@@ -13,11 +13,8 @@
 #define NI_BACKEND_CUDA_RING_CUH
 
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/tile_map.cuh"
 #include "backend/cuda/tma.cuh"
-#include "nibble/backend.h"
-
-#include <cuda.h>
-#include <cudaTypedefs.h>
 
 enum {
     CLUSTER = 2,
@@ -237,46 +234,11 @@ template <typename C, typename M> static __device__ __forceinline__ void ring_ru
 
 /* ---- the host's side ---- */
 
-static PFN_cuTensorMapEncodeTiled_v12000 tile_encoder(void) {
-    static PFN_cuTensorMapEncodeTiled_v12000 found = NULL;
-    if (!found) {
-        void *entry = NULL;
-        cudaDriverEntryPointQueryResult result;
-#if CUDART_VERSION >= 12050
-        const cudaError_t code =
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result);
-#else
-        const cudaError_t code = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &result);
-#endif
-        if (code == cudaSuccess && result == cudaDriverEntryPointSuccess)
-            found = (PFN_cuTensorMapEncodeTiled_v12000)entry;
-    }
-    return found;
-}
-
-/* Tiles of `rows` rows of 128 bytes of a matrix of BF16 or bytes. */
-static bool map_tiles(CUtensorMap *map, const nb_mat *m, int rows) {
-    const bool wide = m->dtype == NB_BF16;
-    const cuuint64_t size[2] = {(cuuint64_t)m->cols, (cuuint64_t)m->rows},
-                     stride[1] = {(cuuint64_t)m->stride * (wide ? 2 : 1)};
-    const cuuint32_t box[2] = {wide ? 64u : 128u, (cuuint32_t)rows}, step[2] = {1, 1};
-    return tile_encoder()(map, wide ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, m->data,
-                          size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 /* What copy_stages reads. */
 static inline bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, bool left_across,
                                 const nb_mat *right, bool right_across) {
     return map_tiles(a, left, left_across ? DEPTH : TILE_ROWS) &&
            map_tiles(b, right, right_across ? DEPTH : TILE_COLS / CLUSTER);
-}
-
-/* Addresses and strides in multiples of 16 bytes. */
-static bool can_map(const nb_mat *m, bool bytes = false) {
-    const bool known = bytes ? m->dtype == NB_E4M3 || m->dtype == NB_E5M2 : m->dtype == NB_BF16;
-    return known && (uintptr_t)m->data % 16 == 0 && m->stride % (bytes ? 16 : 8) == 0 && m->rows > 0 && m->cols > 0 &&
-           m->rows < INT32_MAX && m->cols < INT32_MAX;
 }
 
 /* `tiles` are those of a cluster, which take turns; `follows`: the kernel waits for the one before it (follow.cuh). */

@@ -224,7 +224,8 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
                            .key_dim = g->key_dim,
                            .value_dim = g->value_dim,
                            .scale = (float)g->scale,
-                           .doc_start = g->doc_start};
+                           .doc_start = g->doc_start,
+                           .rings = ni_cuda_joins(ni_cuda_of(be))};
     memcpy(shape->amax, g->amax, sizeof shape->amax);
     memcpy(shape->turned_amax, g->turned_amax, sizeof shape->turned_amax);
     shape->left = g->left;
@@ -240,11 +241,16 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
 }
 
 const char *ni_cuda_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
-    (void)be;
-    const ni_cuda_gla shape = {
-        .batch = g->batch, .seq = g->seq, .heads = g->heads, .key_dim = g->key_dim, .value_dim = g->value_dim};
+    const ni_cuda_gla shape = {.batch = g->batch,
+                               .seq = g->seq,
+                               .heads = g->heads,
+                               .key_dim = g->key_dim,
+                               .value_dim = g->value_dim,
+                               .rings = ni_cuda_joins(ni_cuda_of(be))};
     *why = "chunks on tensor cores, one order of sums";
-    return ni_cuda_gla_workspace_bytes(&shape, 1) ? "chunks, mma" : NULL;
+    if (!ni_cuda_gla_workspace_bytes(&shape, 1))
+        return NULL;
+    return ni_cuda_gla_by_warpgroups(&shape) ? "chunks, wgmma" : "chunks, mma";
 }
 
 size_t ni_cuda_gla_left_bytes(nb_backend *be, const ni_gla *g) {

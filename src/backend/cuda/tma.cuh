@@ -74,6 +74,15 @@ __device__ __forceinline__ void load_tile(uint32_t to, const void *map, int colu
 #endif
 }
 
+/* `bytes` that lie side by side, a multiple of 16 as both addresses; they arrive at the barrier. */
+__device__ __forceinline__ void load_bytes(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier) {
+#ifdef NIBBLE_WGMMA
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+#endif
+}
+
 /* What lies beyond the edge is not stored. */
 __device__ __forceinline__ void store_tile(const void *map, int column, int row, uint32_t from) {
 #ifdef NIBBLE_WGMMA
@@ -136,11 +145,25 @@ template <int N> __device__ __forceinline__ void give_registers() {
 #endif
 }
 
+/* `threads` of the block; `name` as above. */
+__device__ __forceinline__ void sync_threads(int name, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
+}
+
 /* Four 8x8 matrices out of fragments of mma's C; lane l gives the address of row l%8 of matrix l/8. */
 __device__ __forceinline__ void store_matrix(uint32_t row, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 #ifdef NIBBLE_WGMMA
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(a), "r"(b), "r"(c),
                  "r"(d)
+                 : "memory");
+#endif
+}
+
+/* The same, each matrix turned over: lane l gives the address of its column l%8. */
+__device__ __forceinline__ void store_matrix_trans(uint32_t row, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+#ifdef NIBBLE_WGMMA
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(a), "r"(b),
+                 "r"(c), "r"(d)
                  : "memory");
 #endif
 }
