@@ -22,6 +22,8 @@ static bool make_room(ni_waiting *w, nb_backend *be, size_t need) {
     w->there = be->ops->alloc(be, room, "what the lens measures");
     w->be = w->there ? be : NULL;
     w->room = w->there ? room : 0;
+    if (w->there)
+        be->ops->fill_zero(be, w->there, room);
     return w->there;
 }
 
@@ -114,6 +116,7 @@ void ni_take_all(ni_record *record) {
             a->take(record, a, results + a->at);
         free(a->map_here);
     }
+    w->be->ops->fill_zero(w->be, w->there, w->room); /* results may lie where maps were */
     w->count = 0;
     w->results = w->maps = 0;
 }

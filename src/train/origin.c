@@ -24,6 +24,7 @@ static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
     ni_moments moments = {.count = 0};
     void *there = be->ops->alloc(be, sizeof moments, "a search for a bad number");
     if (there) {
+        be->ops->fill_zero(be, there, sizeof moments);
         be->ops->measure(be, x, there, NULL, NULL);
         be->ops->download(be, &moments, there, sizeof moments);
     }

@@ -110,22 +110,39 @@ int ni_cuda_launch_crests(void *stream, const ni_crest_map *maps, int32_t count)
 
 /* ---- scales ---- */
 
-static __global__ void count_exponents(unsigned long long *counts, const uint8_t *scales, int64_t n) {
-    __shared__ uint32_t bins[NI_SCALE_EXPONENTS];
-    if (threadIdx.x < NI_SCALE_EXPONENTS)
-        bins[threadIdx.x] = 0;
+/* A lane has bins of its own: words of one bin lie in 32 banks. */
+static __global__ __launch_bounds__(NI_THREADS) void count_exponents(unsigned long long *counts, const uint8_t *scales,
+                                                                     int64_t head, int64_t n) {
+    __shared__ uint32_t bins[NI_WARPS][NI_SCALE_EXPONENTS][32];
+    const int lane = threadIdx.x % 32;
+    uint32_t(*const mine)[32] = bins[threadIdx.x / 32];
+    for (int i = 0; i < NI_SCALE_EXPONENTS; i++)
+        mine[i][lane] = 0;
+    const uint4 *const sixteens = (const uint4 *)(scales + head);
+    for (NI_EACH(i, (n - head) / 16)) {
+        const uint4 w = sixteens[i];
+        const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            mine[words[j / 4] >> (8 * (j % 4) + 3) & 15][lane]++;
+    }
+    const int64_t rest = (n - head) / 16 * 16;
+    for (NI_EACH(i, n - rest)) /* before them and behind */
+        mine[scales[i < head ? i : rest + i] >> 3 & 15][lane]++;
     __syncthreads();
-    for (NI_EACH(i, n))
-        count_bin(bins, scales[i] >> 3 & 15);
-    __syncthreads();
-    if (threadIdx.x < NI_SCALE_EXPONENTS && bins[threadIdx.x])
-        atomicAdd(&counts[threadIdx.x], (unsigned long long)bins[threadIdx.x]);
+    for (int bin = threadIdx.x / 32; bin < NI_SCALE_EXPONENTS; bin += NI_WARPS) {
+        uint32_t found = 0;
+        for (int w = 0; w < NI_WARPS; w++)
+            found += bins[w][bin][lane];
+        found = __reduce_add_sync(~0u, found);
+        if (lane == 0 && found)
+            atomicAdd(&counts[bin], (unsigned long long)found);
+    }
 }
 
 int ni_cuda_launch_count_scales(void *stream, int64_t *counts, const uint8_t *scales, int64_t n) {
-    cudaStream_t on = (cudaStream_t)stream;
-    cudaMemsetAsync(counts, 0, NI_SCALE_EXPONENTS * sizeof *counts, on);
-    const int64_t blocks = ni_divide_up(n, 32 * NI_THREADS);
-    count_exponents<<<ni_grid(blocks), NI_THREADS, 0, on>>>((unsigned long long *)counts, scales, n);
+    const int64_t before = (int64_t)(-(uintptr_t)scales % 16), blocks = ni_divide_up(n, 64 * NI_THREADS);
+    count_exponents<<<ni_grid(blocks), NI_THREADS, 0, (cudaStream_t)stream>>>((unsigned long long *)counts, scales,
+                                                                             before < n ? before : n, n);
     return cudaGetLastError();
 }

@@ -223,10 +223,10 @@ typedef struct ni_cuda_moment_sums {
     double sums[4]; /* of x, x^2, x^3, x^4, where x is finite */
     double nonfinite, amax;
 } ni_cuda_moment_sums;
-size_t ni_cuda_measure_bytes(const nb_mat *x); /* of `room`, which is scratch */
-/* column_amax [cols] and tile_crest [tiles] may be NULL. */
-int ni_cuda_launch_measure(void *stream, const nb_mat *x, void *room, ni_moments *moments, float *column_amax,
-                           float *tile_crest);
+size_t ni_cuda_measure_bytes(const nb_mat *x); /* of `partial`, which is scratch */
+/* moments and column_amax [cols] are 0 before; column_amax and tile_crest [tiles] may be NULL. */
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
+                           float *column_amax, float *tile_crest);
 
 /* ---- measure_attention.cu ---- */
 /* each [batch * heads * (seq / stride)]: of one query; queries in order are added up to stats [1]. */

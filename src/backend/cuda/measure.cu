@@ -1,4 +1,4 @@
-/* measure.cu: what a tensor looks like, for the lens: one reading of it, and a small kernel that adds up what blocks found.
+/* measure.cu: what a tensor looks like, for the lens: one reading of it, and the last block adds up what all found.
  *
  * A warp takes a band of 16 rows and 256 columns, a lane eight of these: what belongs to a column stays with its lane,
  * and a tile of 16x16 is two lanes'. Of BF16 numbers the powers of 16 are added up in FP32, under a power of two that
@@ -8,7 +8,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/tile.cuh"
 
-enum { TILE = 16, EACH = 8, STRIP = 32 * EACH, AT_ONCE = 4, COLUMNS = 32, FULL_GPU = 396 /* blocks */ };
+enum { TILE = 16, EACH = 8, STRIP = 32 * EACH, AT_ONCE = 4, FULL_GPU = 396 /* blocks */ };
 
 /* ---- eight numbers of a row, 0 where there are none ---- */
 
@@ -19,7 +19,7 @@ template <bool BF16> struct eight {
 /* ALIGNED: 16 bytes at a time, and there are eight or none. */
 template <bool BF16, bool ALIGNED> static __device__ eight<BF16> load(const char *from, int count) {
     eight<BF16> e = {};
-    if (ALIGNED) {
+    if constexpr (ALIGNED) {
 #pragma unroll
         for (int i = 0; i < (BF16 ? 1 : 2); i++) {
             const uint4 four = count ? ((const uint4 *)from)[i] : make_uint4(0, 0, 0, 0);
@@ -28,16 +28,12 @@ template <bool BF16, bool ALIGNED> static __device__ eight<BF16> load(const char
             e.words[4 * i + 2] = four.z;
             e.words[4 * i + 3] = four.w;
         }
-        return e;
-    }
+    } else {
 #pragma unroll
-    for (int j = 0; j < EACH; j++) {
-        if (j >= count)
-            break;
-        if (BF16)
-            e.words[j / 2] |= (uint32_t)((const uint16_t *)from)[j] << 16 * (j % 2);
-        else
-            e.words[j] = ((const uint32_t *)from)[j];
+        for (int j = 0; j < EACH; j++) {
+            const uint32_t bits = j >= count ? 0u : BF16 ? ((const uint16_t *)from)[j] : ((const uint32_t *)from)[j];
+            e.words[BF16 ? j / 2 : j] |= BF16 ? bits << 16 * (j % 2) : bits;
+        }
     }
     return e;
 }
@@ -194,12 +190,57 @@ static __device__ double block_largest(double x, double *room) {
     return x;
 }
 
+/* ---- all blocks ---- */
+
+/* Whether all other blocks have come here and what they wrote is seen; `arrived` is 0 before the kernel. */
+static __device__ bool is_last(int64_t *arrived) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        last = atomicAdd((unsigned long long *)arrived, 1ull) + 1 == (unsigned long long)gridDim.x * gridDim.y;
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+/* From the number of elements and the raw sums of x, x^2, x^3, x^4: as ni_moments_of_sums. */
+static __device__ ni_moments moments_of(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
+    ni_moments m = {count, nonfinite, amax, 0, 0, 0};
+    if (count == 0)
+        return m;
+    const double n = (double)count, mean = sums[0] / n, second = sums[1] / n, third = sums[2] / n, fourth = sums[3] / n;
+    const double variance = second - mean * mean;
+    const double centred = fourth - 4 * mean * third + 6 * mean * mean * second - 3 * mean * mean * mean * mean;
+    m.mean = mean;
+    m.rms = sqrt(second);
+    if (variance > 1e-12 * second)
+        m.excess_kurtosis = centred / (variance * variance) - 3;
+    return m;
+}
+
+static __device__ void total_of_moments(ni_moments *out, const ni_cuda_moment_sums *partial, int blocks,
+                                        int64_t elements, double *room) {
+    ni_cuda_moment_sums all = {};
+    for (int i = threadIdx.x; i < blocks; i += NI_THREADS) {
+        for (int k = 0; k < 4; k++)
+            all.sums[k] += __ldcg(&partial[i].sums[k]);
+        all.nonfinite += __ldcg(&partial[i].nonfinite);
+        all.amax = fmax(all.amax, __ldcg(&partial[i].amax));
+    }
+    for (int k = 0; k < 4; k++)
+        all.sums[k] = ni_block_sum(all.sums[k], room);
+    const int64_t nonfinite = (int64_t)ni_block_sum(all.nonfinite, room);
+    all.amax = block_largest(all.amax, room);
+    if (threadIdx.x == 0)
+        *out = moments_of(elements - nonfinite, nonfinite, all.amax, all.sums);
+}
+
 /* ---- a matrix: a block `bands` bands of one strip of columns ---- */
 
-/* column_parts [gridDim.y, cols] */
 template <bool BF16, bool ALIGNED>
-static __global__ __launch_bounds__(NI_THREADS, 3) void measure_bands(ni_cuda_moment_sums *partial,
-                                                                      uint32_t *column_parts, nb_mat x,
+static __global__ __launch_bounds__(NI_THREADS, 3) void measure_bands(ni_moments *out, ni_cuda_moment_sums *partial,
+                                                                      nb_mat x, uint32_t *column_amax,
                                                                       float *tile_crest, int64_t bands) {
     constexpr int WORDS = BF16 ? EACH / 2 : EACH, SIZE = BF16 ? 2 : 4;
     __shared__ uint32_t columns[NI_WARPS][EACH][32];
@@ -208,7 +249,7 @@ static __global__ __launch_bounds__(NI_THREADS, 3) void measure_bands(ni_cuda_mo
     const int64_t column = blockIdx.x * (int64_t)STRIP + lane * EACH, left = x.cols - column,
                   end = min((x.rows + TILE - 1) / TILE, (blockIdx.y + 1) * bands), across = (x.cols + TILE - 1) / TILE;
     const int count = left > EACH ? EACH : left > 0 ? (int)left : 0,
-              width = min(TILE, (int)min((int64_t)TILE, x.cols - column / TILE * TILE)); /* of the lane's tile */
+              width = (int)min((int64_t)TILE, x.cols - column / TILE * TILE); /* of the lane's tile */
     double sums[4] = {0, 0, 0, 0};
     uint32_t maxima[WORDS] = {};
     int nonfinite = 0;
@@ -239,70 +280,13 @@ static __global__ __launch_bounds__(NI_THREADS, 3) void measure_bands(ni_cuda_mo
     for (int w = 0; w < NI_WARPS; w++)
         largest = max(largest, columns[w][threadIdx.x % EACH][threadIdx.x / EACH]);
     const int64_t at = blockIdx.x * (int64_t)STRIP + threadIdx.x;
-    if (column_parts && at < x.cols)
-        column_parts[blockIdx.y * x.cols + at] = largest;
+    if (column_amax && at < x.cols && largest > *(volatile uint32_t *)&column_amax[at])
+        atomicMax(&column_amax[at], largest);
     all.amax = block_largest(ni_f32_from(largest), room);
     if (threadIdx.x == 0)
         partial[blockIdx.y * gridDim.x + blockIdx.x] = all;
-}
-
-/* ---- all blocks ---- */
-
-/* From the number of elements and the raw sums of x, x^2, x^3, x^4: as ni_moments_of_sums. */
-static __device__ ni_moments moments_of(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
-    ni_moments m = {count, nonfinite, amax, 0, 0, 0};
-    if (count == 0)
-        return m;
-    const double n = (double)count, mean = sums[0] / n, second = sums[1] / n, third = sums[2] / n, fourth = sums[3] / n;
-    const double variance = second - mean * mean;
-    const double centred = fourth - 4 * mean * third + 6 * mean * mean * second - 3 * mean * mean * mean * mean;
-    m.mean = mean;
-    m.rms = sqrt(second);
-    if (variance > 1e-12 * second)
-        m.excess_kurtosis = centred / (variance * variance) - 3;
-    return m;
-}
-
-static __device__ void total_of_moments(ni_moments *out, const ni_cuda_moment_sums *partial, int blocks,
-                                        int64_t elements) {
-    __shared__ double room[NI_WARPS];
-    ni_cuda_moment_sums all = {};
-    for (int i = threadIdx.x; i < blocks; i += NI_THREADS) {
-        for (int k = 0; k < 4; k++)
-            all.sums[k] += partial[i].sums[k];
-        all.nonfinite += partial[i].nonfinite;
-        all.amax = fmax(all.amax, partial[i].amax);
-    }
-    for (int k = 0; k < 4; k++)
-        all.sums[k] = ni_block_sum(all.sums[k], room);
-    const int64_t nonfinite = (int64_t)ni_block_sum(all.nonfinite, room);
-    all.amax = block_largest(all.amax, room);
-    if (threadIdx.x == 0)
-        *out = moments_of(elements - nonfinite, nonfinite, all.amax, all.sums);
-}
-
-/* Block 0 the moments, any other the maxima of 32 columns. */
-static __global__ __launch_bounds__(NI_THREADS) void measure_total(ni_moments *out, uint32_t *column_amax,
-                                                                   const ni_cuda_moment_sums *partial,
-                                                                   const uint32_t *column_parts, int blocks, int high,
-                                                                   int64_t rows, int64_t cols) {
-    __shared__ uint32_t found[NI_WARPS][COLUMNS];
-    if (blockIdx.x == 0) {
-        total_of_moments(out, partial, blocks, rows * cols);
-        return;
-    }
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t column = (blockIdx.x - 1) * (int64_t)COLUMNS + lane;
-    uint32_t largest = 0;
-#pragma unroll 8
-    for (int i = warp; i < high && column < cols; i += NI_WARPS)
-        largest = max(largest, column_parts[i * cols + column]);
-    found[warp][lane] = largest;
-    __syncthreads();
-    for (int w = 0; w < NI_WARPS && warp == 0; w++)
-        largest = max(largest, found[w][lane]);
-    if (warp == 0 && column < cols)
-        column_amax[column] = largest;
+    if (is_last(&out->count))
+        total_of_moments(out, partial, (int)(gridDim.x * gridDim.y), x.rows * x.cols, room);
 }
 
 /* ---- how it is cut ---- */
@@ -322,33 +306,28 @@ static cut cut_of(const nb_mat *x) {
 
 size_t ni_cuda_measure_bytes(const nb_mat *x) {
     const cut c = cut_of(x);
-    return (size_t)(c.strips * c.high) * sizeof(ni_cuda_moment_sums) + (size_t)(c.high * x->cols) * sizeof(uint32_t);
+    return (size_t)(c.strips * c.high) * sizeof(ni_cuda_moment_sums);
 }
 
 template <bool BF16>
 static void launch_bands(cudaStream_t on, const cut &c, const nb_mat *x, ni_cuda_moment_sums *partial,
-                         uint32_t *column_parts, float *tile_crest) {
+                         ni_moments *moments, float *column_amax, float *tile_crest) {
     const bool aligned = ni_aligned(x->data) && x->stride % (BF16 ? 8 : 4) == 0 && x->cols % EACH == 0;
     const dim3 grid((unsigned)c.strips, (unsigned)c.high);
+    uint32_t *const maxima = (uint32_t *)(void *)column_amax;
     if (aligned)
-        measure_bands<BF16, true><<<grid, NI_THREADS, 0, on>>>(partial, column_parts, *x, tile_crest, c.bands);
+        measure_bands<BF16, true><<<grid, NI_THREADS, 0, on>>>(moments, partial, *x, maxima, tile_crest, c.bands);
     else
-        measure_bands<BF16, false><<<grid, NI_THREADS, 0, on>>>(partial, column_parts, *x, tile_crest, c.bands);
+        measure_bands<BF16, false><<<grid, NI_THREADS, 0, on>>>(moments, partial, *x, maxima, tile_crest, c.bands);
 }
 
-int ni_cuda_launch_measure(void *stream, const nb_mat *x, void *room, ni_moments *moments, float *column_amax,
-                           float *tile_crest) {
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
+                           float *column_amax, float *tile_crest) {
     cudaStream_t on = (cudaStream_t)stream;
     const cut c = cut_of(x);
-    const int blocks = (int)(c.strips * c.high);
-    ni_cuda_moment_sums *const partial = (ni_cuda_moment_sums *)room;
-    uint32_t *const column_parts = column_amax ? (uint32_t *)(partial + blocks) : NULL;
-    if (blocks && x->dtype == NB_BF16)
-        launch_bands<true>(on, c, x, partial, column_parts, tile_crest);
-    else if (blocks)
-        launch_bands<false>(on, c, x, partial, column_parts, tile_crest);
-    const int64_t columns = column_amax ? ni_divide_up(x->cols, COLUMNS) : 0;
-    measure_total<<<(unsigned)(1 + columns), NI_THREADS, 0, on>>>(moments, (uint32_t *)(void *)column_amax, partial,
-                                                                  column_parts, blocks, (int)c.high, x->rows, x->cols);
+    if (c.high && x->dtype == NB_BF16)
+        launch_bands<true>(on, c, x, partial, moments, column_amax, tile_crest);
+    else if (c.high)
+        launch_bands<false>(on, c, x, partial, moments, column_amax, tile_crest);
     return cudaGetLastError();
 }
