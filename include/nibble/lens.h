@@ -35,7 +35,7 @@ typedef struct nb_lens_operand {
     const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16, or multiplies
                                            parts in formats of their own (then `stats` are of all parts) */
     const struct nb_operand *operand;   /* the same as the backend has it: opaque, for operations of the library */
-    const nb_quantize_stats *stats;     /* NULL in BF16, or where nobody counted */
+    const nb_quantize_stats *stats;     /* [1] in backend memory; NULL in BF16, or where nobody counted */
 } nb_lens_operand;
 
 /* Who looks. Callbacks may be NULL: nothing is prepared for them then. */

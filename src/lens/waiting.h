@@ -20,6 +20,8 @@ struct ni_asked {
     ni_take *take;
     size_t at, bytes;   /* of the results, from the first one on */
     int64_t rows, cols; /* of the matrix that was measured */
+    bool has_scales;    /* of an operand: its blocks have a scale byte each */
+    bool is_gradient;   /* it is dY */
     ni_crest_map map;   /* crests NULL: there are none. They are summed up before results are fetched */
     bool channels;      /* maxima of columns are recorded */
     bool keeps_map;     /* the whole map is wanted: */

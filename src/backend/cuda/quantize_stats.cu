@@ -1,6 +1,5 @@
 /* quantize_stats.cu: what a quantization did: counts are exact, sums are over an order that the shape alone decides.
- * Threads' sums are added in a tree over their index, and so are blocks' by one block more: what the host fetches is one
- * nb_quantize_stats.
+ * Threads' sums are added in a tree over their index, and so are blocks' by one block more.
  *
  *     any codes     against what was quantized, in FP32: a block a band of 16 rows, sums in double
  *     tiles         codes that quantize_tile.cu made, against its BF16 source: a thread a scale block, which turns its
@@ -72,7 +71,8 @@ static __device__ void leave_total(nb_quantize_stats *out, const counted &c) {
     *out = mine;
 }
 
-static __global__ void total_of_parts(nb_quantize_stats *total, const nb_quantize_stats *parts, int64_t count) {
+static __global__ void total_of_parts(nb_quantize_stats *total, const nb_quantize_stats *parts, int64_t count,
+                                      int64_t elements, int64_t blocks) {
     __shared__ nb_quantize_stats of[THREADS];
     nb_quantize_stats mine = {};
     for (int64_t i = threadIdx.x; i < count; i += THREADS)
@@ -83,8 +83,11 @@ static __global__ void total_of_parts(nb_quantize_stats *total, const nb_quantiz
         if (threadIdx.x < stride)
             join(&of[threadIdx.x], of[threadIdx.x + stride]);
     }
-    if (threadIdx.x == 0)
-        *total = of[0];
+    if (threadIdx.x != 0)
+        return;
+    of[0].elements = elements;
+    of[0].blocks = blocks;
+    *total = of[0];
 }
 
 /* ---- any codes ---- */
@@ -122,12 +125,12 @@ static __global__ void stats_of_chunk(nb_quantize_stats *chunks, nb_qtensor t, c
 }
 
 int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *chunks, const nb_qtensor *t,
-                           const float *x) {
+                           int64_t blocks, const float *x) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t bands = (t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     if (bands > 0)
         stats_of_chunk<<<(unsigned)bands, THREADS, 0, on>>>(chunks, *t, x);
-    total_of_parts<<<1, THREADS, 0, on>>>(total, chunks, bands);
+    total_of_parts<<<1, THREADS, 0, on>>>(total, chunks, bands, t->rows * t->cols, blocks);
     return cudaGetLastError();
 }
 
@@ -373,19 +376,19 @@ static int how_turned(const nb_quantizer *q) {
 }
 
 int ni_cuda_tile_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *parts, const ni_cuda_tile_source *s,
-                       const nb_qtensor *t, bool down, const ni_cuda_noise *noise) {
+                       const nb_qtensor *t, int64_t blocks, bool down, const ni_cuda_noise *noise) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t work = s->rows * s->cols / (down ? 128 : 16), wanted = (work + THREADS - 1) / THREADS;
-    const unsigned blocks = (unsigned)(wanted < 1 ? 1 : wanted < MOST_BLOCKS ? wanted : MOST_BLOCKS);
+    const unsigned grid = (unsigned)(wanted < 1 ? 1 : wanted < MOST_BLOCKS ? wanted : MOST_BLOCKS);
     const int how = how_turned(&t->quantizer);
     if (!down)
-        count_rows<<<blocks, THREADS, 0, on>>>(parts, *s, *t);
+        count_rows<<<grid, THREADS, 0, on>>>(parts, *s, *t);
     else if (how == AS_IT_IS)
-        count_columns<AS_IT_IS><<<blocks, THREADS, 0, on>>>(parts, *s, *t, *noise);
+        count_columns<AS_IT_IS><<<grid, THREADS, 0, on>>>(parts, *s, *t, *noise);
     else if (how == TURNED)
-        count_columns<TURNED><<<blocks, THREADS, 0, on>>>(parts, *s, *t, *noise);
+        count_columns<TURNED><<<grid, THREADS, 0, on>>>(parts, *s, *t, *noise);
     else
-        count_columns<ANYHOW><<<blocks, THREADS, 0, on>>>(parts, *s, *t, *noise);
-    total_of_parts<<<1, THREADS, 0, on>>>(total, parts, blocks);
+        count_columns<ANYHOW><<<grid, THREADS, 0, on>>>(parts, *s, *t, *noise);
+    total_of_parts<<<1, THREADS, 0, on>>>(total, parts, grid, t->rows * t->cols, blocks);
     return cudaGetLastError();
 }
