@@ -166,3 +166,19 @@ int64_t ni_series_points(const ni_series_reader *reader, int32_t name) {
 ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64_t index) {
     return reader->entries[name].points[index];
 }
+
+int64_t ni_series_sample(const ni_series_reader *reader, int64_t step) {
+    const int32_t name = ni_series_find(reader, NI_SERIES_SPREAD);
+    int64_t low = 0, high = name < 0 ? 0 : reader->entries[name].count; /* steps rise */
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (reader->entries[name].points[middle].step <= step)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0)
+        return step;
+    const ni_series_point *sample = &reader->entries[name].points[low - 1];
+    return sample->count == 1 && (float)(step - sample->step) < sample->values[0] ? sample->step : step;
+}

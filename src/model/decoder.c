@@ -38,11 +38,25 @@ static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, 
     return &model->branches[i].norm;
 }
 
+/* As it is for branch i: whoever looks at its block. `pass` holds that. */
+static ni_run run_of_branch(const nb_model *model, const ni_run *run, int32_t i, nb_pass *pass) {
+    const nb_lens *lens = model->pass.lens;
+    ni_run of = *run;
+    if (run->again || !lens || !lens->block || i >= 2 * model->config.layers)
+        return of;
+    *pass = *run->pass;
+    pass->lens = lens->block(lens->context, i / 2);
+    of.pass = pass;
+    return of;
+}
+
 /* The norm of stream[i], which with `change` becomes stream[i - 1] + change first. */
 static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, const void *change, nb_error *err) {
     nb_mat normed;
     void *rstd;
     const ni_norm *norm = norm_after(model, run, i, &normed, &rstd);
+    nb_pass pass;
+    const ni_run reader = run_of_branch(model, run, i, &pass);
     const ni_producer from = {.kind = NI_PRODUCER_NORM,
                               .x = model->stream[change ? i - 1 : i],
                               .change = change,
@@ -50,7 +64,7 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
                               .rstd = rstd,
                               .w = norm->weight,
                               .eps = norm->eps};
-    model->x_waits = !run->again && !ni_lens_is_near(run->pass) && i < 2 * model->config.layers;
+    model->x_waits = !run->again && !ni_lens_is_near(reader.pass) && i < 2 * model->config.layers;
     model->x_from = from;
     const ni_produced out = {.numbers = &normed, .kept = true};
     return model->x_waits ? NB_OK : run->be->ops->make_produced(run->be, &from, &out, 1, err);
@@ -205,8 +219,10 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
         NB_TRY(norm_stream(model, run, 0, NULL, err));
     for (int32_t i = 0; i < branches; i++) {
         NB_TRY(await_weights(model, 1 + i, err));
-        NB_TRY(forward_of(model)(model, run, i, err));
-        show_stream(model, run, i);
+        nb_pass pass;
+        const ni_run of = run_of_branch(model, run, i, &pass);
+        NB_TRY(forward_of(model)(model, &of, i, err));
+        show_stream(model, &of, i);
     }
     NB_TRY(await_weights(model, INT32_MAX, err));
     if (post_norm)
@@ -216,8 +232,10 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
 
 nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--) {
+        nb_pass pass;
+        const ni_run of = run_of_branch(model, run, i, &pass);
         NB_TRY(make_again(model, run, i, err));
-        NB_TRY(backward_of(model)(model, run, i, err));
+        NB_TRY(backward_of(model)(model, &of, i, err));
     }
     void *dtable = ni_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,
