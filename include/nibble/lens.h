@@ -56,8 +56,8 @@ typedef struct nb_lens {
      * ("layers.3.attn.scan", "layers.3.self_attn.heads"), of a block ("layers.3.residual"). act [M, N]. */
     void (*output)(void *context, nb_backend *be, const char *module, const nb_mat *y);
     uint32_t roles; /* which operands are shown, a bit 1 << nb_role each; 0: all */
-    /* Who looks at block `index` of a decoder in the place of this lens, which stays where it is until the next block;
-     * what nobody looks at costs nothing. NULL: this lens looks at all of them. */
+    /* Who looks at block `index` of a decoder in the place of this lens: it stays where it is until another is asked
+     * for, and what nobody looks at costs nothing. NULL: this lens looks at all of them. */
     const struct nb_lens *(*block)(void *context, int32_t index);
 } nb_lens;
 

@@ -56,7 +56,8 @@ ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64
 /* A sample that is spread over steps says over how many, under this name, at the first of them. */
 #define NI_SERIES_SPREAD "sample/steps"
 
-/* The first step of the sample that `step` is a part of; `step` itself where there is none. */
-int64_t ni_series_sample(const ni_series_reader *reader, int64_t step);
+/* Where a point belongs: at the first step of its sample, if it is one of those that looked at its block; else at its
+ * own. */
+int64_t ni_series_sample(const ni_series_reader *reader, int32_t name, int64_t step);
 
 #endif

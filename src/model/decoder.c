@@ -64,7 +64,9 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
                               .rstd = rstd,
                               .w = norm->weight,
                               .eps = norm->eps};
-    model->x_waits = !run->again && !ni_lens_is_near(reader.pass) && i < 2 * model->config.layers;
+    /* Neither who looks at the stream nor who looks at what is made of it finds it unmade. */
+    const bool watched = ni_lens_is_near(run->pass) || ni_lens_is_near(reader.pass);
+    model->x_waits = !run->again && !watched && i < 2 * model->config.layers;
     model->x_from = from;
     const ni_produced out = {.numbers = &normed, .kept = true};
     return model->x_waits ? NB_OK : run->be->ops->make_produced(run->be, &from, &out, 1, err);
@@ -182,11 +184,13 @@ void ni_show_output(const ni_run *run, const char *module, const char *what, con
 /* After the MLP, the second branch of a block. */
 static void show_stream(const nb_model *model, const ni_run *run, int32_t i) {
     char block[NB_NAME_SIZE];
+    nb_pass pass;
     if (i % 2 == 0)
         return;
+    const ni_run of = run_of_branch(model, run, i, &pass); /* the norm after it asked for the next block's */
     const nb_mat stream = ni_act(run, model->stream[i + 1], model->config.hidden);
     snprintf(block, sizeof block, "layers.%d", i / 2);
-    ni_show_output(run, block, "residual", &stream);
+    ni_show_output(&of, block, "residual", &stream);
 }
 
 typedef nb_status branch_pass(nb_model *model, const ni_run *run, int32_t i, nb_error *err);
@@ -222,7 +226,7 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
         nb_pass pass;
         const ni_run of = run_of_branch(model, run, i, &pass);
         NB_TRY(forward_of(model)(model, &of, i, err));
-        show_stream(model, &of, i);
+        show_stream(model, run, i);
     }
     NB_TRY(await_weights(model, INT32_MAX, err));
     if (post_norm)

@@ -147,16 +147,24 @@ static __device__ coded_block block_at(const nb_qtensor &t, int64_t block, float
     return {((const uint2 *)t.codes)[block], ni_f32_mul(ni_e4m3_value(byte), of_tensor), byte};
 }
 
+/* Bytes of a and b by the nibbles of a selector; with 8 added eight times the sign of that byte. (__byte_perm leaves the
+ * 8 out.) */
+static __device__ uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selector));
+    return bytes;
+}
+
 /* Of eight codes: the upper two bytes of their values, and then those values. */
 static __device__ void magnitudes_of(float *q, uint32_t codes) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const uint32_t which = (codes & 0x77777777u) >> 16 * half;
-        const uint32_t first = __byte_perm(0x3f3f3f00u, 0x40404040u, which),
-                       second = __byte_perm(0xc0800000u, 0xc0804000u, which);
+        const uint32_t first = pick_bytes(0x3f3f3f00u, 0x40404040u, which),
+                       second = pick_bytes(0xc0800000u, 0xc0804000u, which);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            q[4 * half + i] = __uint_as_float(__byte_perm(first, second, 0x0488u + 0x1100u * i));
+            q[4 * half + i] = __uint_as_float(pick_bytes(first, second, 0x0488u + 0x1100u * i));
     }
 }
 
