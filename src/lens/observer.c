@@ -197,8 +197,7 @@ static void on_gate(void *context, nb_backend *be, const char *module, const nb_
 static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
                              const nb_mat *exact, const nb_mat *approximate) {
     ni_observer *o = context;
-    if (of_interest(o, module) &&
-        !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
+    if (of_interest(o, module) && !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
         ni_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
 }
 

@@ -21,8 +21,8 @@ typedef struct ni_observer_options {
     const char *tiles;        /* fnmatch pattern of MODULE/ROLE whose maps of tiles are kept; NULL or empty = none */
 } ni_observer_options;
 
-/* Defaults: not spread, 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50 (arXiv:2510.27527's T0),
- * 16 channels, every 16th query, every module. */
+/* Defaults: not spread, 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50
+ * (arXiv:2510.27527's T0), 16 channels, every 16th query, every module. */
 ni_observer_options ni_observer_defaults(void);
 
 typedef struct ni_observer ni_observer;

@@ -43,7 +43,8 @@ typedef struct ni_waiting {
 } ni_waiting;
 
 /* Room for results of one more operation, which is 0, and for `tiles` crests, all of them 8-byte aligned; what waits
- * already is taken first where there is no more. The rest of the entry is 0. NULL if memory ran out. Valid until the next call. */
+ * already is taken first where there is no more. The rest of the entry is 0. NULL if memory ran out. Valid until the
+ * next call. */
 ni_asked *ni_ask(struct ni_record *record, nb_backend *be, const char *prefix, size_t bytes, int64_t tiles,
                  ni_take *take);
 void *ni_asked_results(const struct ni_record *record, const ni_asked *asked); /* in backend memory */

@@ -19,8 +19,7 @@ bool ni_lens_is_near(const nb_pass *pass) {
     const nb_lens *lens = pass->lens;
     if (!lens)
         return false;
-    bool near =
-        lens->block || lens->counts || lens->attention || lens->approximation || lens->gate || lens->output;
+    bool near = lens->block || lens->counts || lens->attention || lens->approximation || lens->gate || lens->output;
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
         near |= role != NB_FPROP_W && role != NB_DGRAD_W && shows(lens, role);
     return near;

@@ -117,6 +117,7 @@ int64_t ni_sampled_points(const ni_samples *samples, const ni_sampled *item) {
 ni_series_point ni_sampled_at(const ni_samples *samples, const ni_sampled *item, int64_t index) {
     ni_series_point point =
         ni_series_at(samples->reader, item->name, index < 0 ? ni_sampled_points(samples, item) + index : index);
-    point.step = ni_series_sample(samples->reader, item->name, point.step); /* modules of one sample stand side by side */
+    point.step =
+        ni_series_sample(samples->reader, item->name, point.step); /* modules of one sample stand side by side */
     return point;
 }

@@ -59,7 +59,7 @@ static __device__ uint32_t bits_of_rank(const uint32_t *values, int64_t count, u
 
 /* The largest of each column of `width` at most THREADS columns; returns this thread's. */
 static __device__ uint32_t largest_of_columns(float *out, const uint32_t *values, int64_t rows, int64_t cols, int width,
-                                          uint32_t *room) {
+                                              uint32_t *room) {
     const int groups = THREADS / width, column = threadIdx.x % width, group = threadIdx.x / width;
     room[threadIdx.x] = 0;
     __syncthreads();
@@ -143,6 +143,6 @@ static __global__ __launch_bounds__(NI_THREADS) void count_exponents(unsigned lo
 int ni_cuda_launch_count_scales(void *stream, int64_t *counts, const uint8_t *scales, int64_t n) {
     const int64_t before = (int64_t)(-(uintptr_t)scales % 16), blocks = ni_divide_up(n, 64 * NI_THREADS);
     count_exponents<<<ni_grid(blocks), NI_THREADS, 0, (cudaStream_t)stream>>>((unsigned long long *)counts, scales,
-                                                                             before < n ? before : n, n);
+                                                                              before < n ? before : n, n);
     return cudaGetLastError();
 }

@@ -46,9 +46,8 @@ template <bool BF16> static __global__ void decode_blocks(nb_mat out, nb_qtensor
         for (int k = 0; k < EACH; k++)
             x[k] = ni_f32_mul(ni_e2m1_of(codes >> 4 * k), scale);
         if constexpr (BF16)
-            *(uint4 *)((uint16_t *)out.data + at) =
-                make_uint4(rounded_pair(x[0], x[1]), rounded_pair(x[2], x[3]), rounded_pair(x[4], x[5]),
-                           rounded_pair(x[6], x[7]));
+            *(uint4 *)((uint16_t *)out.data + at) = make_uint4(rounded_pair(x[0], x[1]), rounded_pair(x[2], x[3]),
+                                                               rounded_pair(x[4], x[5]), rounded_pair(x[6], x[7]));
         else
             *(float4 *)((float *)out.data + at) = make_float4(x[0], x[1], x[2], x[3]);
     }
@@ -64,7 +63,8 @@ static bool are_blocks(const nb_mat *out, const nb_qtensor *from) {
 int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
                           const int32_t *columns, bool outer) {
     if (!transpose && !columns && are_blocks(out, from)) {
-        const int64_t each = out->dtype == NB_BF16 ? 8 : 4, pieces = ni_divide_up(from->rows * from->cols / each, THREADS);
+        const int64_t each = out->dtype == NB_BF16 ? 8 : 4,
+                      pieces = ni_divide_up(from->rows * from->cols / each, THREADS);
         if (out->dtype == NB_BF16)
             decode_blocks<true><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
         else

@@ -12,9 +12,7 @@ enum { TILE = 16, EACH = 8, STRIP = 32 * EACH, AT_ONCE = 4, FULL_GPU = 396 /* bl
 
 /* ---- eight numbers of a row, 0 where there are none ---- */
 
-template <bool BF16> struct eight {
-    uint32_t words[BF16 ? EACH / 2 : EACH];
-};
+template <bool BF16> struct eight { uint32_t words[BF16 ? EACH / 2 : EACH]; };
 
 /* ALIGNED: 16 bytes at a time, and there are eight or none. */
 template <bool BF16, bool ALIGNED> static __device__ eight<BF16> load(const char *from, int count) {
@@ -248,7 +246,9 @@ static __global__ __launch_bounds__(NI_THREADS, 3) void measure_bands(ni_moments
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t column = blockIdx.x * (int64_t)STRIP + lane * EACH, left = x.cols - column,
                   end = min((x.rows + TILE - 1) / TILE, (blockIdx.y + 1) * bands), across = (x.cols + TILE - 1) / TILE;
-    const int count = left > EACH ? EACH : left > 0 ? (int)left : 0,
+    const int count = left > EACH ? EACH
+                      : left > 0  ? (int)left
+                                  : 0,
               width = (int)min((int64_t)TILE, x.cols - column / TILE * TILE); /* of the lane's tile */
     double sums[4] = {0, 0, 0, 0};
     uint32_t maxima[WORDS] = {};

@@ -144,10 +144,9 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
     NB_TRY(ni_cuda_status(be, code, "make_operands", err));
     codes.quantizer = *q;
     if (making->stats)
-        NB_TRY(ni_cuda_status(be,
-                              ni_cuda_quantize_stats(stream_of(be), making->stats, r.chunks, &codes,
-                                                     ni_stats_blocks(&codes), r.x),
-                              "make_operands", err));
+        NB_TRY(ni_cuda_status(
+            be, ni_cuda_quantize_stats(stream_of(be), making->stats, r.chunks, &codes, ni_stats_blocks(&codes), r.x),
+            "make_operands", err));
     return filled ? ni_cuda_fill_values(be, out, err) : NB_OK;
 }
 
