@@ -350,7 +350,7 @@ static const ni_key rows[] = {
     {.path = "lens.spread",
      .type = NI_KEY_INT,
      FIELD(lens.spread),
-     .fallback = "4",
+     .fallback = "8",
      .low = 1,
      .high = 1000,
      .help = "steps that a sample is spread over, so that none of them is much slower than others: each looks at every "

@@ -141,7 +141,7 @@ static __global__ __launch_bounds__(NI_THREADS) void count_exponents(unsigned lo
 }
 
 int ni_cuda_launch_count_scales(void *stream, int64_t *counts, const uint8_t *scales, int64_t n) {
-    const int64_t before = (int64_t)(-(uintptr_t)scales % 16), blocks = ni_divide_up(n, 64 * NI_THREADS);
+    const int64_t before = (int64_t)(-(uintptr_t)scales % 16), blocks = ni_divide_up(n, 32 * NI_THREADS);
     count_exponents<<<ni_grid(blocks), NI_THREADS, 0, (cudaStream_t)stream>>>((unsigned long long *)counts, scales,
                                                                               before < n ? before : n, n);
     return cudaGetLastError();
