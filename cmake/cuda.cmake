@@ -10,7 +10,7 @@ set(NIBBLE_CUDA_CODE "--generate-code=arch=compute_80,code=[compute_80,sm_80];--
 
 file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.c src/backend/cuda/*.cu)
 add_library(nibble-cuda SHARED ${CUDA_SOURCES}
-  src/base/status.c src/base/beside.c src/format/element.c src/format/format.c src/backend/backend.c src/backend/compose.c src/backend/ref/quantize_parts.c
+  src/base/status.c src/base/beside.c src/format/element.c src/format/format.c src/backend/backend.c src/backend/compose.c src/backend/units.c src/backend/ref/quantize_parts.c
   src/backend/ref/measure.c src/backend/ref/gemm_q.c src/backend/ref/gemm.c src/backend/ref/dge_occ.c
   src/backend/ref/operand_parts.c)
 set_target_properties(nibble-cuda PROPERTIES

@@ -11,6 +11,8 @@
 
 #include "backend/paper/paper.h"
 #include "backend/ref/operand_parts.h"
+#include "files/folder.h"
+#include "train/recorder.h"
 #include "train/trainer.h"
 
 #include <malloc.h>
@@ -113,6 +115,53 @@ static void memory_of_gla(void **state) {
         memory_is_what_a_run_takes(state, "gla-tiny", recipes[i]);
 }
 
+static double peak_of(const ni_paper *p, const char *what) {
+    double bytes = 0;
+    for (int32_t i = 0; i < p->purpose_count; i++)
+        bytes += strcmp(p->purposes[i].what, what) == 0 ? (double)p->purposes[i].peak : 0;
+    return bytes;
+}
+
+/* A sampled step and one that follows it, on a GPU that is none: what the lens takes there is what its rows say. */
+static void lens_on_a_gpu(void **state, const char *recipe) {
+    char of_recipe[64];
+    snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
+    nb_run_config config =
+        case_config(state, recipe, "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", of_recipe, "seq=128",
+                    "checkpoint.every=0", "lens.every=2", "lens.window=1", "steps=4", NULL);
+    const nb_trainer_options options = {
+        .recipes_dir = NI_TEST_SOURCE "/recipes", .models_dir = NI_TEST_SOURCE "/models", .on_paper = true};
+    nb_error err = {0};
+    on_paper p = {0};
+    ni_recorder *recorder;
+    assert_int_equal(ni_make_folders(config.out, &err), NB_OK);
+    assert_int_equal(nb_backend_open("paper:hopper", NULL, &p.be, &err), NB_OK);
+    assert_int_equal(nb_trainer_create(p.be, &config, &options, &p.trainer, &err), NB_OK);
+    assert_int_equal(ni_recorder_open(&config, 0, 0, &recorder, &err), NB_OK);
+    p.counted = ni_paper_of(p.be);
+    for (int step = 0; step < 2; step++) {
+        const nb_step_report report = {.step = step + 1};
+        p.trainer->lens = ni_recorder_lens(recorder, step);
+        assert_int_equal(ni_trainer_rehearse(p.trainer, step, &err), NB_OK);
+        ni_recorder_step(recorder, &report, 0, p.trainer->model);
+    }
+    const double measured = peak_of(p.counted, "what the lens measures") + peak_of(p.counted, "bins of the lens") +
+                            peak_of(p.counted, "a master for the lens"),
+                 followed = peak_of(p.counted, "weights that the lens follows");
+    printf("%-14s the lens measures in %.2f MiB, follows in %.2f\n", recipe, measured / 1048576, followed / 1048576);
+    assert_true(measured == (double)ni_trainer_measured_bytes(p.trainer));
+    assert_true(followed <= (double)ni_trainer_followed_bytes(p.trainer));
+    p.trainer->lens = NULL;
+    ni_recorder_close(recorder);
+    put_away(&p);
+}
+
+static void lens_is_in_the_table(void **state) {
+    lens_on_a_gpu(state, "bf16");
+    lens_on_a_gpu(state, "tetrajet-v2-base");
+    lens_on_a_gpu(state, "fp4-msamp"); /* masters in FP16 */
+}
+
 /* ---- arithmetic ---- */
 
 static double product_flops(const ni_paper *p) {
@@ -120,7 +169,7 @@ static double product_flops(const ni_paper *p) {
     for (int32_t i = 0; i < p->entry_count; i++) {
         const ni_paper_kind kind = p->entries[i].kind;
         if (kind == NI_PAPER_bf16 || kind == NI_PAPER_decoded || kind == NI_PAPER_f32 || kind == NI_PAPER_blocks ||
-            kind == NI_PAPER_whole)
+            kind == NI_PAPER_whole || kind == NI_PAPER_fp8)
             flops += p->entries[i].flops;
     }
     return flops;
@@ -149,8 +198,9 @@ static void check_flops(void **state, const char *backend, const char *model, co
     char of_model[256], of_recipe[64];
     snprintf(of_model, sizeof of_model, "model=" NI_TEST_SOURCE "/models/%s.yaml", model);
     snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
-    nb_run_config config = case_config(state, "flops", of_model, of_recipe, "seq=256", "micro_batch=4",
-                                       "accumulation=3", "checkpoint.every=0", "lens.every=0", "steps=3", NULL);
+    nb_run_config config =
+        case_config(state, "flops", of_model, of_recipe, "seq=256", "micro_batch=4", "accumulation=3",
+                    "checkpoint.every=0", "lens.every=0", "steps=3", "fp8_units=all", NULL);
     on_paper p = rehearse(backend, &config);
     const double tokens = (double)nb_run_tokens_per_step(&config);
     assert_true(product_flops(p.counted) == linear_flops(p.trainer, &config));
@@ -172,6 +222,36 @@ static void flops_are_those_of_the_formula(void **state) {
     check_flops(state, "paper", "gla-tiny", "nvfp4");
     check_flops(state, "paper", "llama-1.3b", "nvfp4");
     check_flops(state, "paper:hopper", "llama-1.3b", "nvfp4");
+    check_flops(state, "paper:hopper", "llama-1.3b", "fp4-msamp");
+}
+
+/* FLOPs of products of layers by units for 8 bits, as a share; the head's are of BF16 numbers. */
+static double share_on_fp8(void **state, const char *recipe, const char *units) {
+    char of_recipe[64], of_units[64];
+    snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
+    snprintf(of_units, sizeof of_units, "fp8_units=%s", units);
+    nb_run_config config = case_config(state, "units", "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", of_recipe,
+                                       of_units, "seq=128", "checkpoint.every=0", "lens.every=0", "steps=3", NULL);
+    on_paper p = rehearse("paper:hopper", &config);
+    double fp8 = 0, head = 0;
+    for (int32_t i = 0; i < p.counted->entry_count; i++) {
+        const ni_paper_entry *e = &p.counted->entries[i];
+        fp8 += e->kind == NI_PAPER_fp8 ? e->flops : 0;
+        head += strcmp(e->formats, "bf16 x bf16") == 0 ? e->flops : 0;
+    }
+    const double share = fp8 / (product_flops(p.counted) - head);
+    put_away(&p);
+    return share;
+}
+
+/* docs/gpu.md: of fp4-dge-occ none are permitted to be inexact, of fp4-msamp all are, of mxfp4 those that a run names.
+ */
+static void units_for_8_bits_are_counted_where_they_multiply(void **state) {
+    assert_true(share_on_fp8(state, "fp4-msamp", "all") == 1);
+    assert_true(share_on_fp8(state, "fp4-msamp", "exact") == 0);
+    assert_true(share_on_fp8(state, "mxfp4", "mxfp4") == 1);
+    assert_true(share_on_fp8(state, "mxfp4", "exact") == 0);
+    assert_true(share_on_fp8(state, "nvfp4", "all") == 0);
 }
 
 /* ---- the ledger itself ---- */
@@ -235,6 +315,8 @@ int main(void) {
         cmocka_unit_test(rows_count_once),
         cmocka_unit_test(hopper_keeps_numbers),
         CASE(flops_are_those_of_the_formula),
+        CASE(units_for_8_bits_are_counted_where_they_multiply),
+        CASE(lens_is_in_the_table),
         CASE(memory_of_llama),
         CASE(memory_of_gla),
     };

@@ -47,6 +47,33 @@ static void write_steps(int64_t from, int64_t to) {
     ni_series_writer_close(w);
 }
 
+/* What is forgotten leaves its names: the ids of later ones stand. */
+static void forgotten_values_leave_their_names(void **state) {
+    (void)state;
+    const float vector[2] = {1, 2};
+    nb_error err = {0};
+    ni_series_writer *w;
+    ni_series_reader *r;
+    assert_int_equal(ni_series_writer_open(path, 0, &w, &err), NB_OK);
+    ni_series_put(w, "a", 1);
+    ni_series_put_vector(w, "b", vector, 2);
+    ni_series_put(w, "a", 2);
+    ni_series_forget(w);
+    ni_series_forget(w);
+    ni_series_put(w, "c", 3);
+    ni_series_put(w, "b", 4);
+    assert_int_equal(ni_series_commit(w, 7, &err), NB_OK);
+    ni_series_writer_close(w);
+    assert_int_equal(ni_series_read(path, &r, NULL, &err), NB_OK);
+    assert_int_equal(ni_series_names(r), 3);
+    assert_int_equal(ni_series_points(r, ni_series_find(r, "a")), 0);
+    assert_int_equal(ni_series_points(r, ni_series_find(r, "b")), 1);
+    const ni_series_point b = ni_series_at(r, ni_series_find(r, "b"), 0),
+                          c = ni_series_at(r, ni_series_find(r, "c"), 0);
+    assert_true(b.step == 7 && b.count == 1 && *b.values == 4 && *c.values == 3);
+    ni_series_reader_free(r);
+}
+
 static void expect_steps(int64_t steps, int64_t want_cut) {
     ni_series_reader *r;
     nb_error err = {0};
@@ -202,6 +229,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(round_trip, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(resuming_drops_later_steps, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(torn_tail, fresh_path, remove_path),
+        cmocka_unit_test_setup_teardown(forgotten_values_leave_their_names, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(flipped_bit_ends_the_file, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(damage_is_set_aside, fresh_path, remove_path),
         cmocka_unit_test(hostile_records),

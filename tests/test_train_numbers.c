@@ -5,10 +5,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "lens/series.h"
 #include "train/trainer.h"
 #include "train_case.h"
 #include <float.h>
@@ -205,7 +207,8 @@ static nb_status run_with_a_bad_batch(void **state, const char *out, case_log *l
                                       const char *more) {
     char data[700];
     snprintf(data, sizeof data, "data.train=%s", in_folder(state, "rare.bin"));
-    nb_run_config config = case_config(state, out, data, "data.val=", policy, more ? more : "checkpoint.keep=0", NULL);
+    nb_run_config config = case_config(state, out, data, "data.val=", policy, "lens.every=1", "lens.window=0",
+                                       more ? more : "checkpoint.keep=0", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, log);
     change(t, "model.embed_tokens.weight", CASE_RARE * 32, 32, 0, FLT_MAX);
@@ -213,6 +216,40 @@ static nb_status run_with_a_bad_batch(void **state, const char *out, case_log *l
     nb_trainer_free(t);
     nb_backend_free(be);
     return status;
+}
+
+/* The lens looked at every step and has each once, in order. Bits: steps in which a layer was given numbers that
+ * are not finite. */
+static uint32_t bad_steps_of_the_lens(void **state, const char *out, int64_t steps) {
+    char path[64];
+    uint32_t bad = 0;
+    nb_error err = {0};
+    ni_series_reader *r;
+    snprintf(path, sizeof path, "%s/lens/series.nbs", out);
+    assert_int_equal(ni_series_read(in_folder(state, path), &r, NULL, &err), NB_OK);
+    const int32_t amax = ni_series_find(r, "layers.0.mlp.input/fprop.x/amax"),
+                  nonfinite = ni_series_find(r, "layers.0.mlp.input/fprop.x/nonfinite");
+    assert_int_equal(ni_series_points(r, amax), steps);
+    for (int64_t i = 0; i < steps; i++)
+        assert_int_equal(ni_series_at(r, amax, i).step, i);
+    for (int64_t i = 0; nonfinite >= 0 && i < ni_series_points(r, nonfinite); i++)
+        bad |= 1u << ni_series_at(r, nonfinite, i).step;
+    ni_series_reader_free(r);
+    return bad;
+}
+
+/* Those without a loss, of lines of metrics. */
+static uint32_t skipped_steps(const char *metrics) {
+    uint32_t skipped = 0;
+    for (const char *line = metrics; *line;) {
+        const size_t length = strcspn(line, "\n");
+        const char *word = strstr(line, "\"loss\":null");
+        int step;
+        if (word && word < line + length && sscanf(line, "{\"step\":%d", &step) == 1)
+            skipped |= 1u << (step - 1);
+        line += length + (line[length] == '\n');
+    }
+    return skipped;
 }
 
 static void policy_stop_ends_with_one_line(void **state) {
@@ -226,6 +263,7 @@ static void policy_stop_ends_with_one_line(void **state) {
     char *metrics = case_metrics(state, "stop");
     assert_non_null(strstr(metrics, "\"event\":\"bad number\""));
     free(metrics);
+    assert_int_equal(bad_steps_of_the_lens(state, "stop", 2), 1u << 1); /* what the lens saw of it is there */
 }
 
 static void policy_skip_goes_past_the_batch(void **state) {
@@ -237,6 +275,7 @@ static void policy_skip_goes_past_the_batch(void **state) {
     assert_true(log.skipped >= 1 && log.skipped <= 2); /* once an epoch of 63 sequences; 12 steps take 72 */
     char *metrics = case_metrics(state, "skip");
     assert_non_null(strstr(metrics, "\"policy\":\"skip\""));
+    assert_int_equal(bad_steps_of_the_lens(state, "skip", 12), skipped_steps(metrics));
     free(metrics);
 }
 
@@ -260,6 +299,7 @@ static void policy_rollback_passes_over_the_batch(void **state) {
         assert_null(strstr(at + 1, want));
     }
     free(metrics);
+    assert_int_equal(bad_steps_of_the_lens(state, "back", 12), 0);
 }
 
 /* The embedding stays too large whatever the modules run in: after the switch the step is bad again, and the run ends.
@@ -272,6 +312,8 @@ static void policy_bf16_is_tried_once(void **state) {
                      NB_BAD_NUMBER);
     assert_int_equal(log.warnings, 1);
     assert_non_null(strstr(log.warning, "policy bf16"));
+    assert_int_equal(bad_steps_of_the_lens(state, "once", 2),
+                     1u << 1); /* the step was taken twice, and is there once */
 }
 
 /* A loss that jumps far above its past is bad where the run file says so; the window does not take it up. */

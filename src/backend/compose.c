@@ -46,6 +46,13 @@ nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand
     return NB_OK;
 }
 
+nb_status ni_compose_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making, const ni_making *dense,
+                                 nb_error *err) {
+    NB_TRY(be->ops->make_clamped(be, c, making, err));
+    NB_TRY(be->ops->decode_with_rest(be, c->clamped, making->out, c->rest, err));
+    return be->ops->make_operands(be, &(ni_source){.numbers = c->clamped}, dense, 1, err);
+}
+
 void ni_compose_encode(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n, int32_t count) {
     for (int32_t i = 0; i < count; i++)
         be->ops->scaled_encode(be, &to[i], from[i], n[i]);

@@ -116,10 +116,12 @@ nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void *
 nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                               nb_error *err);
 
-/* make_clamped and decode_with_rest by the table's other operations. */
+/* make_clamped, decode_with_rest and make_compensated by the table's other operations. */
 nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err);
 nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
                              nb_error *err);
+nb_status ni_compose_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making, const ni_making *dense,
+                                 nb_error *err);
 
 /* scaled_encode_many and scaled_squares_many by the table's other operations. */
 void ni_compose_encode(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n, int32_t count);

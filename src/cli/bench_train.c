@@ -175,19 +175,23 @@ static nb_status floor_of(const nb_run_config *base, const arm *a, double *secon
 static nb_status print_arms(const nb_run_config *config, const arm *const *arms, const ni_contender *list,
                             int32_t count, bool gpu, nb_error *err) {
     const double tokens = (double)nb_run_tokens_per_step(config);
-    double floor;
-    NB_TRY(floor_of(config, arms[0], &floor, err));
+    double floors[MOST_RECIPES], most = 0;
+    for (int32_t i = 0; i < count; i++) {
+        NB_TRY(floor_of(config, arms[i], &floors[i], err));
+        most = fmax(most, floors[i]);
+    }
     printf("%-28s %10s %11s %9s %9s%s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
-           gpu ? "  issued ms" : "", floor > 0 ? "   floor ms     share" : "");
+           gpu ? "  issued ms" : "", most > 0 ? "   floor ms     share" : "");
     for (int32_t i = 0; i < count; i++) {
         const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i]->trainer), config->seq) * tokens;
         printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i]->recipe, list[i].best * 1e3, tokens / list[i].best,
                flops / list[i].best / 1e12, list[0].best / list[i].best);
         if (gpu)
             printf(" %10.2f", arms[i]->issued_ms);
-        NB_TRY(floor_of(config, arms[i], &floor, err));
-        if (floor > 0)
-            printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
+        if (floors[i] > 0)
+            printf(" %10.2f %7.1f %%", floors[i] * 1e3, 100 * floors[i] / list[i].best);
+        else if (most > 0)
+            printf(" %10s %9s", "-", "-");
         if (arms[i]->fp32_rows)
             printf("   %lld rows of operands in FP32", (long long)arms[i]->fp32_rows);
         putchar('\n');

@@ -163,7 +163,7 @@ static int largest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-enum { MEMORY_ROWS = NI_PAPER_PURPOSES + 3 };
+enum { MEMORY_ROWS = NI_PAPER_PURPOSES + 4 };
 
 /* What the step holds, largest first; returns how many rows. */
 static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_paper_purpose rows[MEMORY_ROWS],
@@ -173,6 +173,8 @@ static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_
     rows[count++] = (ni_paper_purpose){.what = "micro-batch of tokens, on the host", .peak = trainer->batch.bytes};
     rows[count++] = (ni_paper_purpose){.what = "lens: weights that are followed, at most",
                                        .peak = ni_trainer_followed_bytes(trainer)};
+    rows[count++] =
+        (ni_paper_purpose){.what = "lens: what it measures, at most", .peak = ni_trainer_measured_bytes(trainer)};
     rows[count++] =
         (ni_paper_purpose){.what = "working memory of the processor", .peak = ni_paper_working_bytes(paper)};
     qsort(rows, (size_t)count, sizeof *rows, largest_first);

@@ -121,6 +121,13 @@ static const ni_key rows[] = {
      .high = 1e20,
      .words = peak_words,
      .help = "FLOP/s of products of codes that are decoded to BF16 numbers"},
+    {.path = "rates.fp8",
+     .type = NI_KEY_FLOAT,
+     FIELD(rate[NI_PAPER_fp8]),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = peak_words,
+     .help = "FLOP/s of products of codes by units for 8 bits of compute capability 9.0 (fp8_units)"},
     RATE(blocks, "products of codes with a scale a block"),
     RATE(whole, "products of codes with a scale a row or a tensor"),
     RATE(attention, "softmax attention, forward and backward"),
@@ -177,7 +184,9 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
     if (status != NB_OK)
         return status;
     double *rate = out->rate;
-    rate[NI_PAPER_decoded] = rate[NI_PAPER_decoded] > 0 ? rate[NI_PAPER_decoded] : rate[NI_PAPER_bf16];
+    const ni_paper_kind of_bf16[] = {NI_PAPER_decoded, NI_PAPER_fp8};
+    for (size_t i = 0; i < NI_COUNT(of_bf16); i++)
+        rate[of_bf16[i]] = rate[of_bf16[i]] > 0 ? rate[of_bf16[i]] : rate[NI_PAPER_bf16];
     const ni_paper_kind of_work[] = {NI_PAPER_sparse, NI_PAPER_stages, NI_PAPER_functions};
     for (size_t i = 0; i < NI_COUNT(of_work); i++)
         rate[of_work[i]] = rate[of_work[i]] > 0 ? rate[of_work[i]] : rate[NI_PAPER_work];
@@ -193,7 +202,7 @@ static bool is_nvfp4(const ni_paper_entry *entry) {
 
 static bool is_product(ni_paper_kind kind) {
     return kind == NI_PAPER_f32 || kind == NI_PAPER_bf16 || kind == NI_PAPER_decoded || kind == NI_PAPER_blocks ||
-           kind == NI_PAPER_whole;
+           kind == NI_PAPER_whole || kind == NI_PAPER_fp8;
 }
 
 static double seconds_of(double amount, double rate) {

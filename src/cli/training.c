@@ -116,11 +116,20 @@ static void tell_beforehand(void *user, nb_trainer *paper) {
     b->row_count = ni_memory_rows(paper, b->rows);
 }
 
-static size_t bytes_said(const beforehand *b, const char *what) {
-    for (int32_t i = 0; i < b->row_count; i++)
-        if (strcmp(b->rows[i].what, what) == 0)
-            return b->rows[i].bytes;
+static size_t bytes_of(const nb_memory_row *rows, int32_t count, const char *what) {
+    for (int32_t i = 0; i < count; i++)
+        if (strcmp(rows[i].what, what) == 0)
+            return rows[i].bytes;
     return 0;
+}
+
+/* Says it where the two differ by more than a hundredth of all. */
+static void say_other_bytes(ni_screen *screen, const char *what, size_t is, size_t said, double all) {
+    char text[2][32];
+    if (fabs((double)is - (double)said) > 0.01 * all)
+        ni_progress_line(&screen->progress, "memory: %s take %s in the place of the %s of the table above", what,
+                         ni_bytes_text((double)is, text[0], sizeof text[0]),
+                         ni_bytes_text((double)said, text[1], sizeof text[1]));
 }
 
 /* The table was told on paper: what a trainer holds otherwise is said, so that nobody trusts a plan that is wrong. */
@@ -128,14 +137,13 @@ static void compare_with_paper(const beforehand *b, const nb_trainer *trainer) {
     nb_memory_row rows[NI_MEMORY_ROWS];
     const int32_t count = ni_memory_rows(trainer, rows);
     const double all = ni_memory_total(trainer);
-    for (int32_t i = 0; i < count && b->training->tables; i++) {
-        const double is = (double)rows[i].bytes, said = (double)bytes_said(b, rows[i].what);
-        char text[2][32];
-        if (fabs(is - said) > 0.01 * all)
-            ni_progress_line(&b->screen->progress, "memory: %s take %s in the place of the %s of the table above",
-                             rows[i].what, ni_bytes_text(is, text[0], sizeof text[0]),
-                             ni_bytes_text(said, text[1], sizeof text[1]));
-    }
+    if (!b->training->tables)
+        return;
+    for (int32_t i = 0; i < count; i++)
+        say_other_bytes(b->screen, rows[i].what, rows[i].bytes, bytes_of(b->rows, b->row_count, rows[i].what), all);
+    for (int32_t i = 0; i < b->row_count; i++)
+        if (!bytes_of(rows, count, b->rows[i].what))
+            say_other_bytes(b->screen, b->rows[i].what, 0, b->rows[i].bytes, all);
 }
 
 /* Damage is found before anything is told or measured. */

@@ -247,8 +247,10 @@ static void begin_sample(ni_observer *o, int64_t step) {
 }
 
 const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
-    ni_take_all(&o->record); /* of a step that was not ended */
+    ni_record_forget(&o->record); /* a step that was not ended is taken again */
     o->record.step = step;
+    for (int32_t i = 0; i < o->count; i++)
+        o->watched[i].last_step = -1;
     if (step % o->options.every == 0)
         begin_sample(o, step);
     const int64_t since = o->window_start < 0 ? -1 : step - o->window_start;

@@ -123,6 +123,11 @@ void ni_bin_room_free(ni_bin_room *room) {
     *room = (ni_bin_room){0};
 }
 
+/* What its codes decode to, and the width of each one's bin. */
+size_t ni_bin_bytes(int64_t rows, int64_t cols) {
+    return 2 * (size_t)(rows * cols) * sizeof(float);
+}
+
 static float *reserve(ni_bin_room *room, nb_backend *be, size_t bytes) {
     if (room->be == be && bytes <= room->bytes)
         return room->memory;
@@ -137,7 +142,8 @@ static bool ask_distances(ni_record *record, const char *prefix, ni_bin_room *ro
     nb_backend *be = seen->be;
     const nb_qtensor rows = first_rows(seen->quantized);
     const int64_t n = rows.rows * rows.cols, all = seen->quantized->rows * rows.cols;
-    float *const q = reserve(room, be, 2 * (size_t)all * sizeof *q), *const widths = q ? q + all : NULL;
+    float *const q = reserve(room, be, ni_bin_bytes(seen->quantized->rows, rows.cols)), *const widths =
+                                                                                            q ? q + all : NULL;
     const nb_mat decoded = nb_mat_of(q, NB_F32, seen->quantized->rows, rows.cols);
     if (!q || be->ops->decode(be, &decoded, seen->operand, false, NULL, true, NULL) != NB_OK)
         return false;

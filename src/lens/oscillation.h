@@ -41,6 +41,7 @@ typedef struct ni_bin_room {
     float *memory;
     size_t bytes;
 } ni_bin_room;
+size_t ni_bin_bytes(int64_t rows, int64_t cols); /* of a weight */
 void ni_bin_room_free(ni_bin_room *room);
 
 /* Records under `prefix` how far w is from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| /

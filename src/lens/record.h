@@ -23,6 +23,9 @@ void ni_record_vector(ni_record *record, const char *prefix, const char *name, c
 /* Shares that add up to 1 of `total` things, of bins whose upper ends are `limits`: a vector, and a histogram. */
 void ni_record_shares(ni_record *record, const char *prefix, const char *name, const float *shares, int32_t count,
                       const double *limits, double total);
+/* No memory for `what` of PREFIX: said at the commit. */
+void ni_record_lost(ni_record *record, const char *prefix, const char *what);
 nb_status ni_record_commit(ni_record *record, nb_error *err);
+void ni_record_forget(ni_record *record); /* what was measured since */
 
 #endif

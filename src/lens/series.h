@@ -29,6 +29,7 @@ void ni_series_put_vector(ni_series_writer *writer, const char *name, const floa
 
 /* Writes all that was put since the last commit as one chunk of `step`. */
 nb_status ni_series_commit(ni_series_writer *writer, int64_t step, nb_error *err);
+void ni_series_forget(ni_series_writer *writer); /* what was put since the last commit, but for new names */
 nb_status ni_series_sync(ni_series_writer *writer, nb_error *err); /* what was committed is on disk */
 
 const char *ni_series_aside(const ni_series_writer *writer); /* the name of what was set aside; "": nothing was */

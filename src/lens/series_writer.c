@@ -146,6 +146,33 @@ nb_status ni_series_commit(ni_series_writer *w, int64_t step, nb_error *err) {
     return ni_log_flush(w->log, err);
 }
 
+/* Names have their ids from now on, so their records stay. */
+void ni_series_forget(ni_series_writer *w) {
+    buffer *b = &w->payload;
+    size_t kept = 0;
+    uint32_t count;
+    uint16_t length;
+    for (size_t at = 0, size; at < b->size; at += size) {
+        unsigned char *record = b->bytes + at, *body = record + 1 + sizeof(uint32_t);
+        const bool name = *record == NI_SERIES_RECORD_NAME;
+        size = (size_t)(body - record);
+        if (name) {
+            memcpy(&length, body, sizeof length);
+            size += sizeof length + length;
+        } else if (*record == NI_SERIES_RECORD_VECTOR) {
+            memcpy(&count, body, sizeof count);
+            size += sizeof count + (size_t)count * sizeof(float);
+        } else {
+            size += sizeof(float);
+        }
+        if (name) {
+            memmove(b->bytes + kept, record, size);
+            kept += size;
+        }
+    }
+    b->size = kept;
+}
+
 nb_status ni_series_sync(ni_series_writer *w, nb_error *err) {
     return ni_log_sync(w->log, err);
 }

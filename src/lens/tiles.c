@@ -26,5 +26,7 @@ void ni_record_tiles(ni_record *record, const char *prefix, const float *crests,
     float *map = malloc(sizeof *map * (NI_TILE_HEAD + NI_MOST_TILE_ROWS * NI_MOST_TILE_COLS));
     if (map)
         ni_record_vector(record, prefix, "tiles", map, ni_tile_map(map, crests, rows, cols));
+    else
+        ni_record_lost(record, prefix, "tiles");
     free(map);
 }

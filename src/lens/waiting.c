@@ -13,10 +13,14 @@ static size_t aligned(size_t bytes) {
     return (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
 }
 
+size_t ni_waiting_room(const nb_backend *be, size_t need) {
+    return be->host_memory || need > ON_A_GPU ? need : ON_A_GPU;
+}
+
 static bool make_room(ni_waiting *w, nb_backend *be, size_t need) {
     if (w->be == be && need <= w->room)
         return true;
-    const size_t room = be->host_memory || need > ON_A_GPU ? need : ON_A_GPU;
+    const size_t room = ni_waiting_room(be, need);
     if (w->be)
         nb_backend_release(w->be, w->there);
     w->there = be->ops->alloc(be, room, "what the lens measures");
@@ -69,20 +73,24 @@ void ni_asked_now(ni_record *record) {
         ni_take_all(record);
 }
 
-static void keep_map(ni_waiting *w, ni_asked *asked) {
+static void keep_map(ni_record *record, ni_asked *asked) {
+    nb_backend *be = record->waiting.be;
     const size_t bytes = (size_t)(asked->map.rows * asked->map.cols) * sizeof(float);
     asked->map_here = malloc(bytes);
     if (asked->map_here)
-        w->be->ops->download(w->be, asked->map_here, asked->map.crests, bytes);
+        be->ops->download(be, asked->map_here, asked->map.crests, bytes);
+    else
+        ni_record_lost(record, asked->prefix, "tiles");
 }
 
-static void summarize_crests(ni_waiting *w) {
+static void summarize_crests(ni_record *record) {
+    ni_waiting *w = &record->waiting;
     int32_t count = 0;
     for (ni_asked *a = w->list; a < w->list + w->count; a++) {
         if (!a->map.crests)
             continue;
         if (a->keeps_map)
-            keep_map(w, a);
+            keep_map(record, a);
         if (a->map.summary)
             w->crests[count++] = a->map;
     }
@@ -107,7 +115,7 @@ void ni_take_all(ni_record *record) {
     ni_waiting *w = &record->waiting;
     if (w->count == 0)
         return;
-    summarize_crests(w);
+    summarize_crests(record);
     const char *results = fetch(w);
     if (!results && record->failure.status == NB_OK)
         nb_fail(&record->failure, NB_NO_MEMORY, "no memory for what the lens measured");
@@ -116,7 +124,12 @@ void ni_take_all(ni_record *record) {
             a->take(record, a, results + a->at);
         free(a->map_here);
     }
-    w->be->ops->fill_zero(w->be, w->there, w->room); /* results may lie where maps were */
+    ni_drop_all(w);
+}
+
+void ni_drop_all(ni_waiting *w) {
+    if (w->count)
+        w->be->ops->fill_zero(w->be, w->there, w->room); /* results may lie where maps were */
     w->count = 0;
     w->results = w->maps = 0;
 }

@@ -55,6 +55,9 @@ void ni_asked_now(struct ni_record *record);
 /* Takes everything, in the order in which it was asked. */
 void ni_take_all(struct ni_record *record);
 
+void ni_drop_all(ni_waiting *waiting); /* takes nothing */
+/* Backend memory that it takes for so much of it. */
+size_t ni_waiting_room(const nb_backend *be, size_t need);
 size_t ni_waiting_bytes(const ni_waiting *waiting);
 void ni_waiting_free(ni_waiting *waiting); /* takes nothing */
 

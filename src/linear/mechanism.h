@@ -54,15 +54,18 @@ typedef struct ni_terms {
 } ni_terms;
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
-/* Makings of weights, of many groups, for one call of make_many, and then one of turn_many (ready.c). */
+/* Makings of weights, of many groups, for one call of make_many, and then one of what is made anew of their codes, and
+ * one of turn_many (ready.c). */
 enum { NI_LISTED_MAKINGS = 96, NI_LISTED_OF_LAYER = 9 /* at most */ };
 typedef struct ni_weight_list {
-    int32_t count, layers, turns;
+    int32_t count, layers, turns, recodings;
     ni_source sources[NI_LISTED_MAKINGS];
     ni_making makings[NI_LISTED_MAKINGS];
     nb_mat masters[NI_LISTED_MAKINGS]; /* one a layer, and one of its numbers */
     nb_operand *turned[NI_LISTED_MAKINGS];
     const nb_operand *from[NI_LISTED_MAKINGS];
+    ni_source coded[NI_LISTED_MAKINGS];
+    ni_making recoded[NI_LISTED_MAKINGS];
 } ni_weight_list;
 nb_status ni_list_making(ni_weight_list *list, const ni_source *source, const ni_making *making, nb_error *err);
 

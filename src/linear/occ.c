@@ -34,6 +34,7 @@ typedef struct occ {
     size_t dense_bytes;
     const ni_cached_operand *dense_of; /* made of this one when it was */
     uint32_t dense_made;
+    const nb_operand *dense_with; /* made with this one, at once */
 } occ;
 
 static const nb_quantizer dense_quantizer = {
@@ -203,11 +204,17 @@ static nb_status clamping_of(occ *o, const ni_linear_call *call, const nb_mat *x
                                  &clamped->data, err);
 }
 
+/* Where the rest is dense nothing but the sum is multiplied, and it is made at once. */
 static nb_status occ_make_x(void *state, const ni_linear_call *call, const ni_making *making, nb_error *err) {
+    occ *o = state;
     nb_mat clamped;
     ni_clamping c;
-    NB_TRY(clamping_of(state, call, call->x, &clamped, &c, err));
-    return call->be->ops->make_clamped(call->be, &c, making, err);
+    NB_TRY(clamping_of(o, call, call->x, &clamped, &c, err));
+    if (o->how.rest != NB_OCC_DENSE)
+        return call->be->ops->make_clamped(call->be, &c, making, err);
+    o->dense_x = dense_operand(clamped.rows, clamped.cols, NI_LEFT, o->dense_memory);
+    o->dense_with = making->out;
+    return call->be->ops->make_compensated(call->be, &c, making, &(ni_making){.out = &o->dense_x}, err);
 }
 
 static nb_status occ_prepare_x(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err) {
@@ -215,6 +222,7 @@ static nb_status occ_prepare_x(void *state, const ni_linear_call *call, nb_mat *
     nb_mat clamped;
     ni_clamping c;
     NB_TRY(clamping_of(o, call, prepared, &clamped, &c, err));
+    o->dense_with = NULL;
     NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, c.rest, prepared, c.low, c.high, c.whole, err));
     const nb_lens *lens = call->pass->lens;
     if (lens && lens->approximation && !call->dy && !call->again && !call->measuring)
@@ -246,7 +254,8 @@ static nb_status make_dense_x(occ *o, const ni_linear_call *call, ni_linear *lay
     void *memory;
     nb_mat x;
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &coded, err));
-    if (o->dense_of == from && o->dense_made == from->made && !call->measuring)
+    const bool there = o->dense_with == coded || (o->dense_of == from && o->dense_made == from->made);
+    if (there && !call->measuring)
         return NB_OK;
     const size_t mark = call->scratch->used;
     NB_TRY(

@@ -1,8 +1,8 @@
 /* ready.c: the weights of many groups, made by few calls of the table before a pass needs them: a step has dozens of
  * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters, codes
- * or numbers in act (make_many), then what is another role's codes turned (turn_many). What is in neither is made when
- * a product reads it, to the same bits: what draws random bits, is made of another operand in another way, or is not
- * kept; and all of it where a lens looks at more than weights, or a pass multiplies in BF16.
+ * or numbers in act (make_many), then what is made anew of another role's codes (make_many), or is these codes turned
+ * (turn_many). What is in none of them is made when a product reads it, to the same bits: what draws random bits, or is
+ * not kept; and all of it where a lens looks at more than weights, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -96,44 +96,54 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
     return NB_OK;
 }
 
-/* dgrad.w of the same codes. */
-static bool is_turned(const ni_linear_call *call, ni_linear *layer) {
+/* dgrad.w of the codes of fprop.w, which are those of a number format. */
+static bool is_of_codes(const ni_linear_call *call, ni_linear *layer) {
     const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
-    const nb_quantizer q = ni_operand_quantizer(layer, NB_DGRAD_W);
-    return call->training && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random && o->memory &&
-           o->source == &layer->own[NB_FPROP_W] && o->source->fresh && !o->rule.requantize && !nb_quantizer_is_bf16(&q);
+    const nb_quantizer q = ni_operand_quantizer(layer, NB_DGRAD_W), from = ni_operand_quantizer(layer, NB_FPROP_W);
+    return call->training && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random && o->memory && !o->fold &&
+           o->source == &layer->own[NB_FPROP_W] && o->source->fresh && !nb_quantizer_is_bf16(&q) &&
+           !nb_quantizer_is_bf16(&from);
 }
 
-static nb_status list_turned(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+static nb_status list_of_codes(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
     ni_cached_operand *o = &layer->own[NB_DGRAD_W];
-    ni_making unused;
-    nb_noise noise;
-    if (!is_turned(call, layer))
+    ni_making making;
+    nb_noise unused;
+    if (!is_of_codes(call, layer))
         return NB_OK;
     const nb_mat shape = {.rows = layer->out, .cols = layer->in};
-    NB_TRY(ni_operand_begin(call, o, &shape, &noise, &unused, err));
+    NB_TRY(ni_operand_begin(call, o, &shape, &unused, &making, err));
+    making.noise = NULL; /* it draws no bits */
     o->fresh = true;
     o->made++;
-    list->turned[list->turns] = &o->operand;
-    list->from[list->turns++] = &o->source->operand;
+    if (o->rule.requantize) {
+        list->coded[list->recodings] = (ni_source){.operand = &o->source->operand};
+        list->recoded[list->recodings++] = making;
+    } else {
+        list->turned[list->turns] = &o->operand;
+        list->from[list->turns++] = &o->source->operand;
+    }
     return NB_OK;
 }
 
 static nb_status make_listed(nb_backend *be, ni_weight_list *list, nb_error *err) {
-    const int32_t count = list->count, turns = list->turns;
-    list->count = list->layers = list->turns = 0;
+    const int32_t count = list->count, turns = list->turns, recodings = list->recodings;
+    list->count = list->layers = list->turns = list->recodings = 0;
     if (count)
         NB_TRY(be->ops->make_many(be, list->sources, list->makings, count, err));
+    if (recodings)
+        NB_TRY(be->ops->make_many(be, list->coded, list->recoded, recodings, err));
     return turns ? be->ops->turn_many(be, list->turned, list->from, turns, err) : NB_OK;
 }
 
 static bool is_full(const ni_weight_list *list) {
-    return list->count > NI_LISTED_MAKINGS - NI_LISTED_OF_LAYER || list->turns == NI_LISTED_MAKINGS;
+    return list->count > NI_LISTED_MAKINGS - NI_LISTED_OF_LAYER || list->turns == NI_LISTED_MAKINGS ||
+           list->recodings == NI_LISTED_MAKINGS;
 }
 
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
     ni_weight_list list;
-    list.count = list.layers = list.turns = 0;
+    list.count = list.layers = list.turns = list.recodings = 0;
     if (ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
         return NB_OK;
     for (int32_t i = 0; i < count; i++) {
@@ -149,7 +159,7 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
             if (!is_plainly_read(group, layer))
                 continue;
             NB_TRY(list_layer(&call, layer, &list, err));
-            NB_TRY(list_turned(&call, layer, &list, err));
+            NB_TRY(list_of_codes(&call, layer, &list, err));
         }
     }
     return count ? make_listed(groups[0]->be, &list, err) : NB_OK;

@@ -1,6 +1,7 @@
 /* describe.c: where the bytes of a run are, and in which format each GEMM runs. */
 #include "base/text.h"
 #include "lens/oscillation.h"
+#include "lens/waiting.h"
 #include "trainer.h"
 
 #include <stdio.h>
@@ -30,18 +31,46 @@ static const char *const first_moments[] = ROW_OF_EACH_TYPE("AdamW's first momen
 static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second moments");
 static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
 
-/* Layers that the recipe keeps in BF16 are not followed, so this is the most. */
+/* Rank 0 has the run's lens. */
+static bool has_lens(const nb_trainer *t) {
+    return t->config.lens.every > 0 && nb_ranks_rank(t->ranks) == 0;
+}
+
+/* Layers that the recipe keeps in BF16 are none, so that sums over these are the most. */
+static bool may_be_quantized(const nb_trainer *t, const nb_param *p) {
+    return p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0 &&
+           !nb_quantizer_is_bf16(&t->working_recipe.roles[NB_FPROP_W].quantizer);
+}
+
 size_t ni_trainer_followed_bytes(const nb_trainer *t) {
-    const nb_quantizer *quantizer = &t->working_recipe.roles[NB_FPROP_W].quantizer;
     size_t bytes = 0;
-    if (t->config.lens.every == 0 || t->config.lens.window == 0 || nb_quantizer_is_bf16(quantizer))
+    for (int32_t i = 0; i < nb_model_param_count(t->model) && has_lens(t) && t->config.lens.window > 0; i++) {
+        const nb_param *p = nb_model_param(t->model, i);
+        bytes += may_be_quantized(t, p) ? ni_followed_bytes(p->rows, p->cols) : 0;
+    }
+    return bytes;
+}
+
+/* Masters of two weights that belong together, where they are kept in few bits. */
+static size_t pair_bytes(const nb_trainer *t) {
+    ni_gated_pair pair;
+    if (ni_model_gated_pairs(t->model, 0, &pair, 1) == 0 || ni_model_master(t->model, pair.gate).dtype == t->be->real)
+        return 0;
+    const nb_param *p = nb_model_param(t->model, pair.gate);
+    return 2 * (size_t)(p->rows * p->cols) * nb_dtype_size(t->be->real);
+}
+
+/* Results on their way to the host, bins of one weight. */
+size_t ni_trainer_measured_bytes(const nb_trainer *t) {
+    size_t bins = 0;
+    if (!has_lens(t))
         return 0;
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
-        if (p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0)
-            bytes += ni_followed_bytes(p->rows, p->cols);
+        const size_t bytes = may_be_quantized(t, p) ? ni_bin_bytes(p->rows, p->cols) : 0;
+        bins = bytes > bins ? bytes : bins;
     }
-    return bytes;
+    return ni_waiting_room(t->be, 0) + bins + pair_bytes(t);
 }
 
 int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
@@ -57,6 +86,7 @@ int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_
     add_row(rows, max_rows, &count, "weights on their way between ranks", t->handed.bytes + t->handed.vectors);
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
     add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", ni_trainer_followed_bytes(t));
+    add_row(rows, max_rows, &count, "lens: what it measures, at most", ni_trainer_measured_bytes(t));
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
 }

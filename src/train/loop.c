@@ -462,7 +462,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         r->bad_until = report->step;
     bool exhausted = r->bad_in_row > t->config.bad_numbers.patience || (policy == NB_BAD_BF16 && t->at.modules_in_bf16);
     if (policy == NB_BAD_STOP || exhausted) {
-        ni_recorder_bad_number(r->recorder, report->step, what, where, "stop");
+        ni_recorder_bad_number(r->recorder, report->step, what, where, "stop", false);
         return give_up(r, what, where, err);
     }
     if (policy == NB_BAD_ROLLBACK)
@@ -471,7 +471,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         NB_TRY(nb_ranks_agree(t->ranks, ni_trainer_modules_to_bf16(t, err), err));
     ni_note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
             (long long)t->at.step);
-    ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy));
+    ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), policy == NB_BAD_BF16);
     if (policy == NB_BAD_SKIP)
         skip_step(r, report);
     tell_notes(r);

@@ -24,6 +24,7 @@ struct ni_recorder {
     ni_tensorboard *events;
     ni_observer *observer; /* NULL: lens.every is 0 */
     const nb_lens *lens;   /* of the step that runs now; NULL if it is not looked at */
+    int64_t lens_step;     /* which that is, 0-based */
     char modules[NB_NAME_SIZE];
     char tiles[NB_NAME_SIZE];
     bool failing[LOG_COUNT]; /* told already, and not written since */
@@ -167,6 +168,7 @@ const nb_lens *ni_recorder_lens(ni_recorder *r, int64_t step) {
     if (!r)
         return NULL;
     r->lens = r->observer ? ni_observer_lens(r->observer, step) : NULL;
+    r->lens_step = step;
     return r->lens;
 }
 
@@ -226,9 +228,8 @@ void ni_recorder_step(ni_recorder *r, const nb_step_report *report, int64_t toke
     scalar(r, "train/lr", report->step, report->lr);
     scalar(r, "train/tokens_per_second", report->step, report->tokens_per_second);
     if (r->lens) {
-        int64_t step = report->step - 1;
         observe_alignment(r, model);
-        heed(r, LOG_LENS, ni_observer_end_step(r->observer, step, &why), &why);
+        heed(r, LOG_LENS, ni_observer_end_step(r->observer, r->lens_step, &why), &why);
         r->lens = NULL;
     }
     flush_events(r);
@@ -250,10 +251,13 @@ void ni_recorder_warning(ni_recorder *r, int64_t step, const char *event, const 
     heed(r, LOG_METRICS, ni_metrics_event(r->metrics, step, event, what, where, "warn", &why), &why);
 }
 
-void ni_recorder_bad_number(ni_recorder *r, int64_t step, const char *what, const char *where, const char *policy) {
+void ni_recorder_bad_number(ni_recorder *r, int64_t step, const char *what, const char *where, const char *policy,
+                            bool again) {
     nb_error why = {0};
     if (!r)
         return;
+    if (r->lens && !again)
+        heed(r, LOG_LENS, ni_observer_end_step(r->observer, r->lens_step, &why), &why);
     r->lens = NULL;
     heed(r, LOG_METRICS, ni_metrics_event(r->metrics, step, "bad number", what, where[0] ? where : NULL, policy, &why),
          &why);

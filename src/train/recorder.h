@@ -30,9 +30,10 @@ void ni_recorder_evaluation(ni_recorder *recorder, const nb_eval_report *report)
 /* Something to know that stops nothing, found in the step that led to `step`. */
 void ni_recorder_warning(ni_recorder *recorder, int64_t step, const char *event, const char *what, const char *where);
 
-/* A number went bad at `step`. `where` may be empty. */
+/* A number went bad at `step`. `where` may be empty. What the lens saw of the step is written, unless the step is
+ * taken `again`. */
 void ni_recorder_bad_number(ni_recorder *recorder, int64_t step, const char *what, const char *where,
-                            const char *policy);
+                            const char *policy, bool again);
 
 /* Everything written so far goes to the disk. */
 void ni_recorder_sync(ni_recorder *recorder);

@@ -377,7 +377,7 @@ nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
     const ni_param_array *grads = ni_trainer_gradients(t);
     double loss, squares;
     t->at.step = t->at.next_batch = step;
-    NB_TRY(ni_trainer_accumulate(t, NULL, err));
+    NB_TRY(ni_trainer_accumulate(t, t->lens, err));
     NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, shared_parts(t), &loss, &squares, err));
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
 }

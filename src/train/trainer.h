@@ -152,6 +152,8 @@ static inline bool ni_trainer_looks(const nb_trainer *t) {
 
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
+/* The same of what it measures in a step that it samples. */
+size_t ni_trainer_measured_bytes(const nb_trainer *trainer);
 
 /* Micro-batches that each of `ranks` has; NB_BAD_CONFIG where they cannot be shared out. */
 nb_status ni_share_of(const nb_run_config *config, int64_t ranks, int64_t *count, nb_error *err);

@@ -79,10 +79,10 @@ static void run_weights(trial *t) {
 
 /* ---- outliers ---- */
 
-enum { OUTLIER_ROWS = 33, OUTLIER_COLS = 200 };
+enum { OUTLIER_ROWS = 33, OUTLIER_COLS = 200, OUTLIER_SIXTEENS = 48 };
 
-static uint16_t *heavy_tails(int64_t cols) {
-    const int64_t n = OUTLIER_ROWS * cols;
+static uint16_t *heavy_tails(int64_t rows, int64_t cols) {
+    const int64_t n = rows * cols;
     uint16_t *x = poisoned((size_t)n * 2);
     for (int64_t i = 0; i < n; i++)
         x[i] = ni_bf16_even((float)(normal(1, i) * (i % 61 == 0 ? 20 : 1)));
@@ -125,8 +125,8 @@ typedef struct clamping {
 static void clamp_as(trial *t, const clamping *how) {
     const int64_t cols = how->cols, room = how->whole ? cols : how->low + cols - 1 - how->high;
     const size_t entries = (size_t)(OUTLIER_ROWS * room);
-    const nb_mat x =
-        nb_mat_of(upload(t, heavy_tails(cols), (size_t)(OUTLIER_ROWS * cols) * 2), NB_BF16, OUTLIER_ROWS, cols);
+    const nb_mat x = nb_mat_of(upload(t, heavy_tails(OUTLIER_ROWS, cols), (size_t)(OUTLIER_ROWS * cols) * 2), NB_BF16,
+                               OUTLIER_ROWS, cols);
     nb_mat out = x;
     out.data = output_exact(t, "clamped", NB_BF16, OUTLIER_ROWS * cols);
     const ni_sparse rest = {.rows = OUTLIER_ROWS,
@@ -167,10 +167,12 @@ static void run_clamp_wide(trial *t) {
     }
 }
 
+/* Those of models, and one that is none. */
+static const int64_t clamped_widths[] = {768, 1024, 2048, 2816, 5632, 208};
+
 /* Rows of models into codes at once, and back with what was clamped off. A row is far smaller than any that is tame. */
 static void run_make_clamped(trial *t) {
-    static const int64_t widths[] = {768, 1024, 2048, 2816, 5632, 208};
-    const int64_t cols = widths[t->shape], n = OUTLIER_ROWS * cols, lows[] = {cols / 100, cols / 15},
+    const int64_t cols = clamped_widths[t->shape], n = OUTLIER_ROWS * cols, lows[] = {cols / 100, cols / 15},
                   tops[] = {cols / 100, 3};
     nb_quantizer q = tiles_or_rows(2);
     for (int i = 0; i < 5; i++) {
@@ -178,7 +180,7 @@ static void run_make_clamped(trial *t) {
         q.round = i < 2 ? NB_ROUND_UP : NB_ROUND_EVEN;
         const int64_t low = lows[i % 2], top = tops[i % 2], room = low + top;
         const size_t entries = (size_t)(OUTLIER_ROWS * room);
-        uint16_t *numbers = heavy_tails(cols);
+        uint16_t *numbers = heavy_tails(OUTLIER_ROWS, cols);
         for (int64_t c = 4 * cols; c < 5 * cols; c++)
             numbers[c] = ni_bf16_even(ni_bf16_value(numbers[c]) * 0x1p-80f);
         const nb_mat x = nb_mat_of(upload(t, numbers, (size_t)n * 2), NB_BF16, OUTLIER_ROWS, cols),
@@ -197,6 +199,57 @@ static void run_make_clamped(trial *t) {
         keep_operand(t, "codes of clamped rows", &codes);
         keep_sparse(t, &rest);
         EXPECT_OK(t, t->be->ops->decode_with_rest(t->be, &back, &codes, &rest, &err));
+    }
+}
+
+/* The same where the rest is lost: codes alone, or beside what a product reads. */
+static void run_make_lossy(trial *t) {
+    const int64_t cols = clamped_widths[t->shape], n = OUTLIER_SIXTEENS * cols, ranks[] = {cols / 100, cols * 3 / 100};
+    const nb_quantizer by_column = tiles_or_rows(3);
+    nb_quantizer q = tiles_or_rows(2);
+    q.round = NB_ROUND_UP;
+    for (int i = 0; i < 4; i++) {
+        q.rule = i < 2 ? NB_RULE_POW2 : NB_RULE_ABSMAX;
+        const nb_mat x = nb_mat_of(upload(t, heavy_tails(OUTLIER_SIXTEENS, cols), (size_t)n * 2), NB_BF16,
+                                   OUTLIER_SIXTEENS, cols),
+                     clamped = nb_mat_of(scratch(t, (size_t)n * 2), NB_BF16, OUTLIER_SIXTEENS, cols);
+        const ni_clamping how = {.x = &x, .clamped = &clamped, .low = ranks[i % 2], .high = cols - 1 - ranks[1]};
+        nb_operand codes = placed(t, &q, OUTLIER_SIXTEENS, cols, NI_LEFT, i < 2 ? &by_column : &q);
+        EXPECT_OK(t, t->be->ops->make_clamped(t->be, &how, &(ni_making){.out = &codes}, &err));
+        keep_operand(t, "codes of clamped rows", &codes);
+    }
+}
+
+/* Clamped, rounded, the rest added, rounded again: all of it at once. NaN, which one scale carries to all, in the last
+ * round alone. */
+static void run_make_compensated(trial *t) {
+    const int64_t cols = clamped_widths[t->shape], n = OUTLIER_SIXTEENS * cols, low = cols * 3 / 100;
+    const nb_quantizer whole = format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL);
+    nb_quantizer q = tiles_or_rows(2);
+    for (int i = 0; i < 4; i++) {
+        q.element = i == 1 ? NB_ELEMENT_E2M1 : NB_ELEMENT_INT4;
+        const int64_t top = i == 2 ? 3 : low, room = low + top;
+        const size_t entries = (size_t)(OUTLIER_SIXTEENS * room);
+        uint16_t *numbers = heavy_tails(OUTLIER_SIXTEENS, cols);
+        for (int64_t c = 0; c < cols; c++) {
+            numbers[2 * cols + c] = i < 3 ? numbers[5 * cols + c] : numbers[2 * cols + c];
+            numbers[4 * cols + c] = ni_bf16_even(ni_bf16_value(numbers[4 * cols + c]) * 0x1p-80f);
+        }
+        const nb_mat x = nb_mat_of(upload(t, numbers, (size_t)n * 2), NB_BF16, OUTLIER_SIXTEENS, cols),
+                     sum =
+                         nb_mat_of(output_exact(t, "compensated numbers", NB_BF16, n), NB_BF16, OUTLIER_SIXTEENS, cols);
+        const ni_sparse rest = {.rows = OUTLIER_SIXTEENS,
+                                .cols = cols,
+                                .room = room,
+                                .count = scratch(t, OUTLIER_SIXTEENS * 4),
+                                .column = scratch(t, entries * 4),
+                                .value = scratch(t, entries * 2)};
+        const ni_clamping how = {.x = &x, .clamped = &sum, .rest = &rest, .low = low, .high = cols - 1 - top};
+        nb_operand first = placed(t, &q, OUTLIER_SIXTEENS, cols, NI_LEFT, &q),
+                   dense = placed(t, &whole, OUTLIER_SIXTEENS, cols, NI_LEFT, &whole);
+        EXPECT_OK(t, t->be->ops->make_compensated(t->be, &how, &(ni_making){.out = &first}, &(ni_making){.out = &dense},
+                                                  &err));
+        keep_operand(t, "codes of the compensated", &dense);
     }
 }
 
@@ -297,6 +350,8 @@ static const test_case MECHANISMS[] = {
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
     {"make_clamped decode_with_rest", "long rows", BITS, 6, run_make_clamped, NULL, NULL},
+    {"make_clamped", "the rest lost", BITS, 6, run_make_lossy, NULL, NULL},
+    {"make_compensated", "long rows", BITS, 6, run_make_compensated, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
     {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 4, run_means, NULL, NULL},

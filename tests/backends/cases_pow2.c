@@ -203,12 +203,13 @@ static void run_group(trial *t) {
 }
 
 /* Masters in FP16 under a scale, quantized as they are kept where a backend takes that, else decoded first; several at
- * once, from one a scale a channel is turned. */
+ * once, from one a scale a channel is turned. Then those of dgrad, made anew of these codes. */
 static void run_kept(trial *t) {
     enum { MASTERS = 3 };
+    const nb_quantizer whole = format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL);
     const int64_t *size = SIZES[t->shape], n = size[1], k = size[2];
     nb_backend *be = t->be;
-    nb_operand out[MASTERS];
+    nb_operand out[MASTERS], anew[MASTERS];
     nb_mat numbers[MASTERS];
     ni_source sources[MASTERS];
     ni_making makings[MASTERS];
@@ -236,6 +237,14 @@ static void run_kept(trial *t) {
     EXPECT_OK(t, be->ops->make_many(be, sources, makings, MASTERS, &err));
     for (int i = 0; i < MASTERS; i++)
         keep_operand(t, "a master's codes", &out[i]);
+    for (int i = 0; i < MASTERS; i++) {
+        anew[i] = placed(t, &whole, out[i].cols, out[i].rows, NI_RIGHT, &whole);
+        sources[i] = (ni_source){.operand = &out[i]};
+        makings[i] = (ni_making){.out = &anew[i], .transpose = true};
+    }
+    EXPECT_OK(t, be->ops->make_many(be, sources, makings, MASTERS, &err));
+    for (int i = 0; i < MASTERS; i++)
+        keep_operand(t, "codes of these codes", &anew[i]);
 }
 
 static double depth(const trial *t) {
@@ -254,6 +263,6 @@ static const test_case POW2[] = {
     {"multiply turn", "powers of two, far apart", CODES, SHAPES, run_cut, NULL, cut_depth},
     {"multiply turn", "powers of two, dX of a group", CODES, SHAPES, run_group, NULL, cut_depth},
     {"multiply turn make_operands", "one scale, codes of codes", CODES, SHAPES, run_whole, NULL, cut_depth},
-    {"make_many scaled_decode", "masters as they are kept", CODES, SHAPES, run_kept, NULL, depth},
+    {"make_many scaled_decode", "masters as they are kept, codes of codes", CODES, SHAPES, run_kept, NULL, depth},
 };
 const case_list pow2_cases = {POW2, sizeof POW2 / sizeof *POW2};

@@ -131,3 +131,8 @@ nb_status ni_cpu_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_op
                                   nb_error *err) {
     return ni_compose_decoded(be, out, from, s, err);
 }
+
+nb_status ni_cpu_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making, const ni_making *dense,
+                                  nb_error *err) {
+    return ni_compose_compensated(be, c, making, dense, err);
+}

@@ -6,7 +6,7 @@
  * both the scores leave one product in the registers where the next one wants them, and warps meet only to change
  * buffers. That costs seven products for the five of a kernel that adds dQ into memory; see attention.h for what it
  * buys. */
-#include "attention_tile.cuh"
+#include "attention_queries.cuh"
 #include "attention_wgmma.cuh"
 
 namespace {
@@ -273,88 +273,44 @@ __device__ __forceinline__ void probabilities_of_queries(float (&s)[MT][N / 8][4
                 s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, -rows.lse_log2[m][i / 2]));
 }
 
-/* Zero where the query does not see the key. */
-template <int MT, int N>
-__device__ __forceinline__ void hide_from_queries(float (&p)[MT][N / 8][4], const QueryRows<MT> &rows,
-                                                  int query /* of row g */, int key /* of column 2t */) {
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int n = 0; n < N / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
-                if (k > q || k < rows.start[m][i / 2])
-                    p[m][n][i] = 0;
-            }
-}
-
 template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_kernel(const AttentionArgs a) {
     typedef typename T::Core Core;
-    constexpr int D = T::D, MT = Core::MT, BN = T::BN, STAGES = T::STAGES, size = Core::bytes(BN) / 2;
-    bf16 *q_tile = (bf16 *)shared_memory(), *do_tile = q_tile + Core::bytes(T::rows) / 2,
-         *k_tiles = do_tile + Core::bytes(T::rows) / 2, *v_tiles = k_tiles + STAGES * size;
-    const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
-    const int unit_row = warp / Core::warps * Core::rows, warp_row = unit_row + warp % Core::warps * 16;
-    const int own = first + unit_row, own_last = min(own + Core::rows, a.seq) - 1; /* this unit's queries */
-    const bool idle = own >= a.seq;
-    const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
-    const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
-    const bf16 *k_head = head_of(a.k, a.k_stride, a, b, kv), *v_head = head_of(a.v, a.v_stride, a, b, kv);
-    const int begin = doc_start[first] / BN, end = last / BN + 1; /* blocks of keys */
-    auto load = [&](int n) {
-        if (n < end) {
-            int stage = (n - begin) % STAGES;
-            load_tile<Core, BN, T::threads>(k_tiles + stage * size, k_head, a.k_stride, n * BN, a);
-            load_tile<Core, BN, T::threads>(v_tiles + stage * size, v_head, a.v_stride, n * BN, a);
-        }
-        copy_commit();
-    };
-
+    constexpr int D = T::D, MT = Core::MT, BN = T::BN;
+    bf16 *q_tile = (bf16 *)shared_memory(), *do_tile = q_tile + Core::bytes(T::rows) / 2;
+    const QueryWalk<T> walk(a, do_tile + Core::bytes(T::rows) / 2);
+    const int b = walk.b, h = walk.h, lane = walk.lane, warp_row = walk.warp_row, first = walk.first;
     load_tile<Core, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
     load_tile<Core, T::rows, T::threads>(do_tile, head_of(a.dout, a.o_stride, a, b, h), a.o_stride, first, a);
-    load(begin); /* one group with Q and dO */
-    for (int i = 1; i < STAGES - 1; i++)
-        load(begin + i);
+    walk.start();
     QueryRows<MT> rows;
-    load_query_rows<MT>(rows, a, b, h, first + warp_row + lane / 4);
+    load_query_rows<MT>(rows, a, b, h, walk.query());
 
     constexpr int held = T::QREG ? D / 16 : 1;
     uint32_t q[T::QREG ? MT : 1][held][4], dout[T::QREG ? MT : 1][held][4];
     float dq[MT][D / 8][4] = {};
-    for (int n = begin; n < end; n++) {
-        if (STAGES == 1 && n > begin) {
-            sync_block();
-            load(n);
-        }
-        copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
-        Core::publish();
-        sync_block();
-        if (STAGES > 1)
-            load(n + STAGES - 1); /* over what everybody has left */
+    for (int n = walk.begin; n < walk.end; n++) {
+        walk.arrive(n);
         if constexpr (T::QREG)
-            if (n == begin) {
+            if (n == walk.begin) {
                 Core::template load_rows<T::rows>(q, q_tile, warp_row);
                 Core::template load_rows<T::rows>(dout, do_tile, warp_row);
             }
         const int key = n * BN;
-        if (idle || key > own_last || key + BN <= own_start)
+        if (walk.unseen(key))
             continue;
-        const bf16 *k_tile = k_tiles + (n - begin) % STAGES * size, *v_tile = v_tiles + (n - begin) % STAGES * size;
+        const bf16 *k_tile = walk.k_tile(n), *v_tile = walk.v_tile(n);
         float p[MT][BN / 8][4], ds[MT][BN / 8][4];
         if constexpr (T::QREG) {
             Core::template multiply<BN>(p, q, k_tile);
             Core::template multiply<BN>(ds, dout, v_tile);
         } else {
-            Core::template multiply<BN, T::rows>(p, q_tile, unit_row, k_tile);
-            Core::template multiply<BN, T::rows>(ds, do_tile, unit_row, v_tile);
+            Core::template multiply<BN, T::rows>(p, q_tile, walk.unit_row, k_tile);
+            Core::template multiply<BN, T::rows>(ds, do_tile, walk.unit_row, v_tile);
         }
         Core::template wait<1>(p);
         probabilities_of_queries<MT, BN>(p, rows, a.scale_log2);
-        if (key + BN - 1 > own || key < latest_start)
-            hide_from_queries<MT, BN>(p, rows, first + warp_row + lane / 4, key + lane % 4 * 2);
+        if (walk.partly_seen(key))
+            hide_from_queries<MT, BN>(p, 0, walk.query(), key + lane % 4 * 2, rows.start);
         Core::template wait<0>(ds);
 #pragma unroll
         for (int m = 0; m < MT; m++)

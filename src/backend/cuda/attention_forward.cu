@@ -2,9 +2,8 @@
  *
  * Keys come in blocks of BN through STAGES buffers of shared memory. For each block: S = Q K^T; m, the largest score so
  * far, and with it l, the sum of exp(s - m), and O, the sum of exp(s - m) v, are brought up to date (arXiv:2205.14135,
- * algorithm 1); at the end o = O / l and lse = m + log l. Only the blocks that some query sees are loaded, a warp works
- * only on those that one of its queries sees, and compares positions only where one of its queries does not see all. */
-#include "attention_tile.cuh"
+ * algorithm 1); at the end o = O / l and lse = m + log l. */
+#include "attention_queries.cuh"
 #include "attention_wgmma.cuh"
 
 namespace {
@@ -20,22 +19,6 @@ template <class Core_, int UNITS, int BN_, int STAGES_, bool QREG_, int BLOCKS> 
 
 /* The softmax of one warp's rows: largest score and sum of exponentials, for rows g and g+8 of each 16. */
 template <int MT> struct Running { float largest[MT][2], sum[MT][2]; /* sum: of this lane's columns */ };
-
-/* Scores past a query's own position or before its document become -INFINITY. */
-template <int MT, int N>
-__device__ __forceinline__ void hide(float (&s)[MT][N / 8][4], int query /* of row g */, int key /* of column 2t */,
-                                     const int (&start)[MT][2]) {
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int n = 0; n < N / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
-                if (k > q || k < start[m][i / 2])
-                    s[m][n][i] = -INFINITY;
-            }
-}
 
 /* s becomes exp(scale * (s - largest)); what was summed under an older `largest` shrinks. */
 template <int MT, int N, int D>
@@ -73,39 +56,18 @@ __device__ __forceinline__ void soften(float (&s)[MT][N / 8][4], float (&o)[MT][
 
 template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forward_kernel(const AttentionArgs a) {
     typedef typename T::Core Core;
-    constexpr int D = T::D, MT = Core::MT, BN = T::BN, STAGES = T::STAGES, tile = Core::bytes(BN) / 2;
-    bf16 *q_tile = (bf16 *)shared_memory(), *k_tiles = q_tile + Core::bytes(T::rows) / 2,
-         *v_tiles = k_tiles + STAGES * tile;
-    const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    /* The last queries see most keys: they go first. */
-    const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
-    const int unit_row = warp / Core::warps * Core::rows, warp_row = unit_row + warp % Core::warps * 16;
-    const int own = first + unit_row, own_last = min(own + Core::rows, a.seq) - 1; /* this unit's queries */
-    const bool idle = own >= a.seq;
-    const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
-    const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
+    constexpr int D = T::D, MT = Core::MT, BN = T::BN;
+    bf16 *q_tile = (bf16 *)shared_memory();
+    const QueryWalk<T> walk(a, q_tile + Core::bytes(T::rows) / 2);
+    const int b = walk.b, h = walk.h, lane = walk.lane, warp_row = walk.warp_row, first = walk.first;
     int start[MT][2];
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            start[m][r] = doc_start[min(first + warp_row + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
-    const bf16 *k_head = head_of(a.k, a.k_stride, a, b, kv), *v_head = head_of(a.v, a.v_stride, a, b, kv);
-    const int begin = doc_start[first] / BN, end = last / BN + 1; /* blocks of keys */
-    auto load = [&](int n) {
-        if (n < end) {
-            int stage = (n - begin) % STAGES;
-            load_tile<Core, BN, T::threads>(k_tiles + stage * tile, k_head, a.k_stride, n * BN, a);
-            load_tile<Core, BN, T::threads>(v_tiles + stage * tile, v_head, a.v_stride, n * BN, a);
-        }
-        copy_commit();
-    };
-
+            start[m][r] = walk.doc_start[min(walk.query() + m * 16 + 8 * r, a.seq - 1)];
     load_tile<Core, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
-    load(begin); /* one group with Q */
-    for (int i = 1; i < STAGES - 1; i++)
-        load(begin + i);
+    walk.start();
 
     uint32_t q[T::QREG ? MT : 1][T::QREG ? D / 16 : 1][4];
     float o[MT][D / 8][4] = {};
@@ -118,31 +80,23 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
             run.sum[m][r] = 0;
         }
 
-    for (int n = begin; n < end; n++) {
-        if (STAGES == 1 && n > begin) {
-            sync_block();
-            load(n);
-        }
-        copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
-        Core::publish();
-        sync_block();
-        if (STAGES > 1)
-            load(n + STAGES - 1); /* over what everybody has left */
+    for (int n = walk.begin; n < walk.end; n++) {
+        walk.arrive(n);
         if constexpr (T::QREG)
-            if (n == begin)
+            if (n == walk.begin)
                 Core::template load_rows<T::rows>(q, q_tile, warp_row);
         const int key = n * BN;
-        if (idle || key > own_last || key + BN <= own_start)
+        if (walk.unseen(key))
             continue;
-        const bf16 *k_tile = k_tiles + (n - begin) % STAGES * tile, *v_tile = v_tiles + (n - begin) % STAGES * tile;
+        const bf16 *k_tile = walk.k_tile(n), *v_tile = walk.v_tile(n);
         float s[MT][BN / 8][4];
         if constexpr (T::QREG)
             Core::template multiply<BN>(s, q, k_tile);
         else
-            Core::template multiply<BN, T::rows>(s, q_tile, unit_row, k_tile);
+            Core::template multiply<BN, T::rows>(s, q_tile, walk.unit_row, k_tile);
         Core::template wait<0>(s);
-        if (key + BN - 1 > own || key < latest_start)
-            hide<MT, BN>(s, first + warp_row + lane / 4, key + lane % 4 * 2, start);
+        if (walk.partly_seen(key))
+            hide_from_queries<MT, BN>(s, -INFINITY, walk.query(), key + lane % 4 * 2, start);
         soften<MT, BN, D>(s, o, run, a.scale_log2);
         uint32_t p[MT][BN / 16][4];
         pack_rows<MT, BN>(p, s);

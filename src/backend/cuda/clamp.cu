@@ -1,7 +1,8 @@
 /* clamp.cu: clamping with a sparse rest (OCC): order statistics without sorting. BF16 has 65,536 values, ordered by a
  * 16-bit key.
  *
- *     rows that fit a warp's registers    clamp_warp.cu
+ *     rows that fit a warp's registers    clamp_warp.cu; where nobody wants a list of what is cut off, and rows are as
+ *                                         long as those of models, clamp_counted.cu
  *     any other row                       a block counts the upper bytes of keys, then the lower bytes of those that
  *                                         share the upper one
  *     a whole tensor                      counts of all keys in memory

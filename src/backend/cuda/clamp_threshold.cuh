@@ -6,21 +6,7 @@
 #define NI_BACKEND_CUDA_CLAMP_THRESHOLD_CUH
 
 #include "backend/cuda/clamp.cuh"
-#include "backend/cuda/tile.cuh"
 #include "format/ieee.h"
-
-/* Pairs are compared as the numbers that they are; NaN wins. */
-static __device__ uint32_t smaller_pair(uint32_t a, uint32_t b) {
-    uint32_t smaller;
-    asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(smaller) : "r"(a), "r"(b));
-    return smaller;
-}
-
-static __device__ uint32_t larger_pair(uint32_t a, uint32_t b) {
-    uint32_t larger;
-    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
-    return larger;
-}
 
 /* All bits of a half that is `least` or below, or `most` or above. */
 static __device__ uint32_t not_between(uint32_t pair, uint32_t least, uint32_t most) {
@@ -153,26 +139,6 @@ static __device__ int list_outside(uint32_t *list, uint16_t *numbers, int room, 
     return found;
 }
 
-/* How many of two numbers a word are smaller than this one is, both halves of `mine`; more with each call. */
-static __device__ uint32_t count_smaller(uint32_t so_far, uint32_t pair, uint32_t mine) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    uint32_t smaller, sum; /* ones and zeros in BF16, which counts to 256 */
-    asm("set.lt.bf16x2.bf16x2 %0, %1, %2;" : "=r"(smaller) : "r"(pair), "r"(mine));
-    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(so_far), "r"(smaller));
-    return sum;
-#else
-    return so_far + __vsetltu2(keys_of(pair), keys_of(mine));
-#endif
-}
-
-static __device__ uint32_t counted(uint32_t pair) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    return (uint32_t)(ni_low_of(pair) + ni_high_of(pair));
-#else
-    return (pair & 0xffffu) + (pair >> 16);
-#endif
-}
-
 /* Keys at two ranks of `count` numbers, behind which lie seven NaN: the largest that no more than so many are smaller
  * than. Zeros of either sign count as one. */
 static __device__ void keys_at(const uint16_t *numbers, int count, uint32_t low, uint32_t high, uint32_t *lo,
@@ -198,6 +164,10 @@ static __device__ void keys_at(const uint16_t *numbers, int count, uint32_t low,
     *hi = __reduce_max_sync(~0u, at_high);
 }
 
+static __device__ bool is_zero_key(uint32_t key) {
+    return key == 0x7fffu || key == 0x8000u;
+}
+
 /* What lies beyond the bounds, less the bound. */
 static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32_t *list, int count, uint32_t lo,
                                   uint32_t hi) {
@@ -218,10 +188,6 @@ static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32
     }
     if (lane == 0)
         rest.count[r] = found;
-}
-
-static __device__ bool is_zero_key(uint32_t key) {
-    return key == 0x7fffu || key == 0x8000u;
 }
 
 #endif

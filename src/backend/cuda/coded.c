@@ -10,76 +10,39 @@
 
 /* ---- which units ---- */
 
-static bool scaled_outside(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_NONE || ni_has_tensor_scale(q) || ni_has_row_scales(q);
+ni_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
+    return ni_units_of(cuda->major, cuda->minor, &cuda->permits, a, b);
 }
 
-static bool is_4bit(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4;
+ni_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const nb_qtensor *b) {
+    const ni_units units = ni_cuda_units_of(cuda, &a->quantizer, &b->quantizer);
+    return ni_units_take(units, b->rows, a->cols) && a->rows > 0 ? units : NI_UNITS_BF16;
 }
 
-static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == type && q->block_cols == block &&
-           (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
-}
-
-/* Bytes lie both ways, and carry scales that are not the tensor's. Both of four bits under scales outside of the sum:
- * multiplied exactly without carrying these. The library has no product of two E5M2 operands. */
-static bool carry_scales(const nb_quantizer *a, const nb_quantizer *b) {
-    return ni_cuda_is_pow2(a) && ni_cuda_is_pow2(b) &&
-           !(is_4bit(a) && is_4bit(b) && scaled_outside(a) && scaled_outside(b)) &&
-           !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2);
-}
-
-ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
-    if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
-        return NI_CUDA_BF16;
-    if (cuda->major == 9 && !cuda->permits.no_fp8 && !cuda->permits.exact_fp8 && carry_scales(a, b))
-        return NI_CUDA_FP8_POW2;
-    if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
-        !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2) &&
-        (!cuda->permits.exact_fp8 || (is_4bit(a) && is_4bit(b))))
-        return NI_CUDA_FP8;
-    if (cuda->major == 9 && cuda->permits.mxfp4_fp8 && in_blocks(a, NB_SCALE_E8M0, 32) &&
-        in_blocks(b, NB_SCALE_E8M0, 32))
-        return NI_CUDA_FP8_MX;
-    if (!cuda->permits.native_fp4 || !ni_cuda_has_fp4_units(cuda->major, cuda->minor))
-        return NI_CUDA_BF16;
-    if (in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16))
-        return NI_CUDA_NVFP4;
-    return in_blocks(a, NB_SCALE_E8M0, 32) && in_blocks(b, NB_SCALE_E8M0, 32) ? NI_CUDA_MXFP4 : NI_CUDA_BF16;
-}
-
-ni_cuda_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const nb_qtensor *b) {
-    const ni_cuda_units units = ni_cuda_units_of(cuda, &a->quantizer, &b->quantizer);
-    const int64_t divisor = units == NI_CUDA_NVFP4 || units == NI_CUDA_MXFP4 ? 32 : 16;
-    return b->rows % divisor == 0 && a->cols % divisor == 0 && a->rows > 0 ? units : NI_CUDA_BF16;
-}
-
-const char *ni_cuda_units_text(ni_cuda_units units) {
+const char *ni_cuda_units_text(ni_units units) {
     static const char *const names[] = {
-        [NI_CUDA_BF16] = "bf16 cublaslt",
-        [NI_CUDA_FP8] = "fp8 cublaslt, codes exact, no fast accumulation",
-        [NI_CUDA_FP8_MX] = "fp8 cublaslt, mxfp4 codes exact, sums cut; rows too wide in fp32",
-        [NI_CUDA_FP8_POW2] = "fp8 cublaslt, powers of two in e4m3's exponents, sums cut; those too far apart in fp32",
-        [NI_CUDA_NVFP4] = "nvfp4 native cublaslt (never run on its hardware)",
-        [NI_CUDA_MXFP4] = "mxfp4 native cublaslt (never run on its hardware)",
+        [NI_UNITS_BF16] = "bf16 cublaslt",
+        [NI_UNITS_FP8] = "fp8 cublaslt, codes exact, no fast accumulation",
+        [NI_UNITS_FP8_MX] = "fp8 cublaslt, mxfp4 codes exact, sums cut; rows too wide in fp32",
+        [NI_UNITS_FP8_POW2] = "fp8 cublaslt, powers of two in e4m3's exponents, sums cut; those too far apart in fp32",
+        [NI_UNITS_NVFP4] = "nvfp4 native cublaslt (never run on its hardware)",
+        [NI_UNITS_MXFP4] = "mxfp4 native cublaslt (never run on its hardware)",
     };
     return names[units];
 }
 
 const char *ni_cuda_bf16_text(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
-    const bool mxfp4 = in_blocks(a, NB_SCALE_E8M0, 32) && in_blocks(b, NB_SCALE_E8M0, 32),
-               nvfp4 = in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16);
+    const bool mxfp4 = ni_is_in_blocks(a, NB_SCALE_E8M0, 32) && ni_is_in_blocks(b, NB_SCALE_E8M0, 32),
+               nvfp4 = ni_is_in_blocks(a, NB_SCALE_E4M3, 16) && ni_is_in_blocks(b, NB_SCALE_E4M3, 16);
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
         return "bf16 cublaslt, operands exact";
-    if ((mxfp4 || nvfp4) && ni_cuda_has_fp4_units(cuda->major, cuda->minor))
+    if ((mxfp4 || nvfp4) && ni_has_fp4_units(cuda->major, cuda->minor))
         return "bf16 cublaslt, operands exact (native_fp4: false)";
     if (cuda->major != 9)
         return "bf16 cublaslt, operands exact (on this GPU codes have no units)";
     if (mxfp4)
         return "bf16 cublaslt, operands exact (no fp8_units: mxfp4)";
-    if (!scaled_outside(a) || !scaled_outside(b))
+    if (!ni_is_scaled_outside(a) || !ni_is_scaled_outside(b))
         return "bf16 cublaslt, operands exact (scales of blocks: no FP8 units)";
     if (a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2)
         return "bf16 cublaslt, operands exact (the library has no E5M2 by E5M2)";
@@ -97,17 +60,17 @@ static int64_t blocks_of(const nb_qtensor *t) {
     return t->cols / t->quantizer.block_cols;
 }
 
-static size_t side_bytes(ni_cuda_units units, const nb_qtensor *t) {
-    if (units == NI_CUDA_NVFP4 || units == NI_CUDA_MXFP4)
+static size_t side_bytes(ni_units units, const nb_qtensor *t) {
+    if (units == NI_UNITS_NVFP4 || units == NI_UNITS_MXFP4)
         return rounded(ni_swizzled_bytes(t->rows, blocks_of(t)));
-    if (units == NI_CUDA_FP8_MX)
+    if (units == NI_UNITS_FP8_MX)
         return ni_cuda_mx_bytes(t->rows, t->cols);
-    return (is_4bit(&t->quantizer) ? rounded((size_t)(t->rows * t->cols)) : 0) +
+    return (ni_is_4bit(&t->quantizer) ? rounded((size_t)(t->rows * t->cols)) : 0) +
            rounded((size_t)t->rows * sizeof(float));
 }
 
-size_t ni_cuda_coded_bytes(ni_cuda_units units, const nb_qtensor *a, const nb_qtensor *b) {
-    return units == NI_CUDA_BF16 || units == NI_CUDA_FP8_POW2 ? 0 : side_bytes(units, a) + side_bytes(units, b);
+size_t ni_cuda_coded_bytes(ni_units units, const nb_qtensor *a, const nb_qtensor *b) {
+    return units == NI_UNITS_BF16 || units == NI_UNITS_FP8_POW2 ? 0 : side_bytes(units, a) + side_bytes(units, b);
 }
 
 /* ---- one side ---- */
@@ -126,7 +89,7 @@ static int fp8_side(const ni_cuda *cuda, const ni_cuda_coded *from, bool rows, c
     out->numbers = nb_mat_of(t->codes, type, t->rows, t->cols);
     if (from->bytes) {
         out->numbers.data = (void *)from->bytes;
-    } else if (is_4bit(&t->quantizer)) {
+    } else if (ni_is_4bit(&t->quantizer)) {
         out->numbers.data = *at;
         *at += rounded((size_t)(t->rows * t->cols));
         code = ni_cuda_launch_fp8(cuda->stream, out->numbers.data, t);
@@ -185,24 +148,24 @@ static nb_status multiply_mx(nb_backend *be, const nb_mat *c, const ni_cuda_code
                           "multiply: rows too wide for FP8", err);
 }
 
-nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const ni_cuda_coded *a,
+nb_status ni_cuda_multiply_coded(nb_backend *be, ni_units units, const nb_mat *c, const ni_cuda_coded *a,
                                  const ni_cuda_coded *b, bool accumulate, void *scratch, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     const nb_qtensor *const left = &a->codes, *const right = &b->codes;
-    const bool fp8 = units == NI_CUDA_FP8,
+    const bool fp8 = units == NI_UNITS_FP8,
                rows = ni_has_row_scales(&left->quantizer) || ni_has_row_scales(&right->quantizer);
     char *at = scratch;
     side x, y;
-    if (units == NI_CUDA_FP8_MX)
+    if (units == NI_UNITS_FP8_MX)
         return multiply_mx(be, c, a, b, accumulate, scratch, err);
     int code = fp8 ? fp8_side(cuda, a, rows, &at, &x) : fp4_side(cuda, left, &at, &x);
     if (!code)
         code = fp8 ? fp8_side(cuda, b, rows, &at, &y) : fp4_side(cuda, right, &at, &y);
     ni_cuda_product p = {.c = *c, .trans_b = true, .beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL};
-    p.scaling = units == NI_CUDA_NVFP4   ? NI_CUDA_SCALING_16
-                : units == NI_CUDA_MXFP4 ? NI_CUDA_SCALING_32
-                : rows                   ? NI_CUDA_SCALING_ROWS
-                                         : NI_CUDA_SCALING_WORD;
+    p.scaling = units == NI_UNITS_NVFP4   ? NI_CUDA_SCALING_16
+                : units == NI_UNITS_MXFP4 ? NI_CUDA_SCALING_32
+                : rows                    ? NI_CUDA_SCALING_ROWS
+                                          : NI_CUDA_SCALING_WORD;
     if (!code && !fp8 && (left->tensor_scale || right->tensor_scale)) {
         p.alpha = cuda->words + NI_CUDA_ALPHA;
         code = ni_cuda_launch_multiply_words(cuda->stream, cuda->words + NI_CUDA_ALPHA, left->tensor_scale,

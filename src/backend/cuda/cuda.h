@@ -50,11 +50,6 @@ typedef struct ni_cuda {
 /* Words of ni_cuda.words; MENDED counts, as an integer, rows that units for 8 bits could not multiply (mx_bytes.h). */
 enum { NI_CUDA_ZERO, NI_CUDA_ONE, NI_CUDA_ALPHA, NI_CUDA_MENDED, NI_CUDA_WORDS = 16 };
 
-/* Units that multiply block-scaled four-bit codes. */
-static inline bool ni_cuda_has_fp4_units(int major, int minor) {
-    return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
-}
-
 /* A sum of products is one contraction (joined.h); dW of several layers is one launch (parted.h). */
 static inline bool ni_cuda_joins(const ni_cuda *cuda) {
     return cuda->major == 9 && cuda->minor == 0;

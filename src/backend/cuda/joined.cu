@@ -98,9 +98,14 @@ static bool map_operands(CUtensorMap *a, CUtensorMap *b, const nb_mat *left, con
 }
 
 bool ni_cuda_can_join(const ni_cuda_joined *j) {
+    const ni_cuda_joined_term *first = j->terms;
     bool can = j->count > 0 && j->count <= MOST && can_map(&j->c) && j->c.cols % 2 == 0;
-    for (int i = 0; i < j->count && can; i++)
-        can = can_map(&j->terms[i].a) && can_map(&j->terms[i].b);
+    const bool bytes = can && first->b.dtype == NB_E4M3;
+    for (int i = 0; i < j->count && can; i++) {
+        const ni_cuda_joined_term *t = &j->terms[i];
+        can = can_map(&t->a, bytes) && can_map(&t->b, bytes) && t->a.dtype == first->a.dtype &&
+              t->b.dtype == first->b.dtype;
+    }
     return can && tile_encoder();
 }
 

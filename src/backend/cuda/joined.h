@@ -31,12 +31,12 @@ typedef struct ni_cuda_joined {
     const uint32_t *found; /* bytes: where it is not 0, C begins with what stands in `room`; NULL: it is not read */
 } ni_cuda_joined;
 
-/* On compute capability 9.0 (cuda.h: ni_cuda_joins): whether addresses and strides are multiples of 16 bytes. */
+/* On compute capability 9.0 (cuda.h: ni_cuda_joins): whether all terms are of one type and addresses and strides are
+ * multiples of 16 bytes; of bytes too. */
 bool ni_cuda_can_join(const ni_cuda_joined *j);
 int ni_cuda_launch_joined(void *stream, const ni_cuda_joined *j, int multiprocessors);
 
-/* joined_bytes.cu: the same of bytes, every B [N, K]; sums are cut as those of all units for 8 bits are (coded.h). */
-bool ni_cuda_can_join_bytes(const ni_cuda_joined *j);
+/* joined_bytes.cu: the same of bytes, every B [N, K]; sums are cut as those of all units for 8 bits are (units.h). */
 int ni_cuda_launch_joined_bytes(void *stream, const ni_cuda_joined *j, int multiprocessors);
 
 #ifdef __cplusplus

@@ -120,14 +120,6 @@ static __global__ void __launch_bounds__(THREADS, 1) joined_bytes_kernel(const _
 
 /* ---- the host's side ---- */
 
-bool ni_cuda_can_join_bytes(const ni_cuda_joined *j) {
-    bool can = j->count > 0 && j->count <= MOST && can_map(&j->c) && j->c.cols % 2 == 0;
-    for (int i = 0; i < j->count && can; i++)
-        can = can_map(&j->terms[i].a, true) && can_map(&j->terms[i].b, true) && j->terms[i].b.dtype == NB_E4M3 &&
-              j->terms[i].a.dtype == j->terms[0].a.dtype;
-    return can && tile_encoder();
-}
-
 int ni_cuda_launch_joined_bytes(void *stream, const ni_cuda_joined *j, int multiprocessors) {
     joined_bytes w = {};
     bool good = map_tiles(&w.c, &j->c, GROUP_ROWS);

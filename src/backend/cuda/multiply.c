@@ -43,14 +43,14 @@ static ni_cuda_coded coded_of(const nb_operand *o) {
 }
 
 /* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
-static ni_cuda_units units_of(nb_backend *be, const nb_operand *a, const nb_operand *b, size_t *bytes) {
+static ni_units units_of(nb_backend *be, const nb_operand *a, const nb_operand *b, size_t *bytes) {
     *bytes = 0;
     if (!a || ni_is_plain(a) || ni_is_plain(b))
-        return NI_CUDA_BF16;
+        return NI_UNITS_BF16;
     const nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
-    const ni_cuda_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
-    if (units == NI_CUDA_FP8_POW2 && !(a->form & b->form & NI_CUDA_POW2)) /* made for another product */
-        return NI_CUDA_BF16;
+    const ni_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
+    if (units == NI_UNITS_FP8_POW2 && !(a->form & b->form & NI_CUDA_POW2)) /* made for another product */
+        return NI_UNITS_BF16;
     *bytes = ni_cuda_coded_bytes(units, &x, &y);
     return units;
 }
@@ -139,10 +139,10 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
     ni_cuda *cuda = ni_cuda_of(be);
     side x, y;
     size_t bytes;
-    const ni_cuda_units units = units_of(be, a, b, &bytes);
-    if (units == NI_CUDA_FP8_POW2)
+    const ni_units units = units_of(be, a, b, &bytes);
+    if (units == NI_UNITS_FP8_POW2)
         return ni_cuda_multiply_pow2(be, c, a, b, accumulate, err);
-    if (units != NI_CUDA_BF16) {
+    if (units != NI_UNITS_BF16) {
         const ni_cuda_coded first = coded_of(a), second = coded_of(b);
         void *memory = take(&scratch, bytes);
         if (bytes && !memory)
@@ -234,8 +234,8 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
     *done = false;
     if (!is_product_and_sparse(c, terms, count))
         return NB_OK;
-    const ni_cuda_units units = units_of(be, terms[0].a, terms[0].b, &bytes);
-    const bool bare = units == NI_CUDA_BF16;
+    const ni_units units = units_of(be, terms[0].a, terms[0].b, &bytes);
+    const bool bare = units == NI_UNITS_BF16;
     if (bare) {
         NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
         NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
@@ -264,14 +264,14 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
 
 /* ---- a sum as one contraction ---- */
 
-static bool is_product_by(nb_backend *be, const ni_term *t, ni_cuda_units units) {
+static bool is_product_by(nb_backend *be, const ni_term *t, ni_units units) {
     size_t bytes;
     return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == units;
 }
 
 /* All terms are products by these units, and the sum is one that the library does not make. */
 static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
-                     ni_cuda_units units) {
+                     ni_units units) {
     bool may = ni_cuda_joins(ni_cuda_of(be)) && c->dtype == NB_BF16 && !accumulate && count > 1 &&
                count <= NI_CUDA_JOINED_MOST;
     for (int32_t i = 0; i < count && may; i++)
@@ -323,7 +323,7 @@ static bool may_part(nb_backend *be, const ni_sum *p) {
     enum { LEAST = 2048 };
     const ni_term *const t = p->terms;
     return ni_cuda_joins(ni_cuda_of(be)) && p->c.dtype == NB_F32 && p->count == 1 &&
-           is_product_by(be, t, NI_CUDA_BF16) && t->a->cols >= LEAST;
+           is_product_by(be, t, NI_UNITS_BF16) && t->a->cols >= LEAST;
 }
 
 /* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
@@ -407,7 +407,7 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
     if (done)
         return NB_OK;
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
-    const bool joins = may_join(be, c, terms, count, accumulate, NI_CUDA_BF16);
+    const bool joins = may_join(be, c, terms, count, accumulate, NI_UNITS_BF16);
     const size_t bytes = room_for(be, c, terms, count, joins);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
@@ -418,7 +418,7 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
         NB_TRY(multiply_and_finish(be, scratch, c, terms, count, &done, err));
     if (joins)
         NB_TRY(multiply_joined(be, scratch, c, terms, count, &done, err));
-    if (may_join(be, c, terms, count, accumulate, NI_CUDA_FP8_POW2))
+    if (may_join(be, c, terms, count, accumulate, NI_UNITS_FP8_POW2))
         NB_TRY(multiply_bytes_joined(be, scratch, c, terms, count, &done, err));
     if (done)
         return NB_OK;
@@ -438,10 +438,10 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
 }
 
 const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    const ni_cuda_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
-    if (units == NI_CUDA_FP8_POW2 && ni_has_tensor_scale(a) && ni_has_tensor_scale(b)) /* nothing is carried */
-        return ni_cuda_units_text(NI_CUDA_FP8);
-    if (units != NI_CUDA_BF16)
+    const ni_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
+    if (units == NI_UNITS_FP8_POW2 && ni_has_tensor_scale(a) && ni_has_tensor_scale(b)) /* nothing is carried */
+        return ni_cuda_units_text(NI_UNITS_FP8);
+    if (units != NI_UNITS_BF16)
         return ni_cuda_units_text(units);
     switch (ni_product_of(a, b)) {
     case NI_PRODUCT_NONE:

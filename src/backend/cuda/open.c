@@ -102,7 +102,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_describe(int de
     facts->minor = cuda.minor;
     look_for_cudnn(facts);
     facts->fp8_units = cuda.major == 9;
-    facts->fp4_units = ni_cuda_has_fp4_units(cuda.major, cuda.minor);
+    facts->fp4_units = ni_has_fp4_units(cuda.major, cuda.minor);
     return NB_OK;
 }
 

@@ -213,7 +213,7 @@ static bool has_same_values(const nb_operand *out, const nb_operand *from) {
 static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_operand *from) {
     const nb_quantizer *q = &out->quantizer;
     return !out->reread && ni_has_column_scales(q) && from->quantizer.scale_type == NB_SCALE_F32 &&
-           from->quantizer.block_rows == 1 && ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
+           from->quantizer.block_rows == 1 && ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_UNITS_BF16;
 }
 
 /* Its values are to hold what the codes decode to: the operand, and where that goes. */
@@ -252,7 +252,7 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
         return decode_across(be, out, from, err);
     }
     out->form = ni_cuda_goes_as_pow2(be, out) ? NI_CUDA_POW2 : 0;
-    const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+    const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_UNITS_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
     if (same) {
         out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);

@@ -28,9 +28,10 @@ nb_status ni_cuda_fill_pow2(nb_backend *be, const nb_operand *const *operands, i
 /* 8-bit codes of BF16 numbers whose maximum is known, and what a product reads of them. */
 nb_status ni_cuda_make_pow2_numbers(nb_backend *be, const ni_cuda_double_source *from, const uint32_t *amax,
                                     const nb_operand *out, nb_error *err);
-/* 8-bit codes of four-bit ones, and what a product reads of them; whether that can be. */
+/* 8-bit codes of four-bit ones, and what a product reads of them, NI_CUDA_LIST_MOST at most; whether that can be. */
 bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_making *making);
-nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err);
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *const *from, const ni_making *const *makings, int count,
+                              nb_error *err);
 /* `out`, turned, reads what lies with `from`; false: it does not. */
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from);
 /* The operand whose memory it reads, which is turned where that was borrowed. */

@@ -48,7 +48,7 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
     const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
     const size_t behind =
-        ni_cuda_is_pow2(&operand->quantizer) ? ni_cuda_pow2_room(&operand->quantizer, operand->rows, operand->cols) : 0;
+        ni_is_pow2(&operand->quantizer) ? ni_cuda_pow2_room(&operand->quantizer, operand->rows, operand->cols) : 0;
     return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : behind > values ? behind : values);
 }
 

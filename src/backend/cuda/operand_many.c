@@ -50,6 +50,20 @@ typedef struct columns_list {
     int count;
 } columns_list;
 
+typedef struct recode_list {
+    const nb_operand *from[NI_CUDA_LIST_MOST];
+    const ni_making *at[NI_CUDA_LIST_MOST];
+    int count;
+} recode_list;
+
+static nb_status recode(nb_backend *be, const recode_list *list, nb_error *err) {
+    if (list->count)
+        NB_TRY(ni_cuda_recode_pow2(be, list->from, list->at, list->count, err));
+    for (int i = 0; i < list->count; i++)
+        ni_cuda_alphas_changed(be, list->at[i]->out->outer);
+    return NB_OK;
+}
+
 /* A matrix in BF16, as it lies. */
 static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casting *cast) {
     const nb_mat *from = source->numbers, *to = &m->out->numbers;
@@ -68,14 +82,21 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     weight_list list;
     row_list rows;
     columns_list columns;
+    recode_list recoded;
     ni_cuda_casting casts[NI_CUDA_LIST_MOST];
     ni_cuda_weight w;
     int cast = 0;
-    list.count = rows.count = columns.count = 0;
+    list.count = rows.count = columns.count = recoded.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
         made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
         cast += made[i];
+        if (made[i])
+            continue;
+        made[i] = ni_cuda_recodes_pow2(be, &sources[i], &makings[i]);
+        recoded.from[recoded.count] = sources[i].operand;
+        recoded.at[recoded.count] = &makings[i];
+        recoded.count += made[i];
         if (made[i])
             continue;
         made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
@@ -94,6 +115,7 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     if (columns.count)
         NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
     NB_TRY(make_weights(be, &list, err));
+    NB_TRY(recode(be, &recoded, err));
     if (cast)
         NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
     const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);

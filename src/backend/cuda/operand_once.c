@@ -106,7 +106,7 @@ bool ni_cuda_knows_amax(nb_backend *be, const ni_source *source, const ni_making
 bool ni_cuda_are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || making->stats || out->reread ||
-           ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+           ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_UNITS_BF16;
 }
 
 bool ni_cuda_scaled_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
@@ -359,7 +359,7 @@ static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cu
                             const ni_making *making, ni_cuda_tile_copy *copy, nb_error *err) {
     nb_operand *const out = making->out;
     *copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
-    if (ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
+    if (ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_UNITS_FP8_MX &&
         ni_making_is_whole(source, making)) {
         copy->values = NULL;
         out->form = NI_CUDA_BYTES;
@@ -444,7 +444,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             NB_TRY(ni_cuda_make_vector(be, source, &from, m, err));
         } else if (!done[i] && ni_cuda_recodes_pow2(be, source, m)) {
             done[i] = NI_CUDA_MADE;
-            NB_TRY(ni_cuda_recode_pow2(be, source->operand, m, err));
+            NB_TRY(ni_cuda_recode_pow2(be, &source->operand, &m, 1, err));
         } else if (!done[i] && ni_cuda_list_columns(be, source, m, &columns)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(ni_cuda_make_column(be, &columns, m->out, err));

@@ -42,7 +42,7 @@ static int32_t makings_of_first(const ni_making *makings, int32_t count) {
 
 static bool is_patched_in_codes(nb_backend *be, const ni_making *whole) {
     return whole->shown || !whole->spent ||
-           ni_cuda_units_of(ni_cuda_of(be), &whole->out->quantizer, &whole->out->other) != NI_CUDA_BF16;
+           ni_cuda_units_of(ni_cuda_of(be), &whole->out->quantizer, &whole->out->other) != NI_UNITS_BF16;
 }
 
 /* Another operand of the same numbers, which differs in the columns of its pieces alone. */

@@ -36,7 +36,7 @@ bool ni_cuda_is_vector_copy(const ni_source *source, const ni_making *making, ni
 static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
     const nb_quantizer *q = &o->quantizer;
     return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
-           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
+           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_UNITS_FP8;
 }
 
 /* The operand as the kernels see it; its amax is still to be found. */
@@ -166,4 +166,33 @@ nb_status ni_cuda_make_clamped(nb_backend *be, const ni_clamping *c, const ni_ma
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_clamp_codes(stream_of(be), &v, c->rest, c->x, c->low, c->high),
                           "quantize: clamped vectors", err));
     return making->out->form & NI_CUDA_POW2 ? ni_cuda_fill_values(be, making->out, err) : NB_OK;
+}
+
+/* Whether numbers alone can be made, and their maximum with them, of which `dense` is made. */
+static bool is_compensated(const ni_clamping *c, const ni_making *making, const nb_mat *numbers,
+                           const ni_making *dense) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const ni_source of = {.numbers = c->x}, sum = {.numbers = numbers};
+    ni_cuda_double_source from;
+    return !c->whole && !c->rest->exact && ni_has_row_scales(q) && ni_cuda_compensates(q, numbers, c->x) &&
+           ni_cuda_is_vector_copy(&of, making, &from) && !from.wide &&
+           ni_has_tensor_scale(ni_making_quantizer(dense)) && ni_cuda_is_vector_copy(&sum, dense, &from);
+}
+
+nb_status ni_cuda_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
+                                   const ni_making *dense, nb_error *err) {
+    const ni_source of = {.numbers = c->x};
+    nb_mat sum = *c->clamped;
+    sum.amax = dense->out->memory;
+    if (!is_compensated(c, making, &sum, dense))
+        return ni_compose_compensated(be, c, making, dense, err);
+    NB_TRY(ni_clamp_check(&sum, c->rest, c->x, c->low, c->high, false, err));
+    NB_TRY(ni_check_making(&of, making, err));
+    making->out->form = NI_CUDA_UNCODED;
+    making->out->outer = NULL;
+    const ni_cuda_compensated to = {sum.data, sum.stride, ni_making_quantizer(making)->rule, sum.amax};
+    ni_cuda_fill_zero(be, sum.amax, sizeof *sum.amax);
+    NB_TRY(ni_cuda_status(be, ni_cuda_launch_compensated(stream_of(be), &to, c->x, c->low, c->high),
+                          "clamp, round to INT4, add the rest", err));
+    return be->ops->make_operands(be, &(ni_source){.numbers = &sum}, dense, 1, err);
 }

@@ -16,7 +16,7 @@ static bool in_sixteens(const nb_operand *o) {
 }
 
 bool ni_cuda_goes_as_pow2(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_FP8_POW2 && in_sixteens(o);
+    return ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_FP8_POW2 && in_sixteens(o);
 }
 
 nb_operand ni_cuda_pow2_as_made(const nb_operand *o) {
@@ -65,20 +65,27 @@ bool ni_cuda_recodes_pow2(nb_backend *be, const ni_source *source, const ni_maki
 }
 
 /* The codes that are kept are those of its own rows. */
-nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *from, const ni_making *making, nb_error *err) {
+static ni_cuda_recoding recoding_of(const nb_operand *from, const ni_making *making) {
     nb_operand *const out = making->out;
     const ni_cuda_pow2 parts = parts_of(out);
     const bool turned = making->transpose;
     out->form = NI_CUDA_POW2;
     out->outer = parts.scale;
-    const ni_cuda_recoding r = {.from = ni_codes_of(from),
-                                .bytes = turned ? parts.turned : parts.bytes,
-                                .turned = turned ? parts.bytes : parts.turned,
-                                .scale = parts.scale,
-                                .amax = out->memory,
-                                .rule = ni_making_quantizer(making)->rule};
-    return ni_cuda_status(be, ni_cuda_launch_recode(ni_cuda_of(be)->stream, &r), "quantize: codes anew, both ways",
-                          err);
+    return (ni_cuda_recoding){.from = ni_codes_of(from),
+                              .bytes = turned ? parts.turned : parts.bytes,
+                              .turned = turned ? parts.bytes : parts.turned,
+                              .scale = parts.scale,
+                              .rule = ni_making_quantizer(making)->rule};
+}
+
+nb_status ni_cuda_recode_pow2(nb_backend *be, const nb_operand *const *from, const ni_making *const *makings, int count,
+                              nb_error *err) {
+    ni_cuda_recoding list[NI_CUDA_LIST_MOST];
+    uint32_t *const amaxes = ni_cuda_scratch(be, (size_t)count * sizeof *amaxes, "maxima of codes");
+    for (int i = 0; i < count; i++)
+        list[i] = recoding_of(from[i], makings[i]);
+    return ni_cuda_status(be, amaxes ? ni_cuda_launch_recode(ni_cuda_of(be)->stream, list, count, amaxes) : 0,
+                          "quantize: codes anew, both ways", err);
 }
 
 bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from) {
@@ -93,9 +100,8 @@ bool ni_cuda_borrow_pow2(nb_backend *be, nb_operand *out, const nb_operand *from
 /* ---- by units of BF16 ---- */
 
 static bool in_bf16(nb_backend *be, const nb_operand *o) {
-    return ni_cuda_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 &&
-           !nb_quantizer_is_bf16(&o->other) &&
-           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_CUDA_BF16;
+    return ni_is_pow2(&o->quantizer) && o->quantizer.element == NB_ELEMENT_E2M1 && !nb_quantizer_is_bf16(&o->other) &&
+           ni_cuda_units_of(ni_cuda_of(be), &o->quantizer, &o->other) == NI_UNITS_BF16;
 }
 
 bool ni_cuda_is_carried(nb_backend *be, const nb_operand *o) {
@@ -147,7 +153,7 @@ nb_status ni_cuda_multiply_pow2(nb_backend *be, const nb_mat *c, const nb_operan
                           "multiply: vectors too far apart for FP8", err);
 }
 
-/* What is not exact is summed before, in FP32, and C begins with it. */
+/* What is not exact is summed before, in FP32, and C begins with it; of 8-bit codes all is exact. */
 nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count,
                                        float *room, uint32_t *found, bool *done, nb_error *err) {
     _Static_assert((int)NI_CUDA_JOINED_MOST == (int)NI_CUDA_APART_MOST, "terms of a sum");
@@ -158,19 +164,22 @@ nb_status ni_cuda_multiply_pow2_joined(nb_backend *be, const nb_mat *c, const ni
                             .count = count,
                             .found = found,
                             .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
-    ni_cuda_joined j = {.c = *c, .count = count, .room = room, .found = found};
+    ni_cuda_joined j = {.c = *c, .count = count, .room = room};
     for (int32_t i = 0; i < count; i++) {
         m.terms[i] = mend_of(cuda, c, terms[i].a, terms[i].b);
         j.terms[i] = (ni_cuda_joined_term){.a = bytes_of(terms[i].a, &m.terms[i].a),
                                            .b = bytes_of(terms[i].b, &m.terms[i].b),
                                            .alpha = m.terms[i].a.scale,
                                            .second = m.terms[i].b.scale};
+        if (m.terms[i].a.wide || m.terms[i].b.wide)
+            j.found = found;
     }
-    *done = ni_cuda_can_join_bytes(&j);
+    *done = ni_cuda_can_join(&j);
     if (!*done)
         return NB_OK;
-    NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
-                          "multiply: vectors too far apart for FP8", err));
+    if (j.found)
+        NB_TRY(ni_cuda_status(be, ni_cuda_launch_pow2_apart(cuda->stream, &m, cuda->multiprocessors),
+                              "multiply: vectors too far apart for FP8", err));
     return ni_cuda_status(be, ni_cuda_launch_joined_bytes(cuda->stream, &j, cuda->multiprocessors),
                           "multiply: products of bytes joined", err);
 }

@@ -15,13 +15,6 @@ static size_t rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
 }
 
-bool ni_cuda_is_pow2(const nb_quantizer *q) {
-    const bool wide = q->element == NB_ELEMENT_E4M3 || q->element == NB_ELEMENT_E5M2,
-               vectors = ni_has_row_scales(q) || ni_has_column_scales(q);
-    return q->hadamard_size == 0 &&
-           ((wide && ni_has_tensor_scale(q)) || (q->rule == NB_RULE_POW2 && q->element == NB_ELEMENT_E2M1 && vectors));
-}
-
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols) {
     const size_t one_way = rounded((size_t)(rows * cols));
     if (q->element != NB_ELEMENT_E2M1)

@@ -31,8 +31,6 @@ typedef struct ni_cuda_pow2 {
     uint32_t *list;          /* [*wide] which ones, ascending */
 } ni_cuda_pow2;
 
-/* E2M1 under powers of two of rows or of columns; E4M3 or E5M2 under one scale of the tensor, whatever its rule. */
-bool ni_cuda_is_pow2(const nb_quantizer *q);
 /* Room behind the codes, 64-byte aligned, and what lies where in it. */
 size_t ni_cuda_pow2_room(const nb_quantizer *q, int64_t rows, int64_t cols);
 ni_cuda_pow2 ni_cuda_pow2_place(const nb_qtensor *codes, void *room);

@@ -208,6 +208,17 @@ int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const 
 bool ni_cuda_clamps_into_codes(const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x);
 int ni_cuda_launch_clamp_codes(void *stream, const ni_cuda_vector *v, const ni_sparse *rest, const nb_mat *x,
                                int64_t low, int64_t high);
+
+/* x clamped so, rounded to INT4 under a scale a row and back, and what was cut off added, as decode_with_rest has it
+ * (clamp_counted.cu). */
+typedef struct ni_cuda_compensated {
+    uint16_t *out; /* BF16 [rows, cols] */
+    int64_t stride;
+    nb_scale_rule rule; /* of the scales */
+    uint32_t *amax;     /* [1] joined with the largest magnitude */
+} ni_cuda_compensated;
+bool ni_cuda_compensates(const nb_quantizer *q, const nb_mat *out, const nb_mat *x);
+int ni_cuda_launch_compensated(void *stream, const ni_cuda_compensated *to, const nb_mat *x, int64_t low, int64_t high);
 /* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
 int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
 /* The same under a scale a column, of FP32 numbers or of what masters are kept in; whole, columns in sixteens. */

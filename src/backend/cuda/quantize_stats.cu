@@ -7,7 +7,7 @@
  *                   their squares are far from its ends, and blocks in double
  */
 #include "backend/cuda/element.cuh"
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/sixteen.cuh"
 
 enum { THREADS = 256, CHUNK_ROWS = 16, MOST_BLOCKS = NI_CUDA_STATS_PARTS };
 
@@ -90,50 +90,6 @@ static __global__ void total_of_parts(nb_quantize_stats *total, const nb_quantiz
     *total = of[0];
 }
 
-/* ---- any codes ---- */
-
-/* Blocks with something in them whose scale byte is 0; a tile of 16x16 counts once. */
-static __device__ uint32_t zero_scales(const nb_qtensor &t, const float *x, int64_t r0, int64_t rows) {
-    uint32_t found = 0;
-    const int64_t tile = t.quantizer.block_rows;
-    if (t.quantizer.scale_type != NB_SCALE_E4M3)
-        return 0;
-    for (int64_t b = threadIdx.x; b < (rows + tile - 1) / tile * (t.cols / 16); b += blockDim.x) {
-        int64_t r = r0 + b / (t.cols / 16) * tile, c = b % (t.cols / 16) * 16;
-        uint32_t any = 0;
-        if (t.scales[r * (t.cols / 16) + c / 16])
-            continue;
-        for (int64_t i = r; i < r + tile && i < r0 + rows; i++)
-            for (int64_t k = c; k < c + 16; k++)
-                any |= ni_f32_magnitude(x[i * t.cols + k]);
-        found += any != 0;
-    }
-    return found;
-}
-
-static __global__ void stats_of_chunk(nb_quantize_stats *chunks, nb_qtensor t, const float *x) {
-    const int64_t r0 = (int64_t)blockIdx.x * CHUNK_ROWS, rows = t.rows - r0 < CHUNK_ROWS ? t.rows - r0 : CHUNK_ROWS;
-    const float largest = ni_element_max(t.quantizer.element);
-    counted mine = {};
-    for (int64_t i = threadIdx.x; i < rows * t.cols; i += blockDim.x) {
-        const int64_t r = r0 + i / t.cols, c = i % t.cols;
-        count(&mine, x[r0 * t.cols + i], ni_decoded(t, r, c, true),
-              saturation_limit(largest, ni_scale_of(t, r, c, true)));
-    }
-    mine.zero_scales = zero_scales(t, x, r0, rows);
-    leave_total(&chunks[blockIdx.x], mine);
-}
-
-int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *chunks, const nb_qtensor *t,
-                           int64_t blocks, const float *x) {
-    cudaStream_t on = (cudaStream_t)stream;
-    const int64_t bands = (t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    if (bands > 0)
-        stats_of_chunk<<<(unsigned)bands, THREADS, 0, on>>>(chunks, *t, x);
-    total_of_parts<<<1, THREADS, 0, on>>>(total, chunks, bands, t->rows * t->cols, blocks);
-    return cudaGetLastError();
-}
-
 /* ---- a block of 16: rounding keeps signs, so magnitudes tell everything ---- */
 
 typedef struct coded_block {
@@ -142,9 +98,16 @@ typedef struct coded_block {
     uint8_t byte;
 } coded_block;
 
+static __device__ float scale_of_tensor(const nb_qtensor &t) {
+    return t.tensor_scale ? *t.tensor_scale : 1.0f;
+}
+
+static __device__ coded_block block_of(uint2 codes, uint8_t byte, float of_tensor) {
+    return {codes, ni_f32_mul(ni_e4m3_value(byte), of_tensor), byte};
+}
+
 static __device__ coded_block block_at(const nb_qtensor &t, int64_t block, float of_tensor) {
-    const uint8_t byte = t.scales[block];
-    return {((const uint2 *)t.codes)[block], ni_f32_mul(ni_e4m3_value(byte), of_tensor), byte};
+    return block_of(((const uint2 *)t.codes)[block], t.scales[block], of_tensor);
 }
 
 /* Bytes of a and b by the nibbles of a selector; with 8 added eight times the sign of that byte. (__byte_perm leaves the
@@ -217,6 +180,76 @@ static __device__ void count_block(counted *s, const float *x, uint32_t amax, co
         add_wide_errors(s, x, q, b.scale);
 }
 
+/* ---- any codes ---- */
+
+/* Blocks with something in them whose scale byte is 0; a tile of 16x16 counts once. */
+static __device__ uint32_t zero_scales(const nb_qtensor &t, const float *x, int64_t r0, int64_t rows) {
+    uint32_t found = 0;
+    const int64_t tile = t.quantizer.block_rows;
+    if (t.quantizer.scale_type != NB_SCALE_E4M3)
+        return 0;
+    for (int64_t b = threadIdx.x; b < (rows + tile - 1) / tile * (t.cols / 16); b += blockDim.x) {
+        int64_t r = r0 + b / (t.cols / 16) * tile, c = b % (t.cols / 16) * 16;
+        uint32_t any = 0;
+        if (t.scales[r * (t.cols / 16) + c / 16])
+            continue;
+        for (int64_t i = r; i < r + tile && i < r0 + rows; i++)
+            for (int64_t k = c; k < c + 16; k++)
+                any |= ni_f32_magnitude(x[i * t.cols + k]);
+        found += any != 0;
+    }
+    return found;
+}
+
+/* Of 16 neighbours at a time, in E2M1 under a byte of E4M3 each; a thread some of so many rows. */
+static __device__ void count_sixteens(counted *s, const nb_qtensor &t, const float *x, int64_t r0, int64_t rows) {
+    const float of_tensor = scale_of_tensor(t);
+    const int64_t first = r0 * (t.cols / 16);
+    for (int i = threadIdx.x; i < (int)(rows * (t.cols / 16)); i += THREADS) {
+        const coded_block b = block_at(t, first + i, of_tensor);
+        const float limit = saturation_limit(6.0f, b.scale);
+        float numbers[16], q[16];
+        ni_load_sixteen(numbers, x + (first + i) * 16);
+        magnitudes_of(q, b.codes.x);
+        magnitudes_of(q + 8, b.codes.y);
+#pragma unroll
+        for (int k = 0; k < 16; k++)
+            count(s, ni_f32_abs(numbers[k]), ni_f32_mul(q[k], b.scale), limit);
+    }
+}
+
+static __device__ bool are_sixteens(const nb_qtensor &t, const float *x) {
+    return t.quantizer.element == NB_ELEMENT_E2M1 && t.quantizer.scale_type == NB_SCALE_E4M3 && !t.outer_scales &&
+           t.cols % 16 == 0 && (uintptr_t)t.codes % 8 == 0 && (uintptr_t)x % 16 == 0;
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    stats_of_chunk(nb_quantize_stats *chunks, nb_qtensor t, const float *x) {
+    const int64_t r0 = (int64_t)blockIdx.x * CHUNK_ROWS, rows = t.rows - r0 < CHUNK_ROWS ? t.rows - r0 : CHUNK_ROWS;
+    const float largest = ni_element_max(t.quantizer.element);
+    const bool sixteens = are_sixteens(t, x);
+    counted mine = {};
+    if (sixteens)
+        count_sixteens(&mine, t, x, r0, rows);
+    for (int64_t i = threadIdx.x; !sixteens && i < rows * t.cols; i += blockDim.x) {
+        const int64_t r = r0 + i / t.cols, c = i % t.cols;
+        count(&mine, x[r0 * t.cols + i], ni_decoded(t, r, c, true),
+              saturation_limit(largest, ni_scale_of(t, r, c, true)));
+    }
+    mine.zero_scales = zero_scales(t, x, r0, rows);
+    leave_total(&chunks[blockIdx.x], mine);
+}
+
+int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *chunks, const nb_qtensor *t,
+                           int64_t blocks, const float *x) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const int64_t bands = (t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    if (bands > 0)
+        stats_of_chunk<<<(unsigned)bands, THREADS, 0, on>>>(chunks, *t, x);
+    total_of_parts<<<1, THREADS, 0, on>>>(total, chunks, bands, t->rows * t->cols, blocks);
+    return cudaGetLastError();
+}
+
 /* ---- magnitudes in pairs of BF16 numbers ---- */
 
 /* What a magnitude may be, as BF16; halves of one pair may be of two blocks. */
@@ -253,10 +286,6 @@ template <int PAIRS> static __device__ void count_pairs(counted *s, const uint32
 }
 
 /* ---- tiles ---- */
-
-static __device__ float scale_of_tensor(const nb_qtensor &t) {
-    return t.tensor_scale ? *t.tensor_scale : 1.0f;
-}
 
 /* Blocks along the rows of the source: 16 neighbours a thread. */
 static __global__ void __launch_bounds__(THREADS)
@@ -332,26 +361,69 @@ static __device__ void count_turned(counted *s, const uint32_t *pairs, bool seco
     s->zero_scales += b.byte == 0 && any != 0;
 }
 
-/* Blocks down its columns: 16 numbers of two columns a thread, four times, so that all of a sector of codes is read. */
+/* Four blocks of a column, one below the other: their bytes, and the codes of two of them. A lane's are far from its
+ * neighbours', so it reads as few times as it can, if they are ALIGNED. */
+typedef struct blocks_below {
+    uint32_t bytes;
+    uint2 codes[2];
+} blocks_below;
+
+enum { BANDS = 4 };
+
+static __device__ bool are_aligned(const nb_qtensor &t) {
+    return t.cols % (16 * BANDS) == 0 && (uintptr_t)t.codes % 16 == 0 && (uintptr_t)t.scales % 4 == 0;
+}
+
+static __device__ void read_bytes(blocks_below *b, const nb_qtensor &t, int64_t block, uint32_t count, bool aligned) {
+    b->bytes = aligned ? *(const uint32_t *)(t.scales + block) : 0;
+    for (uint32_t i = 0; !aligned && i < count; i++)
+        b->bytes |= (uint32_t)t.scales[block + i] << 8 * i;
+}
+
+static __device__ void read_codes(blocks_below *b, const nb_qtensor &t, int64_t block, uint32_t count, bool aligned) {
+    const uint2 *const from = (const uint2 *)t.codes + block;
+    if (aligned) {
+        const uint4 both = *(const uint4 *)from;
+        b->codes[0] = make_uint2(both.x, both.y);
+        b->codes[1] = make_uint2(both.z, both.w);
+        return;
+    }
+    b->codes[0] = from[0];
+    if (count > 1)
+        b->codes[1] = from[1];
+}
+
+/* Block i of them. */
+static __device__ coded_block block_below(const blocks_below &b, uint32_t i, float of_tensor) {
+    return block_of(i % 2 ? b.codes[1] : b.codes[0], (uint8_t)(b.bytes >> 8 * i), of_tensor);
+}
+
+/* Blocks down its columns: 16 numbers of two columns a thread, four times. */
 template <int HOW>
 static __global__ void __launch_bounds__(THREADS)
     count_columns(nb_quantize_stats *parts, ni_cuda_tile_source s, nb_qtensor t, ni_cuda_noise noise) {
-    enum { BANDS = 4 };
     const uint32_t across = (uint32_t)(s.cols / 2), down = (uint32_t)(s.rows / 16),
                    units = (down + BANDS - 1) / BANDS * across;
     const float of_tensor = scale_of_tensor(t);
+    const bool aligned = are_aligned(t);
     const ni_noise_key key = ni_tile_noise(noise);
     const uint32_t signs = HOW == ANYHOW ? ni_signs_of(t.quantizer.hadamard_signs, &key).w[0] : 0;
     counted mine = {};
     for (uint32_t unit = blockIdx.x * THREADS + threadIdx.x; unit < units; unit += gridDim.x * THREADS) {
         const uint32_t first = unit / across * BANDS, c = unit % across * 2, end = min(first + BANDS, down);
+        blocks_below below[2];
+        for (int64_t i = 0; i < 2; i++)
+            read_bytes(&below[i], t, (c + i) * down + first, end - first, aligned);
         for (uint32_t band = first; band < end; band++) {
             uint32_t pairs[16];
 #pragma unroll
             for (int r = 0; r < 16; r++)
                 pairs[r] = *(const uint32_t *)(s.numbers + ((int64_t)16 * band + r) * s.stride + c);
-            const coded_block blocks[2] = {block_at(t, (int64_t)c * down + band, of_tensor),
-                                           block_at(t, ((int64_t)c + 1) * down + band, of_tensor)};
+            if (band % 2 == first % 2)
+                for (int64_t i = 0; i < 2; i++)
+                    read_codes(&below[i], t, (c + i) * down + band, end - band, aligned);
+            const coded_block blocks[2] = {block_below(below[0], band - first, of_tensor),
+                                           block_below(below[1], band - first, of_tensor)};
             if (HOW == ANYHOW) {
                 for (int second = 0; second < 2; second++)
                     count_turned(&mine, pairs, second, blocks[second], t.quantizer, signs);

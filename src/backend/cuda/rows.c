@@ -9,6 +9,7 @@
 #include "backend/cuda/quantize.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
+#include "backend/units.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -311,7 +312,7 @@ void ni_cuda_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, c
 
 nb_status ni_cuda_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    if (permits->native_fp4 && !ni_cuda_has_fp4_units(cuda->major, cuda->minor))
+    if (permits->native_fp4 && !ni_has_fp4_units(cuda->major, cuda->minor))
         return nb_fail(err, NB_UNSUPPORTED,
                        "native_fp4: %s has compute capability %d.%d and no units for four bits; expected 10.0, 10.3 or "
                        "12.0; hint: native_fp4: false computes the same codes in BF16",

@@ -198,17 +198,22 @@ static __device__ inline ni_noise_key ni_tile_noise(const ni_cuda_noise &n) {
     return key;
 }
 
-/* The stages of format/hadamard.h, without signs and factor. */
-static __device__ inline void ni_rotate_sixteen(float *x) {
+/* The stages of format/hadamard.h on COUNT numbers, without signs and factor, up to that which makes
+ * groups of END. */
+template <int COUNT, int END> static __device__ inline void ni_rotate_stages(float *x) {
 #pragma unroll
-    for (int half = 1; half < 16; half *= 2)
+    for (int half = 1; half < END; half *= 2)
 #pragma unroll
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < COUNT; i++)
             if (!(i & half)) {
                 const float a = x[i], b = x[i | half];
                 x[i] = ni_f32_add(a, b);
                 x[i | half] = ni_f32_sub(a, b);
             }
+}
+
+static __device__ inline void ni_rotate_sixteen(float *x) {
+    ni_rotate_stages<16, 16>(x);
 }
 
 /* ---- the grid: adding a number whose ulp is the grid's step, and taking it away, rounds exactly ----
@@ -346,15 +351,7 @@ static __device__ inline float ni_larger_or_nan(float a, float b) {
 
 /* The largest magnitude of sixteen numbers, rotated but for the factor. Inf + Inf is Inf, but their difference is NaN. */
 static __device__ inline float ni_rotated_amax(float *x) {
-#pragma unroll
-    for (int half = 1; half < 8; half *= 2)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            if (!(i & half)) {
-                const float a = x[i], b = x[i | half];
-                x[i] = ni_f32_add(a, b);
-                x[i | half] = ni_f32_sub(a, b);
-            }
+    ni_rotate_stages<16, 8>(x);
     float largest = 0.0f;
 #pragma unroll
     for (int i = 0; i < 8; i++)

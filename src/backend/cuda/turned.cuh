@@ -61,15 +61,7 @@ static __device__ inline int ni_column_of_lane(void) {
 static __device__ inline float ni_column_amax(float *x) {
     const bool odd = threadIdx.x & 1;
     float most = 0.0f;
-#pragma unroll
-    for (int half = 1; half < 4; half *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (!(i & half)) {
-                const float a = x[i], b = x[i | half];
-                x[i] = ni_f32_add(a, b);
-                x[i | half] = ni_f32_sub(a, b);
-            }
+    ni_rotate_stages<4, 4>(x);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float other = __shfl_xor_sync(~0u, x[i], 1);

@@ -48,13 +48,14 @@ void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
                   entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
 }
 
-nb_status ni_paper_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
-    return ni_compose_clamped(be, c, making, err);
-}
-
 nb_status ni_paper_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
                                     nb_error *err) {
     return ni_compose_decoded(be, out, from, s, err);
+}
+
+nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
+                                    const ni_making *dense, nb_error *err) {
+    return ni_compose_compensated(be, c, making, dense, err);
 }
 
 void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,

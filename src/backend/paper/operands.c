@@ -1,6 +1,6 @@
 /* operands.c: what quantizers and products move and compute, and how operands lie: as on the CPU, or as on Hopper,
  * where an operand is the BF16 values that its product reads and a few words, with codes beside them only where
- * somebody will read codes.
+ * somebody will read codes; or codes, and bytes of those for units for 8 bits.
  */
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/operand.h"
@@ -9,6 +9,7 @@
 #include "backend/paper/paper.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/quantize_parts.h"
+#include "backend/units.h"
 #include "format/element.h"
 #include "format/vector_scales.h"
 
@@ -59,9 +60,23 @@ static pair_text pair(const nb_quantizer *a, const nb_quantizer *b) {
     return p;
 }
 
-/* Hopper decodes codes to BF16 when it makes an operand: every product is one of BF16 numbers. */
-static ni_paper_kind kind_of(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+/* Of a product on Hopper. Units for four bits are a rate of a machine file (native_fp4), whatever lies in memory. */
+static ni_units units_of(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t n, int64_t k) {
+    const ni_units units = paper(be)->hopper ? ni_units_of(9, 0, &paper(be)->permits, a, b) : NI_UNITS_BF16;
+    return ni_units_take(units, n, k) ? units : NI_UNITS_BF16;
+}
+
+/* Of the product that an operand is made for, as far as its own shape says. */
+static ni_units units_for(nb_backend *be, const nb_operand *o) {
+    return units_of(be, &o->quantizer, &o->other, o->side == NI_RIGHT ? o->rows : 0, o->cols);
+}
+
+/* Hopper decodes to BF16 what no unit for 8 bits takes when it makes an operand. */
+static ni_paper_kind kind_of(nb_backend *be, const nb_operand *left, const nb_operand *right) {
+    const nb_quantizer *a = &left->quantizer, *b = &right->quantizer;
     const bool a_numbers = nb_quantizer_is_bf16(a), b_numbers = nb_quantizer_is_bf16(b);
+    if (units_of(be, a, b, right->rows, left->cols) != NI_UNITS_BF16)
+        return NI_PAPER_fp8;
     if (paper(be)->hopper || (a_numbers && b_numbers))
         return NI_PAPER_bf16;
     const ni_product product = a_numbers || b_numbers ? NI_PRODUCT_NONE : ni_product_of(a, b);
@@ -114,7 +129,10 @@ nb_status ni_paper_gemm_choose(nb_backend *be, const char *choices, nb_error *er
 }
 
 nb_status ni_paper_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
-    return paper(be)->hopper ? NB_OK : ni_ref_permit(be, permits, err);
+    if (!paper(be)->hopper)
+        return ni_ref_permit(be, permits, err);
+    paper(be)->permits = *permits;
+    return NB_OK;
 }
 
 nb_status ni_paper_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
@@ -138,11 +156,19 @@ size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
     return ni_is_plain(o) ? 0 : ni_canonical_bytes(o) + (size_t)round_64(numbers_bytes(o));
 }
 
+/* Beside the codes: E4M3 of those of four bits, and what units read turned where scales lie on a contraction. */
+static double bytes_beside(const nb_operand *o, ni_units units) {
+    return round_64((double)(o->rows * o->cols)) * (ni_is_4bit(&o->quantizer) + (units == NI_UNITS_FP8_POW2));
+}
+
 /* What is written of it. */
 static double kept_bytes(nb_backend *be, const nb_operand *o) {
     if (!paper(be)->hopper)
         return (double)ni_cpu_operand_bytes(&paper(be)->machine, o);
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
+    const ni_units units = units_for(be, o);
+    if (units != NI_UNITS_BF16)
+        return NI_HEAD_BYTES + (double)size.total + bytes_beside(o, units);
     return NI_HEAD_BYTES + (o->reread ? (double)size.total : round_64((double)size.outer_scales)) +
            round_64(numbers_bytes(o));
 }
@@ -152,10 +178,18 @@ static double read_bytes(nb_backend *be, const nb_operand *o) {
     if (ni_is_plain(o))
         return ni_paper_mat_bytes(&o->numbers);
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
+    if (units_for(be, o) != NI_UNITS_BF16)
+        return (double)(o->rows * o->cols) + (double)size.outer_scales;
     if (paper(be)->hopper)
         return numbers_bytes(o) + (double)size.outer_scales;
     const size_t all = ni_cpu_operand_bytes(&paper(be)->machine, o), canonical = ni_canonical_bytes(o);
     return all > canonical ? (double)(all - canonical) : (double)size.total;
+}
+
+/* What is read of an operand that another is made of: on Hopper its codes. */
+static double source_bytes(nb_backend *be, const nb_operand *o) {
+    return paper(be)->hopper && !ni_is_plain(o) ? (double)nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total
+                                                : read_bytes(be, o);
 }
 
 static double elements(const nb_mat *numbers, const nb_operand *operand) {
@@ -222,7 +256,7 @@ static nb_status make(nb_backend *be, const ni_source *source, const ni_making *
     double read = n / elements(source->numbers, source->operand) *
                   (produced          ? 0
                    : source->numbers ? ni_paper_mat_bytes(source->numbers)
-                                     : read_bytes(be, source->operand));
+                                     : source_bytes(be, source->operand));
     if (source->minus)
         read += (double)nb_qtensor_bytes(&source->minus->quantizer, rows, cols).total;
     for (int32_t i = 0; i < count; i++) {
@@ -292,6 +326,18 @@ nb_status ni_paper_make_produced(nb_backend *be, const ni_producer *from, const 
     return NB_OK;
 }
 
+/* On Hopper rows that are clamped go into codes in one kernel, and are not written (cuda/clamp_warp.cu). */
+nb_status ni_paper_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const bool up = q->element == NB_ELEMENT_E2M1 && q->round == NB_ROUND_UP,
+               even = q->element == NB_ELEMENT_INT4 && q->round == NB_ROUND_EVEN;
+    if (!paper(be)->hopper || c->whole || (c->rest && c->rest->exact) || !ni_has_row_scales(q) || !(up || even))
+        return ni_compose_clamped(be, c, making, err);
+    NB_TRY(ni_paper_clamp_rows(be, c->clamped, c->rest, c->x, c->low, c->high, false, err));
+    ni_paper_unwritten(be, NI_PAPER_ROW_clamp_rows, ni_paper_mat_bytes(c->clamped));
+    return make(be, &(ni_source){.numbers = c->clamped}, making, 1, true, err);
+}
+
 nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                              nb_error *err) {
     for (int32_t i = 0; i < count; i++)
@@ -299,12 +345,16 @@ nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_
     return NB_OK;
 }
 
-/* Hopper reads values under one scale, or under tiles, either way where they lie; codes are turned if somebody reads
- * them. */
+/* Hopper reads values under one scale, under tiles or powers of two either way where they lie, and bytes that lie both
+ * ways; codes are turned if somebody reads them. */
 static bool is_read_either_way(nb_backend *be, const nb_operand *out, const nb_operand *from) {
-    const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
-    return paper(be)->hopper &&
-           (tiles || (ni_has_tensor_scale(&from->quantizer) && ni_has_tensor_scale(&out->quantizer)));
+    const nb_quantizer *q = &out->quantizer, *of = &from->quantizer;
+    const bool tiles = of->scale_type == NB_SCALE_E4M3 && q->scale_type == NB_SCALE_E4M3,
+               powers = ni_is_pow2(of) && ni_is_pow2(q);
+    const ni_units units = units_for(be, out), before = units_for(be, from);
+    if (!paper(be)->hopper || units != before || (units != NI_UNITS_BF16 && units != NI_UNITS_FP8_POW2))
+        return false;
+    return units == NI_UNITS_FP8_POW2 || tiles || powers || (ni_has_tensor_scale(of) && ni_has_tensor_scale(q));
 }
 
 nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
@@ -314,7 +364,7 @@ nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from,
     if (is_read_either_way(be, out, from))
         NI_PAPER_NOTE(turn, codes, codes, NI_PAPER_moves, 0);
     else
-        NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_stages,
+        NI_PAPER_NOTE(turn, source_bytes(be, from), kept_bytes(be, out), NI_PAPER_stages,
                       3 * numbers); /* decoded, turned, encoded */
     return NB_OK;
 }
@@ -477,7 +527,7 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
             continue;
         }
         const double out = i == 0 ? ni_paper_mat_bytes(c) : 0;
-        const ni_paper_kind kind = kind_of(be, &t->a->quantizer, &t->b->quantizer);
+        const ni_paper_kind kind = kind_of(be, t->a, t->b);
         const double decoded = decoded_numbers(be, t, kind), passing = decoded * (double)nb_dtype_size(NB_BF16);
         ni_paper_note(
             be, NI_PAPER_ROW_multiply,

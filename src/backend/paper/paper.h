@@ -35,6 +35,7 @@ typedef enum ni_paper_row {
     X(decoded, "products of codes that are decoded to BF16 numbers")                                                   \
     X(blocks, "products of codes with a scale a block")                                                                \
     X(whole, "products of codes with a scale a row or a tensor")                                                       \
+    X(fp8, "products of codes by units for 8 bits")                                                                    \
     X(attention, "softmax attention")                                                                                  \
     X(scan, "gated linear attention")
 
@@ -70,7 +71,8 @@ typedef struct ni_paper_purpose {
 enum { NI_PAPER_ENTRIES = 512, NI_PAPER_PURPOSES = 128 };
 
 typedef struct ni_paper {
-    bool hopper;        /* operands as Hopper keeps them: BF16 values and words; else as the CPU does */
+    bool hopper;        /* operands as Hopper keeps them: BF16 values and words, or bytes; else as the CPU does */
+    ni_permits permits; /* on Hopper: which products units for 8 bits multiply (backend/units.h) */
     ni_cpu cpu;         /* what the CPU backend would be: its threads and instruction set decide sizes and names */
     nb_backend machine; /* `cpu` as a backend, for functions that ask one; it has no table */
 
