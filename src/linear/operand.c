@@ -128,7 +128,7 @@ static size_t number_bytes(const nb_backend *be, int64_t rows, int64_t cols) {
 }
 
 /* The operand of this pass, with its memory: codes, or plain numbers as `stored` [rows, cols]. */
-static nb_status open(const ni_linear_call *call, ni_cached_operand *o, shape stored, nb_error *err) {
+static nb_status open_operand(const ni_linear_call *call, ni_cached_operand *o, shape stored, nb_error *err) {
     nb_operand *out = &o->operand;
     *out = describe(&call->group->layers[o->layer], o, call->x->rows);
     bool plain = nb_quantizer_is_bf16(&out->quantizer);
@@ -223,7 +223,7 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
 nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, nb_noise *noise,
                            ni_making *out, nb_error *err) {
     request r = {.o = o};
-    NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){numbers->rows, numbers->cols}, err));
     *out = making_of(call, &r, is_transposed(o->name.role));
     *noise = r.noise;
     out->noise = noise;
@@ -294,7 +294,7 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
             NB_TRY(look_at(call, o, numbers, transpose[i], err));
             continue;
         }
-        NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+        NB_TRY(open_operand(call, o, (shape){numbers->rows, numbers->cols}, err));
         requests[made] = (request){.o = o, .stats = stats ? &stats[made] : NULL};
         makings[made] = making_of(call, &requests[made], transpose[i]);
         made++;
@@ -321,7 +321,7 @@ static nb_status make_of_operand(const ni_linear_call *call, ni_cached_operand *
         const bool transpose = !from->transposed;
         return make_of_numbers(call, &o, 1, &from->numbers, &transpose, err);
     }
-    NB_TRY(open(call, o, (shape){from->rows, from->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){from->rows, from->cols}, err));
     if (o->rule.requantize && !nb_quantizer_is_bf16(&o->rule.quantizer)) {
         request r = {.o = o};
         NB_TRY(ni_counted(call, 1, &r.stats, err));
@@ -362,7 +362,7 @@ static nb_status made_x(const ni_linear_call *call, ni_cached_operand *o, bool *
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (o->mechanisms != 1u << i || !m->table->make_x || o->fold || o->source)
             continue;
-        NB_TRY(open(call, o, (shape){call->x->rows, call->x->cols}, err));
+        NB_TRY(open_operand(call, o, (shape){call->x->rows, call->x->cols}, err));
         const ni_making making = making_of(call, &r, false);
         *done = true;
         return m->table->make_x(m->state, call, &making, err);
@@ -377,7 +377,7 @@ static nb_status replaced_w(const ni_linear_call *call, ni_cached_operand *o, bo
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (!(layer->mechanisms >> i & 1) || !m->table->quantize_w)
             continue;
-        NB_TRY(open(call, o, (shape){layer->out, layer->in}, err));
+        NB_TRY(open_operand(call, o, (shape){layer->out, layer->in}, err));
         NB_TRY(m->table->quantize_w(m->state, call, layer, &o->operand, done, err));
     }
     if (!*done)
@@ -490,7 +490,7 @@ nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role
 }
 
 nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {
-    NB_TRY(open(call, o, (shape){codes->rows, codes->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){codes->rows, codes->cols}, err));
     NB_TRY(call->be->ops->take_codes(call->be, &o->operand, codes, err));
     o->fresh = o->legible = true;
     o->made++;
