@@ -151,7 +151,7 @@ static double mean_at(const column *c, int64_t step) {
             continue;
         for (int64_t i = 0; i < ni_series_points(c->reader, n); i++) {
             ni_series_point p = ni_series_at(c->reader, n, i);
-            if (p.step != step)
+            if (ni_series_sample(c->reader, n, p.step) != step)
                 continue;
             sum += p.values[0];
             count++;
@@ -168,7 +168,8 @@ static int64_t next_step(const column *columns, int32_t runs, int64_t after) {
             if (!columns[r].counts[n])
                 continue;
             for (int64_t i = 0; i < ni_series_points(columns[r].reader, n); i++) {
-                int64_t step = ni_series_at(columns[r].reader, n, i).step;
+                const ni_series_reader *reader = columns[r].reader;
+                const int64_t step = ni_series_sample(reader, n, ni_series_at(reader, n, i).step);
                 if (step > after && (next < 0 || step < next))
                     next = step;
             }

@@ -275,8 +275,6 @@ static nb_status make(nb_backend *be, const ni_source *source, const ni_making *
         note_making_memory(be, source, m, rows, cols);
         if (!ni_is_plain(m->out))
             m->out->outer = ni_codes_of(m->out).tensor_scale;
-        if (m->stats)
-            *m->stats = (nb_quantize_stats){.elements = rows * cols};
     }
     ni_paper_note(be, NI_PAPER_ROW_make_operands,
                   (ni_paper_cost){.read = read,
