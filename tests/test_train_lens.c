@@ -1,4 +1,5 @@
 /* test_train_lens.c: the lens in whole runs: it sees every weight at every sample, and its memory is told. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -141,6 +142,49 @@ static void a_program_watches_beside_the_lens(void **state) {
     free(right);
 }
 
+static void guest_scalar(void *context, const char *module, const char *name, double value) {
+    guest *g = context;
+    g->scalars += module && name && !isnan(value);
+}
+
+/* Nor does one that looks at no block: what blocks give is shown when it is made. */
+static void a_program_that_only_hears_changes_no_number(void **state) {
+    nb_error err = {0};
+    guest g = {0};
+    const nb_lens lens = {.context = &g, .scalar = guest_scalar};
+    case_log watched = {.lens = &lens};
+    char *bytes[2];
+    size_t sizes[2];
+    for (int i = 0; i < 2; i++) {
+        static const char *const outs[] = {"alone", "heard"};
+        char path[64];
+        nb_run_config config = case_config(state, outs[i], "recipe=nvfp4", "lens.every=10", "lens.spread=8", NULL);
+        assert_int_equal(case_run(&config, NB_START_NEW, NULL, i ? &watched : NULL, &err), NB_OK);
+        snprintf(path, sizeof path, "%s/lens/series.nbs", outs[i]);
+        assert_int_equal(ni_file_read(in_folder(state, path), 1 << 26, &bytes[i], &sizes[i], &err), NB_OK);
+    }
+    assert_int_equal(sizes[0], sizes[1]);
+    assert_memory_equal(bytes[0], bytes[1], sizes[0]);
+    free(bytes[0]);
+    free(bytes[1]);
+}
+
+/* A sample whose first step measures nothing is one all the same. */
+static void a_sample_is_told_where_its_first_step_sees_nothing(void **state) {
+    nb_error err = {0};
+    nb_run_config config = case_config(state, "later", "recipe=bf16", "lens.every=6", "lens.spread=2",
+                                       "lens.modules=layers.[1-9].*", NULL);
+    ni_series_reader *r;
+    assert_int_equal(case_run(&config, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    assert_int_equal(ni_series_read(in_folder(state, "later/lens/series.nbs"), &r, NULL, &err), NB_OK);
+    const int32_t name = ni_series_find(r, "layers.1.mlp.input/fprop.x/amax");
+    assert_true(name >= 0 && ni_series_points(r, name) == 2);
+    const ni_series_samples places = ni_series_samples_of(r, name);
+    assert_int_equal(ni_series_at(r, name, 1).step, 7);
+    assert_int_equal(ni_series_sample(&places, 7), 6);
+    ni_series_reader_free(r);
+}
+
 /* The last note of a run that speaks of the lens. */
 static char lens_said[1024];
 
@@ -227,11 +271,12 @@ static void a_sample_is_spread_over_steps(void **state) {
         if (same < 0 || !is_of_one_step(name))
             continue;
         compared++;
+        const ni_series_samples places = ni_series_samples_of(spread, i);
         assert_int_equal(ni_series_points(spread, i), 2);
         for (int64_t p = 0; p < 2; p++) {
             const ni_series_point found = ni_series_at(spread, i, p), at = ni_series_at(whole, same, 6 * p + part);
             assert_int_equal(found.step, 6 * p + part);
-            assert_int_equal(ni_series_sample(spread, i, found.step), 6 * p);
+            assert_int_equal(ni_series_sample(&places, found.step), 6 * p);
             assert_int_equal(found.count, at.count);
             assert_memory_equal(found.values, at.values, (size_t)found.count * sizeof(float));
         }
@@ -239,15 +284,20 @@ static void a_sample_is_spread_over_steps(void **state) {
     assert_true(compared > 200);
     const int32_t flips = ni_series_find(spread, "layers.0.mlp.up_proj/fprop.w/flip_rate");
     assert_true(flips >= 0 && ni_series_at(spread, flips, 0).step == 4);
-    assert_int_equal(ni_series_sample(spread, flips, 4), 4);
+    const ni_series_samples windows = ni_series_samples_of(spread, flips);
+    for (int64_t step = 0; step < 12; step++) /* what a window saw stays where it is */
+        assert_int_equal(ni_series_sample(&windows, step), step);
     ni_series_reader_free(spread);
     ni_series_reader_free(whole);
 }
 
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
-    const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens),
+    const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation),
+                                       CASE(lens_row_holds_the_lens),
                                        CASE(a_program_watches_beside_the_lens),
+                                       CASE(a_program_that_only_hears_changes_no_number),
+                                       CASE(a_sample_is_told_where_its_first_step_sees_nothing),
                                        CASE(windows_that_are_too_long_are_cut_and_said),
                                        CASE(a_sample_is_spread_over_steps)};
     return cmocka_run_group_tests(tests, NULL, NULL);

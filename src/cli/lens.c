@@ -149,9 +149,10 @@ static double mean_at(const column *c, int64_t step) {
     for (int32_t n = 0; n < ni_series_names(c->reader); n++) {
         if (!c->counts[n])
             continue;
+        const ni_series_samples samples = ni_series_samples_of(c->reader, n);
         for (int64_t i = 0; i < ni_series_points(c->reader, n); i++) {
             ni_series_point p = ni_series_at(c->reader, n, i);
-            if (ni_series_sample(c->reader, n, p.step) != step)
+            if (ni_series_sample(&samples, p.step) != step)
                 continue;
             sum += p.values[0];
             count++;
@@ -167,9 +168,9 @@ static int64_t next_step(const column *columns, int32_t runs, int64_t after) {
         for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++) {
             if (!columns[r].counts[n])
                 continue;
+            const ni_series_samples samples = ni_series_samples_of(columns[r].reader, n);
             for (int64_t i = 0; i < ni_series_points(columns[r].reader, n); i++) {
-                const ni_series_reader *reader = columns[r].reader;
-                const int64_t step = ni_series_sample(reader, n, ni_series_at(reader, n, i).step);
+                const int64_t step = ni_series_sample(&samples, ni_series_at(columns[r].reader, n, i).step);
                 if (step > after && (next < 0 || step < next))
                     next = step;
             }
@@ -252,12 +253,14 @@ enum { MOST_SAMPLES = 16 }; /* columns of the table: spread evenly over the run 
 
 /* The share of the first set that is in the second; NaN where the module has no sample at a step. */
 static double common_share(const ni_series_reader *r, int32_t name, int64_t a_step, int64_t b_step) {
+    const ni_series_samples samples = ni_series_samples_of(r, name);
     ni_series_point a = {0}, b = {0};
     int64_t common = 0;
     for (int64_t i = 0; i < ni_series_points(r, name); i++) {
         ni_series_point p = ni_series_at(r, name, i);
-        a = p.step == a_step ? p : a;
-        b = p.step == b_step ? p : b;
+        const int64_t step = ni_series_sample(&samples, p.step);
+        a = step == a_step ? p : a;
+        b = step == b_step ? p : b;
     }
     for (int64_t i = 0; i < a.count; i++)
         for (int64_t j = 0; j < b.count; j++)
@@ -284,9 +287,12 @@ static nb_status print_drift(const column *c, const lens_options *o, nb_error *e
                        o->drift, o->role ? o->role : "fprop.x");
     points = ni_series_points(r, first);
     int32_t shown = points < MOST_SAMPLES ? (int32_t)points : MOST_SAMPLES;
+    const ni_series_samples samples = ni_series_samples_of(r, first);
+    int64_t least = modules;
     printf("%8s", "step");
     for (int32_t i = 0; i < shown; i++) {
-        steps[i] = ni_series_at(r, first, shown > 1 ? i * (points - 1) / (shown - 1) : 0).step;
+        steps[i] =
+            ni_series_sample(&samples, ni_series_at(r, first, shown > 1 ? i * (points - 1) / (shown - 1) : 0).step);
         printf(" %6lld", (long long)steps[i]);
     }
     for (int32_t i = 0; i < shown; i++) {
@@ -300,11 +306,14 @@ static nb_status print_drift(const column *c, const lens_options *o, nb_error *e
                 count += !isnan(share);
             }
             printf(" %6.3f", count ? sum / (double)count : NAN);
+            least = count < least ? count : least;
         }
     }
-    printf("\n\nShare of the hot channels of %s that two samples have in common, mean over %d modules. Steps count "
-           "from 0.\n",
+    printf("\n\nShare of the hot channels of %s that two samples have in common, mean over %d modules",
            o->role ? o->role : "fprop.x", modules);
+    if (least < modules)
+        printf(" (%lld at the least, where samples lack some)", (long long)least);
+    printf(". Steps count from 0.\n");
     return NB_OK;
 }
 

@@ -242,8 +242,10 @@ static void begin_sample(ni_observer *o, int64_t step) {
     o->window_start = step;
     for (int32_t i = 0; i < o->count; i++)
         ni_follow_begin(&o->watched[i].followed);
-    if (o->options.spread > 1)
-        ni_series_put(o->record.series, NI_SERIES_SPREAD, (double)o->options.spread);
+    if (o->options.spread == 1)
+        return;
+    ni_series_put(o->record.series, NI_SERIES_SPREAD, (double)o->options.spread);
+    o->record.any = true;
 }
 
 const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {

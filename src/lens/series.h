@@ -57,8 +57,15 @@ ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64
 /* A sample that is spread over steps says over how many, under this name, at the first of them. */
 #define NI_SERIES_SPREAD "sample/steps"
 
-/* Where a point belongs: at the first step of its sample, if it is one of those that looked at its block; else at its
- * own. */
-int64_t ni_series_sample(const ni_series_reader *reader, int32_t name, int64_t step);
+/* Where points of one name belong: what a sample measures at its first step, what a window saw and what mechanisms tell
+ * at their own. */
+typedef struct ni_series_samples {
+    const ni_series_reader *reader;
+    int32_t spread; /* the name above; -1: none of these points is moved */
+    int64_t block;  /* which the name is of; 0 of what is outside of blocks */
+} ni_series_samples;
+
+ni_series_samples ni_series_samples_of(const ni_series_reader *reader, int32_t name);
+int64_t ni_series_sample(const ni_series_samples *samples, int64_t step);
 
 #endif

@@ -167,25 +167,53 @@ ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64
     return reader->entries[name].points[index];
 }
 
-/* Its block: "layers.3.mlp.up_proj/fprop.w/amax"; 0 of what is outside of blocks, which the first step looks at. */
+/* ---- samples that are spread over steps ---- */
+
+/* "layers.3.mlp.up_proj/fprop.w/amax": 3. */
 static int64_t block_of(const char *name) {
     return strncmp(name, "layers.", 7) == 0 ? strtol(name + 7, NULL, 10) : 0;
 }
 
-int64_t ni_series_sample(const ni_series_reader *reader, int32_t name, int64_t step) {
-    const int32_t spread = ni_series_find(reader, NI_SERIES_SPREAD);
-    int64_t low = 0, high = spread < 0 ? 0 : reader->entries[spread].count; /* steps rise */
+static bool begins_with_any(const char *text, const char *const *words, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(text, words[i], strlen(words[i])) == 0)
+            return true;
+    return false;
+}
+
+/* MODULE/ROLE/METRIC, but for windows; MODULE/METRIC only of attention, gates and alignment: other such numbers are
+ * what mechanisms tell. */
+static bool is_of_samples(const char *name) {
+    static const char *const of_windows[] = {"ratios", "ratio_above_", "flip_rate"};
+    static const char *const of_modules[] = {"logit_", "entropy", "gate_", "alignment"};
+    const char *module_ends = strchr(name, '/'), *last = strrchr(name, '/');
+    if (!last)
+        return false;
+    return module_ends == last ? begins_with_any(last + 1, of_modules, sizeof of_modules / sizeof *of_modules)
+                               : !begins_with_any(last + 1, of_windows, sizeof of_windows / sizeof *of_windows);
+}
+
+ni_series_samples ni_series_samples_of(const ni_series_reader *reader, int32_t name) {
+    const char *text = reader->entries[name].name;
+    return (ni_series_samples){.reader = reader,
+                               .spread = is_of_samples(text) ? ni_series_find(reader, NI_SERIES_SPREAD) : -1,
+                               .block = block_of(text)};
+}
+
+int64_t ni_series_sample(const ni_series_samples *samples, int64_t step) {
+    const entry *spread = samples->spread < 0 ? NULL : &samples->reader->entries[samples->spread];
+    int64_t low = 0, high = spread ? spread->count : 0; /* steps rise */
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
-        if (reader->entries[spread].points[middle].step <= step)
+        if (spread->points[middle].step <= step)
             low = middle + 1;
         else
             high = middle;
     }
     if (low == 0)
         return step;
-    const ni_series_point *sample = &reader->entries[spread].points[low - 1];
+    const ni_series_point *sample = &spread->points[low - 1];
     const float steps = sample->count == 1 ? sample->values[0] : 0;
     const bool parts = steps >= 1 && steps < 1e6f;
-    return parts && step - sample->step == block_of(reader->entries[name].name) % (int64_t)steps ? sample->step : step;
+    return parts && step - sample->step == samples->block % (int64_t)steps ? sample->step : step;
 }

@@ -55,6 +55,7 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
     nb_mat normed;
     void *rstd;
     const ni_norm *norm = norm_after(model, run, i, &normed, &rstd);
+    const bool shown = ni_lens_is_near(run->pass); /* before another lens is asked for */
     nb_pass pass;
     const ni_run reader = run_of_branch(model, run, i, &pass);
     const ni_producer from = {.kind = NI_PRODUCER_NORM,
@@ -65,7 +66,7 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
                               .w = norm->weight,
                               .eps = norm->eps};
     /* Neither who looks at the stream nor who looks at what is made of it finds it unmade. */
-    const bool watched = ni_lens_is_near(run->pass) || ni_lens_is_near(reader.pass);
+    const bool watched = shown || ni_lens_is_near(reader.pass);
     model->x_waits = !run->again && !watched && i < 2 * model->config.layers;
     model->x_from = from;
     const ni_produced out = {.numbers = &normed, .kept = true};

@@ -8,6 +8,7 @@
 /* One name of a series, taken apart: MODULE/OPERAND/METRIC or MODULE/METRIC. */
 typedef struct ni_sampled {
     int32_t name;                    /* in the reader */
+    ni_series_samples samples;       /* modules of one sample stand side by side */
     int32_t place;                   /* of the module among all, by first appearance */
     int32_t order;                   /* of the metric in ni_measures; past its end where it has no row */
     const ni_measure *measure;       /* NULL where it has no row */

@@ -161,24 +161,26 @@ static void run_add_flips(trial *t) {
 
 static const int64_t SUMMED[][2] = {{1, 1}, {256, 3}, {300, 70}, {513, 31}, {257, 300}};
 
-static nb_mat strided(trial *t, uint32_t stream, double hole) {
-    const int64_t rows = SUMMED[t->shape / 2][0], cols = SUMMED[t->shape / 2][1], stride = cols + 1;
+static nb_mat strided(trial *t, int size, nb_dtype type, uint32_t stream, double hole) {
+    const int64_t rows = SUMMED[size][0], cols = SUMMED[size][1], stride = cols + 1;
     double *x = normals(stream, rows * stride, 0, 1);
     if (rows == 513)
         x[300 * stride + 5] = hole;
-    nb_mat m = nb_mat_of(input(t, NB_BF16, x, rows * stride), NB_BF16, rows, cols);
+    nb_mat m = nb_mat_of(input(t, type, x, rows * stride), type, rows, cols);
     m.stride = stride;
     return m;
 }
 
 static void run_gate(trial *t) {
-    const nb_mat a = strided(t, 1, NAN);
+    const nb_mat a = strided(t, t->shape / 2, NB_BF16, 1, NAN);
     const nb_mat bias = nb_mat_of(upload_floats(t, floats(2, a.cols), a.cols), NB_F32, 1, a.cols);
     t->be->ops->measure_gate(t->be, output_exact(t, "gate", NB_F64, 4), &a, t->shape % 2 ? &bias : NULL);
 }
 
 static void run_pair(trial *t) {
-    const nb_mat x = strided(t, 1, t->shape % 2 ? NAN : 1), y = strided(t, 3, INFINITY);
+    const nb_dtype of_x = t->shape & 1 ? NB_F32 : NB_BF16, of_y = t->shape & 2 ? NB_F32 : NB_BF16;
+    const nb_mat x = strided(t, t->shape / 4, of_x, 1, t->shape % 4 < 2 ? NAN : 1),
+                 y = strided(t, t->shape / 4, of_y, 3, INFINITY);
     t->be->ops->measure_pair(t->be, output_exact(t, "pair", NB_F64, 3), &x, &y);
 }
 
@@ -291,7 +293,7 @@ static const test_case SELECTIONS[] = {
     {"bin_distances", "apart and in place", BITS, SIZE_COUNT * 4, run_bin_distances, NULL, NULL},
     {"add_flips", "twice", BITS, SIZE_COUNT, run_add_flips, NULL, NULL},
     {"measure_gate", "bf16, strided, with and without bias", BITS, 10, run_gate, NULL, NULL},
-    {"measure_pair", "bf16, strided", BITS, 10, run_pair, NULL, NULL},
+    {"measure_pair", "bf16, f32, strided", BITS, 20, run_pair, NULL, NULL},
     {"measure_alignment", "f32, bf16", BITS, 10, run_alignment, NULL, NULL},
     {"track_codes", "blocks, rows, tiles, columns", BITS, 5, run_track, NULL, NULL},
     {"count_ratios", "every bin", BITS, 4, run_ratios, NULL, NULL},

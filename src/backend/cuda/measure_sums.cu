@@ -160,7 +160,7 @@ static __global__ void row_chunks(double *sums, nb_mat a, nb_mat b) {
     double all[ROW] = {0, 0, 0};
     for (int64_t c0 = chunk * CHUNK; c0 < end; c0 += 32) {
         const int cols = end - c0 < 32 ? (int)(end - c0) : 32;
-#pragma unroll 16
+#pragma unroll 8
         for (int r = 0; r < rows; r++) {
             x[r][lane] = lane < cols ? (float)number(a, r0 + r, c0 + lane) : 0.0f;
             y[r][lane] = lane < cols ? (float)number(b, r0 + r, c0 + lane) : 0.0f;
