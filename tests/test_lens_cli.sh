@@ -54,6 +54,7 @@ grep -q 'snr_db of fprop.w, mean over 6 modules that every run has; 1 that not e
 "$nibble" lens runs/resets --drift '*' > drift
 [ "$(awk 'NR == 2 {print $2}' drift)" = 1.000 ] || fail "drift: $(cat drift)"
 [ "$(awk 'NR == 2 {print $3}' drift)" = "$(awk 'NR == 3 {print $2}' drift)" ] || fail "drift: $(cat drift)"
+grep -q "at the least" drift && fail "drift leaves modules of a sample out: $(cat drift)"
 
 refused() { # PATTERN ARGS...: exit status 2 and a line that fits
     pattern=$1 status=0
