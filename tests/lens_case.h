@@ -34,13 +34,13 @@ static inline void show(nb_backend *be, const nb_lens *lens, const char *module,
     nb_quantizer q = nvfp4(block_rows);
     void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total, "codes");
     nb_qtensor codes = nb_qtensor_place(&q, source->rows, source->cols, memory);
-    nb_quantize_stats stats = {0};
+    nb_quantize_stats *stats = lens->counts ? be->ops->alloc(be, sizeof *stats, "what is counted") : NULL;
     nb_noise noise = {0};
     nb_pass pass = {.lens = lens};
-    assert_int_equal(nb_quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &codes, source, false, &noise, NULL, NULL), NB_OK);
     nb_operand operand = {.quantizer = q, .other = q, .rows = source->rows, .cols = source->cols, .reread = true};
     const ni_source from = {.numbers = source};
-    const ni_making making = {.out = &operand, .noise = &noise};
+    const ni_making making = {.out = &operand, .noise = &noise, .stats = stats};
     operand.memory = be->ops->alloc(be, be->ops->operand_bytes(be, &operand), "a test");
     assert_int_equal(be->ops->make_operands(be, &from, &making, 1, NULL), NB_OK);
     nb_lens_operand seen = {.be = be,
@@ -50,8 +50,9 @@ static inline void show(nb_backend *be, const nb_lens *lens, const char *module,
                             .source = source,
                             .quantized = &codes,
                             .operand = &operand,
-                            .stats = lens->counts ? &stats : NULL};
+                            .stats = stats};
     lens->operand(lens->context, &seen);
+    nb_backend_release(be, stats);
     be->ops->release(be, operand.memory);
     be->ops->release(be, memory);
 }

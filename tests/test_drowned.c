@@ -19,8 +19,12 @@
 
 static void see(const nb_lens *lens, nb_role role, double rho) {
     const nb_quantize_stats stats = {.sum_sq = rho * rho, .sum_sq_error = 1};
-    const nb_lens_operand seen = {.module = "layers.0.mlp.up_proj", .role = role, .stats = rho > 0 ? &stats : NULL};
+    nb_backend *be;
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
+    const nb_lens_operand seen = {
+        .be = be, .module = "layers.0.mlp.up_proj", .role = role, .stats = rho > 0 ? &stats : NULL};
     lens->operand(lens->context, &seen);
+    nb_backend_free(be);
 }
 
 static void counts_gradients(void **state) {
@@ -53,11 +57,12 @@ enum { STEPS = 12, EVERY = 2, LOOKS = STEPS / EVERY };
 
 static void note_least(void *context, const nb_lens_operand *seen) {
     double *least = context;
-    const nb_quantize_stats *s = seen->stats;
-    if (!s || (seen->role != NB_DGRAD_DY && seen->role != NB_WGRAD_DY) || seen->pass->step % EVERY)
+    nb_quantize_stats s;
+    if (!seen->stats || (seen->role != NB_DGRAD_DY && seen->role != NB_WGRAD_DY) || seen->pass->step % EVERY)
         return;
     double *of_look = &least[seen->pass->step / EVERY];
-    *of_look = fmin(*of_look, sqrt(s->sum_sq / s->sum_sq_error));
+    nb_backend_read(seen->be, &s, seen->stats, sizeof s);
+    *of_look = fmin(*of_look, sqrt(s.sum_sq / s.sum_sq_error));
 }
 
 static void recipe(void **state, const char *name, const char *late) {

@@ -302,6 +302,12 @@ static void hopper_keeps_numbers(void **state) {
             assert_int_equal(paper->ops->operand_bytes(paper, &o), on_cpu);
             assert_int_equal(on_hopper, 2 * 192 * 256 + ni_canonical_bytes(&o)); /* room for codes is always there */
         }
+    q = (nb_quantizer){
+        .element = NB_ELEMENT_E2M1, .scale_type = NB_SCALE_F32, .block_rows = 1, .block_cols = NB_BLOCK_ALL};
+    for (int side = NI_LEFT; side <= NI_RIGHT; side++) { /* and of weights in rows what units for 8 bits read */
+        nb_operand o = {.quantizer = q, .other = q, .rows = 192, .cols = 256, .side = side};
+        assert_int_equal(hopper->ops->operand_bytes(hopper, &o), (2 + side) * 192 * 256 + ni_canonical_bytes(&o));
+    }
     nb_backend_free(cpu);
     nb_backend_free(paper);
     nb_backend_free(hopper);

@@ -191,10 +191,64 @@ static void windows_that_are_too_long_are_cut_and_said(void **state) {
     assert_string_equal(lens_said, "");
 }
 
+static ni_series_reader *series_of(void **state, const char *out, const char *spread, const char *every,
+                                   const char *window) {
+    char path[64];
+    nb_error err = {0};
+    nb_run_config config = case_config(state, out, "recipe=nvfp4", spread, every, window, NULL);
+    ni_series_reader *r;
+    assert_int_equal(case_run(&config, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    snprintf(path, sizeof path, "%s/lens/series.nbs", out);
+    assert_int_equal(ni_series_read(in_folder(state, path), &r, NULL, &err), NB_OK);
+    return r;
+}
+
+/* It links one sample to the one before, or steps of a window. */
+static bool is_of_one_step(const char *name) {
+    return !strstr(name, "/hot_") && !strstr(name, "ratio") && !strstr(name, "flip_rate");
+}
+
+/* Each block is looked at in its own step of the sample, and what is found is what a look at that whole step finds. */
+static void a_sample_is_spread_over_steps(void **state) {
+    nb_error err = {0};
+    nb_run_config never = case_config(state, "never", "recipe=nvfp4", "lens.every=0", NULL);
+    assert_int_equal(case_run(&never, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    ni_series_reader *spread = series_of(state, "spread", "lens.spread=2", "lens.every=6", "lens.window=4"),
+                     *whole = series_of(state, "whole", "lens.spread=1", "lens.every=1", "lens.window=0");
+    char *a = case_metrics(state, "spread"), *b = case_metrics(state, "never");
+    assert_string_equal(a, b);
+    free(a);
+    free(b);
+    int32_t compared = 0;
+    for (int32_t i = 0; i < ni_series_names(spread); i++) {
+        const char *name = ni_series_name(spread, i);
+        const int32_t same = ni_series_find(whole, name);
+        const int64_t part = strncmp(name, "layers.1.", 9) == 0 || strncmp(name, "layers.1/", 9) == 0;
+        if (same < 0 || !is_of_one_step(name))
+            continue;
+        compared++;
+        assert_int_equal(ni_series_points(spread, i), 2);
+        for (int64_t p = 0; p < 2; p++) {
+            const ni_series_point found = ni_series_at(spread, i, p), at = ni_series_at(whole, same, 6 * p + part);
+            assert_int_equal(found.step, 6 * p + part);
+            assert_int_equal(ni_series_sample(spread, i, found.step), 6 * p);
+            assert_int_equal(found.count, at.count);
+            assert_memory_equal(found.values, at.values, (size_t)found.count * sizeof(float));
+        }
+    }
+    assert_true(compared > 200);
+    const int32_t flips = ni_series_find(spread, "layers.0.mlp.up_proj/fprop.w/flip_rate");
+    assert_true(flips >= 0 && ni_series_at(spread, flips, 0).step == 4);
+    assert_int_equal(ni_series_sample(spread, flips, 4), 4);
+    ni_series_reader_free(spread);
+    ni_series_reader_free(whole);
+}
+
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens),
                                        CASE(a_program_watches_beside_the_lens),
-                                       CASE(windows_that_are_too_long_are_cut_and_said)};
+                                       CASE(windows_that_are_too_long_are_cut_and_said),
+                                       CASE(a_sample_is_spread_over_steps)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

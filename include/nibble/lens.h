@@ -35,7 +35,7 @@ typedef struct nb_lens_operand {
     const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16, or multiplies
                                            parts in formats of their own (then `stats` are of all parts) */
     const struct nb_operand *operand;   /* the same as the backend has it: opaque, for operations of the library */
-    const nb_quantize_stats *stats;     /* NULL in BF16, or where nobody counted */
+    const nb_quantize_stats *stats;     /* [1] in backend memory; NULL in BF16, or where nobody counted */
 } nb_lens_operand;
 
 /* Who looks. Callbacks may be NULL: nothing is prepared for them then. */
@@ -56,6 +56,9 @@ typedef struct nb_lens {
      * ("layers.3.attn.scan", "layers.3.self_attn.heads"), of a block ("layers.3.residual"). act [M, N]. */
     void (*output)(void *context, nb_backend *be, const char *module, const nb_mat *y);
     uint32_t roles; /* which operands are shown, a bit 1 << nb_role each; 0: all */
+    /* Who looks at block `index` of a decoder in the place of this lens: it stays where it is until another is asked
+     * for, and what nobody looks at costs nothing. NULL: this lens looks at all of them. */
+    const struct nb_lens *(*block)(void *context, int32_t index);
 } nb_lens;
 
 /* ---- what a run's own lens wrote: RUN/lens/series.nbs ---- */

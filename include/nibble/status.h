@@ -72,6 +72,10 @@ NB_API nb_status nb_fail(nb_error *err, nb_status status, const char *format, ..
  */
 NB_API nb_status nb_fail_within(nb_error *err, const char *format, ...) NB_PRINTF(2, 3);
 
+#ifdef __clang_analyzer__
+#define nb_fail_within(err, ...) (nb_fail_within(err, __VA_ARGS__), NB_INTERNAL)
+#endif
+
 /* Returns from the enclosing function if `call` fails. */
 #define NB_TRY(call)                                                                                                   \
     do {                                                                                                               \

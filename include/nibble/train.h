@@ -117,6 +117,7 @@ typedef struct nb_run_config {
     } checkpoint;
     struct {
         int64_t every;              /* steps; 0 = off */
+        int64_t spread;             /* steps that a sample is spread over */
         int64_t window;             /* steps that weights are followed after a sample */
         int64_t hot_channels;       /* k of the top-k channels of X */
         int64_t attention_stride;   /* every so many queries are looked at */

@@ -23,10 +23,16 @@ nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from,
     NB_TRY(ni_check_source(from, err));
     NB_TRY(ni_check_quantize(out, from->rows, from->cols, transpose, noise, err));
     NB_TRY(place(be, out, &operand, err));
-    const ni_making making = {.out = &operand, .transpose = transpose, .shown = true, .noise = noise, .stats = stats};
-    nb_status status = be->ops->make_operands(be, &(ni_source){.numbers = from}, &making, 1, err);
+    void *counted = NULL;
+    nb_status status = stats ? ni_backend_take(be, sizeof *stats, "what is counted", &counted, err) : NB_OK;
+    const ni_making making = {.out = &operand, .transpose = transpose, .shown = true, .noise = noise, .stats = counted};
+    if (status == NB_OK)
+        status = be->ops->make_operands(be, &(ni_source){.numbers = from}, &making, 1, err);
     if (status == NB_OK)
         status = be->ops->canonical(be, out, &operand, err);
+    if (status == NB_OK && stats)
+        be->ops->download(be, stats, counted, sizeof *stats);
+    nb_backend_release(be, counted);
     be->ops->release(be, operand.memory);
     return status;
 }

@@ -69,7 +69,7 @@ typedef struct ni_making {
     uint32_t *now; /* [1] backend memory: becomes that largest magnitude, as the bits of an F32; NULL: nobody asks. Both
                       are for numbers as they lie, of a whole operand under a tensor scale. */
     const nb_noise *noise;    /* NULL where neither stochastic rounding nor fresh signs ask for it */
-    nb_quantize_stats *stats; /* host, or NULL */
+    nb_quantize_stats *stats; /* [1] backend memory, or NULL */
 } ni_making;
 
 /* An operation that writes matrices (ops.inc), as data: for who knows what will be made of them. */

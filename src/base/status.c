@@ -50,6 +50,7 @@ nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) {
     return status;
 }
 
+#undef nb_fail_within
 nb_status nb_fail_within(nb_error *err, const char *format, ...) {
     if (!err)
         return NB_INTERNAL;

@@ -1,5 +1,6 @@
-/* bench_lens.c: `nibble bench lens`: what looking costs. Steps of one run take turns: sampled, followed (weights alone,
- * twice, the second writes down what the window saw), plain. The lens's own files are written, as in training. */
+/* bench_lens.c: `nibble bench lens`: what looking costs. Steps of one run take turns: those of a sample (lens.spread),
+ * followed (weights alone, twice, the second writes down what the window saw), plain. The lens's own files are written,
+ * as in training. */
 #include "cli/bench.h"
 #include "cli/training.h"
 
@@ -21,9 +22,9 @@ typedef struct lens_options {
 
 static const ni_option options[] = {
     {"set", 0, NI_OPTION_TEXTS, offsetof(lens_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
-    {"rounds", 0, NI_OPTION_INT, offsetof(lens_options, rounds), "N", "of four steps each (default 20)"},
+    {"rounds", 0, NI_OPTION_INT, offsetof(lens_options, rounds), "N", "of a sample and three steps each (default 20)"},
     {"profile", 0, NI_OPTION_FLAG, offsetof(lens_options, profile), NULL,
-     "one more sampled step, and where its time goes by operation (backend: cuda)"},
+     "one more step of a sample, and where its time goes by operation (backend: cuda)"},
     {0},
 };
 
@@ -31,6 +32,7 @@ static const ni_command_line line = {
     .usage = "RUN.yaml [--set KEY=VALUE]... [--rounds N] [--profile]",
     .about =
         "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
+        "Of a sample that is spread over steps (lens.spread) the dearest one.\n"
         "Trains in a temporary folder. Best and median of all rounds; with one thread of a CPU in its processor time,\n"
         "so that a busy machine disturbs little.\n"
         "  nibble bench lens examples/tiny.yaml --set threads=1",
@@ -39,10 +41,12 @@ static const ni_command_line line = {
     .most = 1,
 };
 
-enum { SAMPLED, FOLLOWED, WINDOW_END, PLAIN, KINDS, MOST_ROUNDS = 10000 };
+/* SAMPLED: the dearest step of a sample; WHOLE_SAMPLE: all of its steps together. */
+enum { SAMPLED, FOLLOWED, WINDOW_END, PLAIN, ROWS, WHOLE_SAMPLE = ROWS, KINDS, MOST_ROUNDS = 10000 };
 
 typedef struct timing {
     clockid_t clock;
+    int64_t spread;         /* steps of a sample */
     double *seconds[KINDS]; /* [rounds] ascending at the end */
     size_t lens_bytes;
 } timing;
@@ -80,13 +84,24 @@ static nb_status take_sampled_step(void *state, nb_error *err) {
     return one_step(s->t, s->recorder, CLOCK_MONOTONIC, &seconds, err);
 }
 
+static nb_status one_round(nb_trainer *t, ni_recorder *recorder, timing *out, int64_t round, nb_error *err) {
+    double dearest = 0, all = 0, seconds;
+    for (int64_t i = 0; i < out->spread; i++) {
+        NB_TRY(one_step(t, recorder, out->clock, &seconds, err));
+        dearest = fmax(dearest, seconds);
+        all += seconds;
+    }
+    for (int kind = FOLLOWED; kind <= PLAIN; kind++)
+        NB_TRY(one_step(t, recorder, out->clock, &out->seconds[kind][round], err));
+    out->seconds[SAMPLED][round] = dearest;
+    out->seconds[WHOLE_SAMPLE][round] = all;
+    return NB_OK;
+}
+
 static nb_status take_turns(nb_trainer *t, ni_recorder *recorder, int64_t rounds, timing *out, nb_error *err) {
-    double warm_up;
-    for (int kind = 0; kind < KINDS; kind++) /* memory and caches are made here */
-        NB_TRY(one_step(t, recorder, out->clock, &warm_up, err));
+    NB_TRY(one_round(t, recorder, out, 0, err)); /* memory and caches are made here */
     for (int64_t round = 0; round < rounds; round++)
-        for (int kind = 0; kind < KINDS; kind++)
-            NB_TRY(one_step(t, recorder, out->clock, &out->seconds[kind][round], err));
+        NB_TRY(one_round(t, recorder, out, round, err));
     for (int kind = 0; kind < KINDS; kind++)
         qsort(out->seconds[kind], (size_t)rounds, sizeof(double), ascending);
     out->lens_bytes = ni_recorder_bytes(recorder);
@@ -118,9 +133,9 @@ static nb_status train(nb_backend *be, const nb_run_config *config, int64_t roun
 /* ---- the table ---- */
 
 static void print_rows(const timing *t, int64_t rounds) {
-    static const char *const names[KINDS] = {"sampled", "followed", "window's end", "plain"};
+    static const char *const names[ROWS] = {"sampled", "followed", "window's end", "plain"};
     printf("%-14s %10s %8s %10s %8s\n", "step", "best ms", "over", "median ms", "over");
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < ROWS; kind++) {
         double best = t->seconds[kind][0], middle = t->seconds[kind][rounds / 2];
         printf("%-14s %10.2f %+7.1f%% %10.2f %+7.1f%%\n", names[kind], 1e3 * best,
                100 * (best / t->seconds[PLAIN][0] - 1), 1e3 * middle,
@@ -128,12 +143,12 @@ static void print_rows(const timing *t, int64_t rounds) {
     }
 }
 
-/* What one sample and its window cost, in plain steps. */
+/* What one sample and its window cost, in plain steps. The window begins behind the sample's first step. */
 static double price(const timing *t, int64_t at, int64_t window) {
-    double plain = t->seconds[PLAIN][at];
-    double extra = t->seconds[SAMPLED][at] - plain;
-    if (window > 0)
-        extra += (double)(window - 1) * (t->seconds[FOLLOWED][at] - plain) + t->seconds[WINDOW_END][at] - plain;
+    const double plain = t->seconds[PLAIN][at];
+    double extra = t->seconds[WHOLE_SAMPLE][at] - (double)t->spread * plain;
+    if (window >= t->spread)
+        extra += (double)(window - t->spread) * (t->seconds[FOLLOWED][at] - plain) + t->seconds[WINDOW_END][at] - plain;
     return extra / plain;
 }
 
@@ -150,7 +165,7 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, bool profile,
     nb_run_config config = *asked;
     char processor[128];
     const bool processor_time = config.threads == 1 && strncmp(config.backend, "cuda", 4) != 0;
-    timing t = {.clock = processor_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC};
+    timing t = {.clock = processor_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, .spread = asked->lens.spread};
     double *memory = malloc((size_t)(KINDS * rounds) * sizeof *memory);
     nb_backend *be;
     if (!memory)
@@ -158,9 +173,9 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, bool profile,
     for (int kind = 0; kind < KINDS; kind++)
         t.seconds[kind] = memory + kind * rounds;
     snprintf(config.out, sizeof config.out, "%s", folder);
-    config.lens.every = KINDS;
-    config.lens.window = WINDOW_END;
-    config.steps = KINDS * (rounds + 1) + profile;
+    config.lens.every = t.spread + 3;
+    config.lens.window = t.spread + 1;
+    config.steps = config.lens.every * (rounds + 1) + profile;
     config.eval.every = 0;
     nb_status status = ni_cli_backend(&config, &be, err);
     if (status == NB_OK) {
@@ -172,6 +187,8 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, bool profile,
                ni_bench_processor(processor, sizeof processor), config.model, config.recipe,
                (long long)config.micro_batch, (long long)config.seq, (long long)config.accumulation,
                processor_time ? "1 thread, processor time" : "wall time");
+        if (t.spread > 1)
+            printf("a sample is spread over %lld steps: sampled is the dearest of them\n", (long long)t.spread);
         print_rows(&t, rounds);
         print_average(&t, rounds, asked->lens.every ? asked->lens.every : 200, asked->lens.window);
         printf("memory of the lens: %.1f MiB\n", (double)t.lens_bytes / 1048576);

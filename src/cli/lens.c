@@ -3,6 +3,7 @@
 #include "cli/lens_npz.h"
 #include "cli/lens_rows.h"
 #include "cli/runs.h"
+#include "config/suggest.h"
 #include "lens/series.h"
 
 #include <fnmatch.h>
@@ -150,7 +151,7 @@ static double mean_at(const column *c, int64_t step) {
             continue;
         for (int64_t i = 0; i < ni_series_points(c->reader, n); i++) {
             ni_series_point p = ni_series_at(c->reader, n, i);
-            if (p.step != step)
+            if (ni_series_sample(c->reader, n, p.step) != step)
                 continue;
             sum += p.values[0];
             count++;
@@ -167,7 +168,8 @@ static int64_t next_step(const column *columns, int32_t runs, int64_t after) {
             if (!columns[r].counts[n])
                 continue;
             for (int64_t i = 0; i < ni_series_points(columns[r].reader, n); i++) {
-                int64_t step = ni_series_at(columns[r].reader, n, i).step;
+                const ni_series_reader *reader = columns[r].reader;
+                const int64_t step = ni_series_sample(reader, n, ni_series_at(reader, n, i).step);
                 if (step > after && (next < 0 || step < next))
                     next = step;
             }
@@ -187,16 +189,25 @@ static void print_what(const column *columns, int32_t runs, const lens_options *
     printf(". Steps count from 0.\n");
 }
 
+static nb_status no_such_number(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    ni_suggestion near = ni_suggest(o->metric);
+    for (int32_t r = 0; r < runs; r++)
+        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++)
+            if (is_number(columns[r].reader, n))
+                ni_suggest_offer(&near, metric_of(ni_series_name(columns[r].reader, n)));
+    const bool typo = near.best && strcmp(near.best, o->metric) != 0;
+    return nb_fail(err, NB_BAD_USAGE, "--metric: no run has a number called %s%s%s%s%s; %s%s%s", o->metric,
+                   o->role ? " of " : "", o->role ? o->role : "", o->module ? " in modules " : "",
+                   o->module ? o->module : "", typo ? "did you mean '" : "hint: without --metric the names are listed",
+                   typo ? near.best : "", typo ? "'?" : "");
+}
+
 static nb_status print_table(column *columns, int32_t runs, const lens_options *o, nb_error *err) {
     NB_TRY(one_role(columns, runs, o, err));
     NB_TRY(choose_names(columns, runs, o, err));
     int64_t step = next_step(columns, runs, -1);
     if (step < 0)
-        return nb_fail(err, NB_BAD_USAGE,
-                       "--metric: no run has a number called %s%s%s%s%s; hint: without --metric the "
-                       "names are listed",
-                       o->metric, o->role ? " of " : "", o->role ? o->role : "", o->module ? " in modules " : "",
-                       o->module ? o->module : "");
+        return no_such_number(columns, runs, o, err);
     printf("%8s", "step");
     for (int32_t r = 0; r < runs; r++)
         printf("  %*s", strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title), columns[r].title);

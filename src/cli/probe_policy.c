@@ -159,7 +159,7 @@ static nb_status put_digit(nb_policy *p, const char *module, int32_t format, nb_
 }
 
 static nb_status choose(watch *w, const ni_policy_probe *how, nb_policy *policy, nb_error *err) {
-    double bits[NB_POLICY_FORMATS];
+    double bits[NB_POLICY_FORMATS] = {0};
     int32_t counts[NB_POLICY_FORMATS] = {0};
     printf("%-32s", "relative error of a product");
     for (int32_t f = 0; f < policy->format_count; f++) {

@@ -182,7 +182,7 @@ static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
 
 /* Memory of both sides: the input and its codes on the backend, what the files get on the host. */
 typedef struct arrays {
-    void *numbers, *codes;              /* of the backend */
+    void *numbers, *codes, *counted;    /* of the backend */
     nb_operand operand;                 /* of which the codes are */
     void *codes_on_host, *decoded_host; /* NULL where no file asks for them */
 } arrays;
@@ -223,11 +223,13 @@ static nb_status quantize_into(nb_backend *be, const ni_npy *in, const nb_quanti
     a->operand = (nb_operand){.quantizer = *q, .other = *q, .rows = rows, .cols = cols, .reread = true};
     NB_TRY(ni_backend_take(be, be->ops->operand_bytes(be, &a->operand), "an operand", &a->operand.memory, err));
     nb_quantize_stats stats;
-    const ni_making making = {.out = &a->operand, .shown = true, .noise = noise, .stats = &stats};
+    NB_TRY(ni_backend_take(be, sizeof stats, "what is counted", &a->counted, err));
+    const ni_making making = {.out = &a->operand, .shown = true, .noise = noise, .stats = a->counted};
     be->ops->upload(be, a->numbers, in->tensor.data, bytes);
     NB_TRY(be->ops->make_operands(be, &(ni_source){.numbers = &src}, &making, 1, err));
     NB_TRY(be->ops->canonical(be, &t, &a->operand, err));
     NB_TRY(write_files(be, &t, o, a, err));
+    be->ops->download(be, &stats, a->counted, sizeof stats);
     print_summary(&t, &stats);
     return NB_OK;
 }
@@ -236,8 +238,8 @@ static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *
                           const quantize_options *o, nb_error *err) {
     arrays a = {0};
     const nb_status status = quantize_into(be, in, q, noise, o, &a, err);
-    void *const memory[] = {a.numbers, a.codes, a.operand.memory};
-    for (int i = 0; i < 3; i++)
+    void *const memory[] = {a.numbers, a.codes, a.operand.memory, a.counted};
+    for (int i = 0; i < 4; i++)
         nb_backend_release(be, memory[i]);
     free(a.codes_on_host);
     free(a.decoded_host);

@@ -165,21 +165,30 @@ double ni_memory_total(const nb_trainer *trainer) {
     return total;
 }
 
+/* A column that holds this too. */
+static int wide_enough(int width, const char *text) {
+    const int length = (int)strlen(text);
+    return length > width ? length : width;
+}
+
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
     nb_memory_row rows[NI_MEMORY_ROWS];
     char text[32];
     const int32_t count = ni_memory_rows(trainer, rows);
     const double total = ni_memory_total(trainer) + (double)program_bytes;
+    int width = 44;
+    for (int32_t i = 0; i < count; i++)
+        width = wide_enough(width, rows[i].what);
     ni_progress_line(&screen->progress, "memory");
     for (int32_t i = 0; i < count; i++)
-        ni_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
+        ni_progress_line(&screen->progress, "  %-*s %12s", width, rows[i].what,
                          ni_bytes_text((double)rows[i].bytes, text, sizeof text));
-    ni_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
+    ni_progress_line(&screen->progress, "  %-*s %12s", width, "program and libraries (measured)",
                      ni_bytes_text((double)program_bytes, text, sizeof text));
-    ni_progress_line(&screen->progress, "  %-44s %12s", "total", ni_bytes_text(total, text, sizeof text));
+    ni_progress_line(&screen->progress, "  %-*s %12s", width, "total", ni_bytes_text(total, text, sizeof text));
     const int64_t saved = nb_trainer_memory_saved(trainer);
     if (saved != 0)
-        ni_progress_line(&screen->progress, "  %-44s %12s", "saved by state in fewer bits than FP32",
+        ni_progress_line(&screen->progress, "  %-*s %12s", width, "saved by state in fewer bits than FP32",
                          ni_bytes_text((double)saved, text, sizeof text));
 }
 
@@ -230,6 +239,21 @@ static int32_t group_census(const nb_census_row *rows, int32_t count, census_gro
     return found;
 }
 
+static void print_groups(ni_screen *screen, const census_group *groups, int32_t count) {
+    int formats = 42, kernel = 18;
+    for (int32_t i = 0; i < count; i++) {
+        formats = wide_enough(formats, groups[i].like->formats);
+        kernel = wide_enough(kernel, groups[i].like->kernel);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        const nb_census_row *row = groups[i].like;
+        const char *why = row->reason ? row->reason : "";
+        ni_progress_line(&screen->progress, "  %4d %-17s  %-*s  %-*s  %s%s%s%s", groups[i].count, groups[i].gemms,
+                         formats, row->formats, kernel, row->kernel, groups[i].modules, *why ? "  (" : "", why,
+                         *why ? ")" : "");
+    }
+}
+
 void ni_screen_census(ni_screen *screen, nb_trainer *trainer, const char *file) {
     nb_model *model = nb_trainer_model(trainer);
     int32_t count = nb_model_census(model, NULL, 0);
@@ -237,14 +261,8 @@ void ni_screen_census(ni_screen *screen, nb_trainer *trainer, const char *file) 
     census_group *groups = calloc((size_t)count + 1, sizeof *groups);
     if (rows && groups) {
         nb_model_census(model, rows, count);
-        int32_t found = group_census(rows, count, groups);
         ni_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
-        for (int32_t i = 0; i < found; i++) {
-            const nb_census_row *row = groups[i].like;
-            ni_progress_line(&screen->progress, "  %4d %-17s  %-42s  %-18s  %s%s%s%s", groups[i].count, groups[i].gemms,
-                             row->formats, row->kernel, groups[i].modules, row->reason && *row->reason ? "  (" : "",
-                             row->reason ? row->reason : "", row->reason && *row->reason ? ")" : "");
-        }
+        print_groups(screen, groups, group_census(rows, count, groups));
     }
     free(rows);
     free(groups);

@@ -309,7 +309,7 @@ static nb_status join_best(trainer *t, bool *found, nb_error *err) {
     const int32_t left = best->left, right = best->right, known = t->known;
     uint32_t *words = best->words;
     const uint32_t count = best->count;
-    int32_t joined;
+    int32_t joined = -1;
     best->words = NULL;
     best->count = best->room = 0;
     best->often = 0;

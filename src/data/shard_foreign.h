@@ -28,6 +28,6 @@ bool ni_foreign_shard_is(const char *path);
 nb_status ni_foreign_shard_open(const char *path, ni_foreign_shard *out, nb_error *err);
 
 /* An index in memory, beside tokens of so many bytes. */
-nb_status ni_megatron_parse(const void *bytes, size_t size, int64_t tokens_size, ni_foreign_shard *out, nb_error *err);
+nb_status ni_megatron_parse(const void *data, size_t size, int64_t tokens_size, ni_foreign_shard *out, nb_error *err);
 
 #endif

@@ -19,6 +19,7 @@
 #error "nibble's file formats are read and written in place: only little-endian machines are supported"
 #endif
 
+#undef ni_fail_errno
 nb_status ni_fail_errno(nb_error *err, const char *path, const char *what) {
     const int reason = errno;
     const char *hint = reason == ENOSPC || reason == EDQUOT ? "; free some space and try again" : "";

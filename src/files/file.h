@@ -18,6 +18,9 @@ nb_status ni_file_write(const char *path, const void *bytes, size_t size, nb_err
 
 /* Says in one sentence why a call just failed, by errno: NB_NO_MEMORY for ENOMEM, else NB_IO_ERROR. */
 nb_status ni_fail_errno(nb_error *err, const char *path, const char *what);
+#ifdef __clang_analyzer__ /* as nibble/status.h: never NB_OK */
+#define ni_fail_errno(err, path, what) (ni_fail_errno(err, path, what), NB_IO_ERROR)
+#endif
 
 /* Whether something has this name. What cannot be looked at is an error, not an absence. */
 nb_status ni_file_exists(const char *path, bool *exists, nb_error *err);

@@ -3,7 +3,7 @@
 
 /* Calls `hook` of each member that has it. */
 #define TELL(hook, ...)                                                                                                \
-    const ni_lens_pair *pair = context;                                                                                \
+    const ni_lens_both *pair = context;                                                                                \
     for (int i = 0; i < 2; i++)                                                                                        \
         if (pair->members[i]->hook)                                                                                    \
     pair->members[i]->hook(pair->members[i]->context, __VA_ARGS__)
@@ -13,7 +13,7 @@ static bool wants(const nb_lens *lens, nb_role role) {
 }
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
-    const ni_lens_pair *pair = context;
+    const ni_lens_both *pair = context;
     for (int i = 0; i < 2; i++)
         if (wants(pair->members[i], seen->role))
             pair->members[i]->operand(pair->members[i]->context, seen);
@@ -47,11 +47,9 @@ static uint32_t roles_of(const nb_lens *a, const nb_lens *b) {
     return all ? 0 : (a->operand ? a->roles : 0) | (b->operand ? b->roles : 0);
 }
 
-const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
-    if (!first || !second)
-        return first ? first : second;
-    /* A hook that neither has stays NULL: nothing is prepared for it. */
-    *pair = (ni_lens_pair){
+/* A hook that neither has stays NULL: nothing is prepared for it. */
+static void join(ni_lens_both *pair, const nb_lens *first, const nb_lens *second) {
+    *pair = (ni_lens_both){
         .lens = {.context = pair,
                  .counts = first->counts || second->counts,
                  .operand = first->operand || second->operand ? on_operand : NULL,
@@ -62,5 +60,24 @@ const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_l
                  .output = first->output || second->output ? on_output : NULL,
                  .roles = roles_of(first, second)},
         .members = {first, second}};
-    return &pair->lens;
+}
+
+static const nb_lens *of_block(void *context, int32_t index) {
+    ni_lens_pair *pair = context; /* of which context is the first member */
+    const nb_lens *of[2];
+    for (int i = 0; i < 2; i++) {
+        const nb_lens *member = pair->all.members[i];
+        of[i] = member->block ? member->block(member->context, index) : member;
+    }
+    join(&pair->block, of[0], of[1]);
+    return &pair->block.lens;
+}
+
+const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
+    if (!first || !second)
+        return first ? first : second;
+    join(&pair->all, first, second);
+    if (first->block || second->block)
+        pair->all.lens.block = of_block;
+    return &pair->all.lens;
 }

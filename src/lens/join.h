@@ -4,9 +4,13 @@
 
 #include "nibble/lens.h"
 
-typedef struct ni_lens_pair {
+typedef struct ni_lens_both {
     nb_lens lens;
     const nb_lens *members[2];
+} ni_lens_both;
+
+typedef struct ni_lens_pair {
+    ni_lens_both all, block; /* the block that is looked at now */
 } ni_lens_pair;
 
 /* One lens through which both look, `first` first; `pair` stays where it is while it is used. Where one is NULL the

@@ -31,18 +31,21 @@ struct ni_observer {
     ni_record record;
     nb_lens lens;
     nb_lens following;    /* in a window: weights */
+    nb_lens first_part;   /* of a sample that is spread: blocks are chosen, and what is outside of them is looked at; */
+    nb_lens later_part;   /* is not */
     nb_lens scalars_only; /* between windows: mechanisms may tell what they did */
     ni_skipped skipped;
     char skipped_path[1024];
     watched *watched;
     int32_t count, capacity;
     int64_t window_start;     /* step of the last sample; -1 = none in this process */
+    int64_t part;             /* of it that this step looks at, from 0 on; -1 = none */
     ni_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
     ni_bin_room bins;
 };
 
 ni_observer_options ni_observer_defaults(void) {
-    return (ni_observer_options){.every = 200, .window = 50, .hot_channels = 16, .attention_stride = 16};
+    return (ni_observer_options){.every = 200, .spread = 1, .window = 50, .hot_channels = 16, .attention_stride = 16};
 }
 
 /* ---- what is watched ---- */
@@ -152,29 +155,32 @@ static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *se
     w->told = true;
 }
 
-static bool sampling(const ni_observer *o) {
-    return o->record.step == o->window_start;
-}
-
-static void on_operand(void *context, const nb_lens_operand *seen) {
-    ni_observer *o = context;
-    if (!of_interest(o, seen->module) || (!sampling(o) && seen->role != NB_FPROP_W))
+static void see_operand(ni_observer *o, const nb_lens_operand *seen, bool sampled) {
+    if (!of_interest(o, seen->module))
         return;
     watched *w = watch(o, seen->module, seen->role);
     if (!w || w->last_step == o->record.step)
         return;
     w->last_step = o->record.step;
     w->source = seen->source ? *seen->source : (nb_mat){0};
-    if (sampling(o))
+    if (sampled)
         sample_operand(o, w, seen);
-    if (seen->role == NB_FPROP_W && o->options.window)
+    if (seen->role == NB_FPROP_W && o->options.window && o->record.step <= o->window_start + o->options.window)
         ni_follow_step(&w->followed, seen);
+}
+
+static void on_operand(void *context, const nb_lens_operand *seen) {
+    see_operand(context, seen, true);
+}
+
+static void on_followed(void *context, const nb_lens_operand *seen) {
+    see_operand(context, seen, false);
 }
 
 static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
                          const void *q, const void *k) {
     ni_observer *o = context;
-    if (!sampling(o) || !of_interest(o, module))
+    if (!of_interest(o, module))
         return;
     if (!be->ops->measure_attention)
         ni_skip_note(&o->skipped, "logits and entropy", "this backend does not measure attention", module);
@@ -184,22 +190,21 @@ static void on_attention(void *context, nb_backend *be, const char *module, cons
 
 static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {
     ni_observer *o = context;
-    if (sampling(o) && of_interest(o, module) && !ni_record_gate(&o->record, module, be, pre_activation, bias))
+    if (of_interest(o, module) && !ni_record_gate(&o->record, module, be, pre_activation, bias))
         ni_skip_note(&o->skipped, "gates", "out of memory", module);
 }
 
 static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
                              const nb_mat *exact, const nb_mat *approximate) {
     ni_observer *o = context;
-    if (sampling(o) && of_interest(o, module) &&
-        !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
+    if (of_interest(o, module) && !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
         ni_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
 }
 
 /* Not logits: a column a word, and chunks of them. */
 static void on_output(void *context, nb_backend *be, const char *module, const nb_mat *y) {
     ni_observer *o = context;
-    if (!sampling(o) || !of_interest(o, module) || strcmp(module, "lm_head") == 0)
+    if (!of_interest(o, module) || strcmp(module, "lm_head") == 0)
         return;
     char prefix[NB_NAME_SIZE + 16];
     snprintf(prefix, sizeof prefix, "%s/output", module);
@@ -213,26 +218,48 @@ static void on_scalar(void *context, const char *module, const char *name, doubl
         ni_record_scalar(&o->record, module, name, value);
 }
 
+bool ni_observer_looks(const ni_observer *o, int32_t block) {
+    return o->part >= 0 && block % o->options.spread == o->part;
+}
+
 void ni_observer_alignment(ni_observer *o, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
-    if (sampling(o) && of_interest(o, module) && !ni_record_alignment(&o->record, module, be, gate, up))
+    if (of_interest(o, module) && !ni_record_alignment(&o->record, module, be, gate, up))
         ni_skip_note(&o->skipped, "alignment", "out of memory", module);
 }
 
 /* ---- steps ---- */
+
+static const nb_lens *unsampled(const ni_observer *o) {
+    return o->options.window > 0 ? &o->following : &o->scalars_only;
+}
+
+static const nb_lens *of_block(void *context, int32_t index) {
+    const ni_observer *o = context;
+    return ni_observer_looks(o, index) ? &o->lens : unsampled(o);
+}
+
+static void begin_sample(ni_observer *o, int64_t step) {
+    o->window_start = step;
+    for (int32_t i = 0; i < o->count; i++)
+        ni_follow_begin(&o->watched[i].followed);
+    if (o->options.spread > 1)
+        ni_series_put(o->record.series, NI_SERIES_SPREAD, (double)o->options.spread);
+}
 
 const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
     ni_record_forget(&o->record); /* a step that was not ended is taken again */
     o->record.step = step;
     for (int32_t i = 0; i < o->count; i++)
         o->watched[i].last_step = -1;
-    if (step % o->options.every == 0) {
-        o->window_start = step;
-        for (int32_t i = 0; i < o->count; i++)
-            ni_follow_begin(&o->watched[i].followed);
-    } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
-        return &o->scalars_only;
-    }
-    return sampling(o) ? &o->lens : &o->following;
+    if (step % o->options.every == 0)
+        begin_sample(o, step);
+    const int64_t since = o->window_start < 0 ? -1 : step - o->window_start;
+    o->part = since < o->options.spread ? since : -1;
+    if (o->part < 0)
+        return since >= 0 && since <= o->options.window ? &o->following : &o->scalars_only;
+    if (o->options.spread == 1)
+        return &o->lens;
+    return o->part == 0 ? &o->first_part : &o->later_part;
 }
 
 nb_status ni_observer_scalar(ni_observer *o, int64_t step, const char *name, double value, nb_error *err) {
@@ -269,7 +296,9 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
     o->options = *options;
     if (o->options.window >= o->options.every)
         o->options.window = o->options.every - 1;
-    o->window_start = -1;
+    if (o->options.spread > o->options.every)
+        o->options.spread = o->options.every;
+    o->window_start = o->part = -1;
     o->lens = (nb_lens){.context = o,
                         .counts = true,
                         .operand = on_operand,
@@ -278,8 +307,11 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
                         .scalar = on_scalar,
                         .gate = on_gate,
                         .output = on_output};
-    o->following = (nb_lens){.context = o, .operand = on_operand, .scalar = on_scalar, .roles = 1u << NB_FPROP_W};
+    o->following = (nb_lens){.context = o, .operand = on_followed, .scalar = on_scalar, .roles = 1u << NB_FPROP_W};
     o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
+    o->first_part = o->lens;
+    o->later_part = *unsampled(o);
+    o->first_part.block = o->later_part.block = of_block;
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {
         ni_observer_free(o);

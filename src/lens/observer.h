@@ -13,14 +13,16 @@
 typedef struct ni_observer_options {
     int64_t every;            /* steps between samples; at least 1 */
     int64_t window;           /* steps that weights are followed after a sample; 0 = not at all; below every */
+    int64_t spread;           /* steps that a sample is spread over: in each of them every spread-th block is looked at,
+                                 what is outside of blocks in the first; at least 1, every at most */
     int32_t hot_channels;     /* k of the top-k channels of X */
     int64_t attention_stride; /* every so many queries are looked at */
     const char *modules;      /* fnmatch pattern; NULL = every module */
     const char *tiles;        /* fnmatch pattern of MODULE/ROLE whose maps of tiles are kept; NULL or empty = none */
 } ni_observer_options;
 
-/* Defaults: 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50 (arXiv:2510.27527's T0),
- * 16 channels, every 16th query, every module. */
+/* Defaults: not spread, 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50
+ * (arXiv:2510.27527's T0), 16 channels, every 16th query, every module. */
 ni_observer_options ni_observer_defaults(void);
 
 typedef struct ni_observer ni_observer;
@@ -37,8 +39,10 @@ const nb_lens *ni_observer_lens(ni_observer *observer, int64_t step);
 /* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
 nb_status ni_observer_scalar(ni_observer *observer, int64_t step, const char *name, double value, nb_error *err);
 
-/* Two weights whose rows belong together, in backend memory: their alignment (layer_metrics.h), where this step is
- * sampled. */
+/* Whether the step at hand looks at this block. */
+bool ni_observer_looks(const ni_observer *observer, int32_t block);
+
+/* Two weights of such a block whose rows belong together, in backend memory: their alignment (layer_metrics.h). */
 void ni_observer_alignment(ni_observer *observer, const char *module, nb_backend *be, const nb_mat *gate,
                            const nb_mat *up);
 

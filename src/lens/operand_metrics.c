@@ -24,16 +24,27 @@ ni_quantization_error ni_quantization_error_of(const nb_quantize_stats *s) {
     };
 }
 
-static void record_error(ni_record *record, const char *prefix, const nb_lens_operand *seen) {
-    ni_quantization_error e = ni_quantization_error_of(seen->stats);
-    ni_record_scalar(record, prefix, "flushed", e.flushed);
-    ni_record_scalar(record, prefix, "saturated", e.saturated);
-    if (!seen->quantized || seen->quantized->scales)
-        ni_record_scalar(record, prefix, "zero_scales", e.zero_scales);
-    ni_record_scalar(record, prefix, "snr_db", e.snr_db);
-    ni_record_scalar(record, prefix, "cosine", e.cosine);
-    if (seen->role == NB_DGRAD_DY || seen->role == NB_WGRAD_DY)
-        ni_record_scalar(record, prefix, "rho", e.rho);
+static void take_error(ni_record *record, const ni_asked *asked, const void *results) {
+    const ni_quantization_error e = ni_quantization_error_of(results);
+    ni_record_scalar(record, asked->prefix, "flushed", e.flushed);
+    ni_record_scalar(record, asked->prefix, "saturated", e.saturated);
+    if (asked->has_scales)
+        ni_record_scalar(record, asked->prefix, "zero_scales", e.zero_scales);
+    ni_record_scalar(record, asked->prefix, "snr_db", e.snr_db);
+    ni_record_scalar(record, asked->prefix, "cosine", e.cosine);
+    if (asked->is_gradient)
+        ni_record_scalar(record, asked->prefix, "rho", e.rho);
+}
+
+static bool ask_error(ni_record *record, const char *prefix, const nb_lens_operand *seen) {
+    ni_asked *asked = ni_ask(record, seen->be, prefix, sizeof *seen->stats, 0, take_error);
+    if (!asked)
+        return false;
+    asked->has_scales = !seen->quantized || seen->quantized->scales;
+    asked->is_gradient = seen->role == NB_DGRAD_DY || seen->role == NB_WGRAD_DY;
+    seen->be->ops->copy(seen->be, ni_asked_results(record, asked), seen->stats, sizeof *seen->stats);
+    ni_asked_now(record);
+    return true;
 }
 
 /* ---- scales ---- */
@@ -129,8 +140,8 @@ bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_oper
                        ni_measured wanted) {
     if (seen->source && !source_known && !ni_measure_matrix(record, prefix, seen->be, seen->source, wanted))
         return false;
-    if (seen->stats)
-        record_error(record, prefix, seen);
+    if (seen->stats && !ask_error(record, prefix, seen))
+        return false;
     return !seen->quantized || ask_scales(record, prefix, seen);
 }
 

@@ -41,11 +41,6 @@ void ni_record_shares(ni_record *record, const char *prefix, const char *name, c
                              &record->failure);
 }
 
-void ni_record_lost(ni_record *record, const char *prefix, const char *what) {
-    if (record->failure.status == NB_OK)
-        nb_fail(&record->failure, NB_NO_MEMORY, "%s: no memory for its %s", prefix, what);
-}
-
 void ni_record_forget(ni_record *record) {
     ni_drop_all(&record->waiting);
     ni_series_forget(record->series);

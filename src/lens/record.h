@@ -24,7 +24,11 @@ void ni_record_vector(ni_record *record, const char *prefix, const char *name, c
 void ni_record_shares(ni_record *record, const char *prefix, const char *name, const float *shares, int32_t count,
                       const double *limits, double total);
 /* No memory for `what` of PREFIX: said at the commit. */
-void ni_record_lost(ni_record *record, const char *prefix, const char *what);
+static inline void ni_record_lost(ni_record *record, const char *prefix, const char *what) {
+    if (record->failure.status == NB_OK)
+        nb_fail(&record->failure, NB_NO_MEMORY, "%s: no memory for its %s", prefix, what);
+}
+
 nb_status ni_record_commit(ni_record *record, nb_error *err);
 void ni_record_forget(ni_record *record); /* what was measured since */
 

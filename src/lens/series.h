@@ -54,4 +54,11 @@ int32_t ni_series_find(const ni_series_reader *reader, const char *name); /* -1 
 int64_t ni_series_points(const ni_series_reader *reader, int32_t name);
 ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64_t index); /* in order of the file */
 
+/* A sample that is spread over steps says over how many, under this name, at the first of them. */
+#define NI_SERIES_SPREAD "sample/steps"
+
+/* Where a point belongs: at the first step of its sample, if it is one of those that looked at its block; else at its
+ * own. */
+int64_t ni_series_sample(const ni_series_reader *reader, int32_t name, int64_t step);
+
 #endif

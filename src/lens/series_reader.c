@@ -166,3 +166,26 @@ int64_t ni_series_points(const ni_series_reader *reader, int32_t name) {
 ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64_t index) {
     return reader->entries[name].points[index];
 }
+
+/* Its block: "layers.3.mlp.up_proj/fprop.w/amax"; 0 of what is outside of blocks, which the first step looks at. */
+static int64_t block_of(const char *name) {
+    return strncmp(name, "layers.", 7) == 0 ? strtol(name + 7, NULL, 10) : 0;
+}
+
+int64_t ni_series_sample(const ni_series_reader *reader, int32_t name, int64_t step) {
+    const int32_t spread = ni_series_find(reader, NI_SERIES_SPREAD);
+    int64_t low = 0, high = spread < 0 ? 0 : reader->entries[spread].count; /* steps rise */
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (reader->entries[spread].points[middle].step <= step)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0)
+        return step;
+    const ni_series_point *sample = &reader->entries[spread].points[low - 1];
+    const float steps = sample->count == 1 ? sample->values[0] : 0;
+    const bool parts = steps >= 1 && steps < 1e6f;
+    return parts && step - sample->step == block_of(reader->entries[name].name) % (int64_t)steps ? sample->step : step;
+}

@@ -26,6 +26,8 @@ static bool make_room(ni_waiting *w, nb_backend *be, size_t need) {
     w->there = be->ops->alloc(be, room, "what the lens measures");
     w->be = w->there ? be : NULL;
     w->room = w->there ? room : 0;
+    if (w->there)
+        be->ops->fill_zero(be, w->there, room);
     return w->there;
 }
 
@@ -126,6 +128,8 @@ void ni_take_all(ni_record *record) {
 }
 
 void ni_drop_all(ni_waiting *w) {
+    if (w->count)
+        w->be->ops->fill_zero(w->be, w->there, w->room); /* results may lie where maps were */
     w->count = 0;
     w->results = w->maps = 0;
 }

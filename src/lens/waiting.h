@@ -20,6 +20,8 @@ struct ni_asked {
     ni_take *take;
     size_t at, bytes;   /* of the results, from the first one on */
     int64_t rows, cols; /* of the matrix that was measured */
+    bool has_scales;    /* of an operand: its blocks have a scale byte each */
+    bool is_gradient;   /* it is dY */
     ni_crest_map map;   /* crests NULL: there are none. They are summed up before results are fetched */
     bool channels;      /* maxima of columns are recorded */
     bool keeps_map;     /* the whole map is wanted: */
@@ -40,8 +42,9 @@ typedef struct ni_waiting {
     int32_t count, capacity;
 } ni_waiting;
 
-/* Room for results of one more operation and for `tiles` crests, all of them 8-byte aligned; what waits already is
- * taken first where there is no more. The rest of the entry is 0. NULL if memory ran out. Valid until the next call. */
+/* Room for results of one more operation, which is 0, and for `tiles` crests, all of them 8-byte aligned; what waits
+ * already is taken first where there is no more. The rest of the entry is 0. NULL if memory ran out. Valid until the
+ * next call. */
 ni_asked *ni_ask(struct ni_record *record, nb_backend *be, const char *prefix, size_t bytes, int64_t tiles,
                  ni_take *take);
 void *ni_asked_results(const struct ni_record *record, const ni_asked *asked); /* in backend memory */

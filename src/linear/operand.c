@@ -19,14 +19,19 @@ bool ni_lens_is_near(const nb_pass *pass) {
     const nb_lens *lens = pass->lens;
     if (!lens)
         return false;
-    bool near = lens->counts || lens->attention || lens->approximation || lens->gate || lens->output;
+    bool near = lens->block || lens->counts || lens->attention || lens->approximation || lens->gate || lens->output;
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
         near |= role != NB_FPROP_W && role != NB_DGRAD_W && shows(lens, role);
     return near;
 }
 
-nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats) {
-    return pass->lens && pass->lens->counts ? stats : NULL;
+nb_status ni_counted(const ni_linear_call *call, int32_t count, nb_quantize_stats **out, nb_error *err) {
+    const bool counts = call->pass->lens && call->pass->lens->counts;
+    void *memory = NULL;
+    if (counts || call->measuring)
+        NB_TRY(ni_scratch_place(call->scratch, (size_t)count * sizeof **out, "what quantizers count", &memory, err));
+    *out = counts ? memory : NULL;
+    return NB_OK;
 }
 
 static nb_status to_canonical(const ni_linear_call *call, const nb_operand *o, nb_qtensor *out, nb_error *err) {
@@ -123,7 +128,7 @@ static size_t number_bytes(const nb_backend *be, int64_t rows, int64_t cols) {
 }
 
 /* The operand of this pass, with its memory: codes, or plain numbers as `stored` [rows, cols]. */
-static nb_status open(const ni_linear_call *call, ni_cached_operand *o, shape stored, nb_error *err) {
+static nb_status open_operand(const ni_linear_call *call, ni_cached_operand *o, shape stored, nb_error *err) {
     nb_operand *out = &o->operand;
     *out = describe(&call->group->layers[o->layer], o, call->x->rows);
     bool plain = nb_quantizer_is_bf16(&out->quantizer);
@@ -196,7 +201,7 @@ static bool same_numbers(const ni_cached_operand *a, const ni_cached_operand *b)
 typedef struct request {
     ni_cached_operand *o;
     nb_noise noise;
-    nb_quantize_stats stats;
+    nb_quantize_stats *stats; /* backend memory; NULL: nobody asks */
 } request;
 
 static ni_making making_of(const ni_linear_call *call, request *r, bool transpose) {
@@ -211,18 +216,17 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .headroom = (float)r->o->rule.headroom,
                        .now = seen ? h->now : NULL,
                        .noise = &r->noise,
-                       .stats = ni_counted(call->pass, &r->stats),
+                       .stats = r->stats,
                        .shown = r->o->legible};
 }
 
 nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, nb_noise *noise,
                            ni_making *out, nb_error *err) {
     request r = {.o = o};
-    NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){numbers->rows, numbers->cols}, err));
     *out = making_of(call, &r, is_transposed(o->name.role));
     *noise = r.noise;
     out->noise = noise;
-    out->stats = NULL;
     return NB_OK;
 }
 
@@ -280,7 +284,9 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
     request requests[2];
     ni_making makings[2];
     int32_t made = 0;
+    nb_quantize_stats *stats;
     ni_source source = {.numbers = numbers};
+    NB_TRY(ni_counted(call, count, &stats, err));
     for (int32_t i = 0; i < count; i++) {
         ni_cached_operand *o = list[i];
         nb_quantizer q = ni_operand_quantizer(&call->group->layers[o->layer], o->name.role);
@@ -288,8 +294,8 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
             NB_TRY(look_at(call, o, numbers, transpose[i], err));
             continue;
         }
-        NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
-        requests[made] = (request){.o = o};
+        NB_TRY(open_operand(call, o, (shape){numbers->rows, numbers->cols}, err));
+        requests[made] = (request){.o = o, .stats = stats ? &stats[made] : NULL};
         makings[made] = making_of(call, &requests[made], transpose[i]);
         made++;
         if (o->fold && transpose[i])
@@ -315,10 +321,11 @@ static nb_status make_of_operand(const ni_linear_call *call, ni_cached_operand *
         const bool transpose = !from->transposed;
         return make_of_numbers(call, &o, 1, &from->numbers, &transpose, err);
     }
-    NB_TRY(open(call, o, (shape){from->rows, from->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){from->rows, from->cols}, err));
     if (o->rule.requantize && !nb_quantizer_is_bf16(&o->rule.quantizer)) {
         request r = {.o = o};
-        ni_making making = making_of(call, &r, true);
+        NB_TRY(ni_counted(call, 1, &r.stats, err));
+        const ni_making making = making_of(call, &r, true);
         NB_TRY(be->ops->make_operands(be, &(ni_source){.operand = from}, &making, 1, err));
         const ni_showing showing = {
             .name = &o->name, .from = from, .transposed = true, .operand = &o->operand, .stats = making.stats};
@@ -355,7 +362,7 @@ static nb_status made_x(const ni_linear_call *call, ni_cached_operand *o, bool *
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (o->mechanisms != 1u << i || !m->table->make_x || o->fold || o->source)
             continue;
-        NB_TRY(open(call, o, (shape){call->x->rows, call->x->cols}, err));
+        NB_TRY(open_operand(call, o, (shape){call->x->rows, call->x->cols}, err));
         const ni_making making = making_of(call, &r, false);
         *done = true;
         return m->table->make_x(m->state, call, &making, err);
@@ -370,7 +377,7 @@ static nb_status replaced_w(const ni_linear_call *call, ni_cached_operand *o, bo
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (!(layer->mechanisms >> i & 1) || !m->table->quantize_w)
             continue;
-        NB_TRY(open(call, o, (shape){layer->out, layer->in}, err));
+        NB_TRY(open_operand(call, o, (shape){layer->out, layer->in}, err));
         NB_TRY(m->table->quantize_w(m->state, call, layer, &o->operand, done, err));
     }
     if (!*done)
@@ -483,7 +490,7 @@ nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role
 }
 
 nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {
-    NB_TRY(open(call, o, (shape){codes->rows, codes->cols}, err));
+    NB_TRY(open_operand(call, o, (shape){codes->rows, codes->cols}, err));
     NB_TRY(call->be->ops->take_codes(call->be, &o->operand, codes, err));
     o->fresh = o->legible = true;
     o->made++;

@@ -128,7 +128,7 @@ bool ni_lens_looks(const struct ni_linear_call *call, nb_role role);
 /* Whether anything but weights and numbers that mechanisms tell is looked at: what makes X or dY and operands of them
  * at once then makes one after the other, and weights are made where they are read. */
 bool ni_lens_is_near(const nb_pass *pass);
-/* Where quantizers are to count, if anybody asked. */
-nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats);
+/* [count] in scratch: where quantizers are to count; NULL where nobody asks. */
+nb_status ni_counted(const struct ni_linear_call *call, int32_t count, nb_quantize_stats **out, nb_error *err);
 
 #endif

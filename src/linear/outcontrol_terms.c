@@ -70,8 +70,6 @@ static nb_status make_part(const ni_outcontrol_state *o, ni_scratch *scratch, co
         source = (ni_source){.numbers = &wide};
     }
     NB_TRY(be->ops->make_operands(be, &source, making, 1, err));
-    if (making->stats)
-        making->stats->elements -= whole->rows * (o->widths[part] - o->channels[part]);
     scratch->used = mark;
     return NB_OK;
 }
@@ -86,12 +84,7 @@ static ni_source codes_of(const ni_outcontrol_state *o, int part) {
     return source;
 }
 
-/* What both quantizers counted, in the first; NULL where nobody counts. */
-static const nb_quantize_stats *both_parts(const nb_pass *pass, nb_quantize_stats stats[NI_OUT_PARTS]) {
-    const nb_quantize_stats *b = &stats[1];
-    nb_quantize_stats *a = ni_counted(pass, &stats[0]);
-    if (!a)
-        return NULL;
+static void join_stats(nb_quantize_stats *a, const nb_quantize_stats *b) {
     a->amax = b->amax > a->amax ? b->amax : a->amax;
     a->elements += b->elements;
     a->nonzero += b->nonzero;
@@ -102,7 +95,20 @@ static const nb_quantize_stats *both_parts(const nb_pass *pass, nb_quantize_stat
     a->sum_sq += b->sum_sq;
     a->sum_sq_error += b->sum_sq_error;
     a->sum_product += b->sum_product;
-    return a;
+}
+
+/* What was counted of parts of a matrix of so many rows, all of it in the first, without what fills them up. */
+static void join_parts(const ni_outcontrol_state *o, int64_t rows, nb_quantize_stats *stats, int first, int end) {
+    nb_backend *be = o->group->be;
+    nb_quantize_stats all = {0}, one;
+    for (int part = first; part < end; part++) {
+        if (o->channels[part] == 0)
+            continue;
+        be->ops->download(be, &one, &stats[part - first], sizeof one);
+        one.elements -= rows * (o->widths[part] - o->channels[part]);
+        join_stats(&all, &one);
+    }
+    be->ops->upload(be, stats, &all, sizeof all);
 }
 
 /* The lens names channels by their place in X, so it sees X whole and as it came; what is lost is counted over both
@@ -110,11 +116,12 @@ static const nb_quantize_stats *both_parts(const nb_pass *pass, nb_quantize_stat
 static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
     const ni_operand_name *name = &layer->names[NB_FPROP_X];
     nb_noise noise = ni_noise_of(call->pass, name);
-    nb_quantize_stats stats[NI_OUT_PARTS] = {{0}};
+    nb_quantize_stats *stats;
     if (o->x_fresh)
         return NB_OK;
+    NB_TRY(ni_counted(call, NI_OUT_PARTS, &stats, err));
     for (int part = 0; part < NI_OUT_PARTS; part++) {
-        const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = ni_counted(call->pass, &stats[part])};
+        const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = stats ? &stats[part] : NULL};
         if (o->channels[part] == 0)
             continue;
         o->x[part] = ni_outcontrol_shape(o, layer, NB_FPROP_X, part);
@@ -123,7 +130,9 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
         NB_TRY(make_part(o, call->scratch, call->x, part, &making, err));
     }
     o->x_fresh = true;
-    const ni_showing showing = {.name = name, .source = call->x, .stats = both_parts(call->pass, stats)};
+    if (stats)
+        join_parts(o, call->x->rows, stats, 0, NI_OUT_PARTS);
+    const ni_showing showing = {.name = name, .source = call->x, .stats = stats};
     return ni_operand_show(call, &showing, err);
 }
 
@@ -153,7 +162,7 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
                         nb_error *err) {
     size_t mark = call->scratch->used;
     nb_operand codes = o->w[layer->index][NI_OUT_FP4];
-    nb_quantize_stats stats = {0};
+    nb_quantize_stats *stats = NULL;
     nb_mat columns;
     if (!ni_lens_looks(call, NB_FPROP_W) || o->channels[NI_OUT_FP4] == 0)
         return NB_OK;
@@ -161,13 +170,16 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
     ni_showing showing = {.name = &layer->names[NB_FPROP_W], .source = &columns, .operand = &codes};
     if (ni_outcontrol_is_filled_up(o, NI_OUT_FP4)) {
         showing.operand = NULL;
-        showing.stats = ni_counted(call->pass, &stats);
+        NB_TRY(ni_counted(call, 1, &stats, err));
+        showing.stats = stats;
     }
-    if (showing.stats || call->measuring) {
+    if (stats || call->measuring) {
         nb_mat numbers;
         NB_TRY(ni_weight_source(call, layer, &numbers, err));
-        NB_TRY(make_part(o, call->scratch, &numbers, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = &stats}, err));
+        NB_TRY(make_part(o, call->scratch, &numbers, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = stats}, err));
     }
+    if (stats)
+        join_parts(o, w->rows, stats, NI_OUT_FP4, NI_OUT_FP4 + 1);
     NB_TRY(ni_operand_show(call, &showing, err));
     call->scratch->used = mark;
     return NB_OK;
@@ -248,13 +260,14 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     nb_operand *w = &o->dgrad_w[layer->index];
     nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
     nb_noise noise = ni_noise_of(call->pass, name);
-    nb_quantize_stats stats = {0};
+    nb_quantize_stats *stats;
+    NB_TRY(ni_counted(call, 1, &stats, err));
     NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
                             &decoded.data, err));
     NB_TRY(join(o, layer, call->scratch, NI_OUT_FP8, &decoded, err));
     NB_TRY(place_dgrad_w(o, call, layer, w, err));
     const ni_source source = {.numbers = &decoded};
-    const ni_making making = {.out = w, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    const ni_making making = {.out = w, .transpose = true, .noise = &noise, .stats = stats};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     const ni_showing showing = {
         .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
@@ -289,14 +302,15 @@ static nb_status x4_of_codes(const ni_outcontrol_state *o, const ni_linear_call 
     const nb_operand *from = &o->x[NI_OUT_FP4];
     nb_backend *be = call->be;
     nb_noise noise = ni_noise_of(call->pass, name);
-    nb_quantize_stats stats = {0};
+    nb_quantize_stats *stats;
     nb_mat wide = out->numbers;
     wide.cols = from->cols;
     if (nb_quantizer_is_bf16(&out->quantizer))
         return be->ops->decode(be, &wide, from, false, NULL, rule->via != NB_VIA_FOLD, err);
     if (!rule->requantize)
         return be->ops->turn(be, out, from, err);
-    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    NB_TRY(ni_counted(call, 1, &stats, err));
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = stats};
     const ni_source source = codes_of(o, NI_OUT_FP4);
     NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
     const ni_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
@@ -308,9 +322,10 @@ static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_cal
                                nb_operand *out, nb_error *err) {
     const ni_operand_name *name = &layer->names[NB_WGRAD_X];
     nb_noise noise = ni_noise_of(call->pass, name);
-    nb_quantize_stats stats = {0};
+    nb_quantize_stats *stats;
+    NB_TRY(ni_counted(call, 1, &stats, err));
     const ni_source source = part_of(o, call->x, NI_OUT_FP4);
-    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = stats};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     if (!ni_lens_looks(call, NB_WGRAD_X))
         return NB_OK;

@@ -38,11 +38,25 @@ static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, 
     return &model->branches[i].norm;
 }
 
+/* As it is for branch i: whoever looks at its block. `pass` holds that. */
+static ni_run run_of_branch(const nb_model *model, const ni_run *run, int32_t i, nb_pass *pass) {
+    const nb_lens *lens = model->pass.lens;
+    ni_run of = *run;
+    if (run->again || !lens || !lens->block || i >= 2 * model->config.layers)
+        return of;
+    *pass = *run->pass;
+    pass->lens = lens->block(lens->context, i / 2);
+    of.pass = pass;
+    return of;
+}
+
 /* The norm of stream[i], which with `change` becomes stream[i - 1] + change first. */
 static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, const void *change, nb_error *err) {
     nb_mat normed;
     void *rstd;
     const ni_norm *norm = norm_after(model, run, i, &normed, &rstd);
+    nb_pass pass;
+    const ni_run reader = run_of_branch(model, run, i, &pass);
     const ni_producer from = {.kind = NI_PRODUCER_NORM,
                               .x = model->stream[change ? i - 1 : i],
                               .change = change,
@@ -50,7 +64,9 @@ static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, cons
                               .rstd = rstd,
                               .w = norm->weight,
                               .eps = norm->eps};
-    model->x_waits = !run->again && !ni_lens_is_near(run->pass) && i < 2 * model->config.layers;
+    /* Neither who looks at the stream nor who looks at what is made of it finds it unmade. */
+    const bool watched = ni_lens_is_near(run->pass) || ni_lens_is_near(reader.pass);
+    model->x_waits = !run->again && !watched && i < 2 * model->config.layers;
     model->x_from = from;
     const ni_produced out = {.numbers = &normed, .kept = true};
     return model->x_waits ? NB_OK : run->be->ops->make_produced(run->be, &from, &out, 1, err);
@@ -168,11 +184,13 @@ void ni_show_output(const ni_run *run, const char *module, const char *what, con
 /* After the MLP, the second branch of a block. */
 static void show_stream(const nb_model *model, const ni_run *run, int32_t i) {
     char block[NB_NAME_SIZE];
+    nb_pass pass;
     if (i % 2 == 0)
         return;
+    const ni_run of = run_of_branch(model, run, i, &pass); /* the norm after it asked for the next block's */
     const nb_mat stream = ni_act(run, model->stream[i + 1], model->config.hidden);
     snprintf(block, sizeof block, "layers.%d", i / 2);
-    ni_show_output(run, block, "residual", &stream);
+    ni_show_output(&of, block, "residual", &stream);
 }
 
 typedef nb_status branch_pass(nb_model *model, const ni_run *run, int32_t i, nb_error *err);
@@ -205,7 +223,9 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
         NB_TRY(norm_stream(model, run, 0, NULL, err));
     for (int32_t i = 0; i < branches; i++) {
         NB_TRY(await_weights(model, 1 + i, err));
-        NB_TRY(forward_of(model)(model, run, i, err));
+        nb_pass pass;
+        const ni_run of = run_of_branch(model, run, i, &pass);
+        NB_TRY(forward_of(model)(model, &of, i, err));
         show_stream(model, run, i);
     }
     NB_TRY(await_weights(model, INT32_MAX, err));
@@ -216,8 +236,10 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
 
 nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--) {
+        nb_pass pass;
+        const ni_run of = run_of_branch(model, run, i, &pass);
         NB_TRY(make_again(model, run, i, err));
-        NB_TRY(backward_of(model)(model, run, i, err));
+        NB_TRY(backward_of(model)(model, &of, i, err));
     }
     void *dtable = ni_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,

@@ -68,7 +68,7 @@ void ni_unit_place(const ni_builder *builder, ni_unit *unit, int64_t cols, int64
     const nb_model *model = builder->model;
     int64_t dims[DIMS], at = 0;
     dims_of(&model->config, dims);
-    for (int i = 0; dims[i] != dim; i++)
+    for (int i = 0; i < DIMS && dims[i] != dim; i++)
         at += dims[i];
     unit->norm = (ni_norm){.param = -1,
                            .weight = model->unit_weight

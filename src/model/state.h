@@ -7,7 +7,7 @@
 
 /* The tensors of all layers' mechanisms that ranks combine in one way, in an order that is the same on every rank;
  * returns how many there are, at most `most` are written. */
-int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *list, int32_t most);
+int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *out, int32_t most);
 
 /* Update `taken` of a calibration moved the masters; see `calibrate` in linear/mechanism.h. */
 nb_status ni_model_calibrate(nb_model *model, const nb_pass *pass, int32_t taken, nb_error *err);

@@ -64,8 +64,10 @@ nb_status ni_samples_of(const ni_series_reader *reader, ni_samples *out, nb_erro
     *out = (ni_samples){.reader = reader};
     out->items = calloc((size_t)names + 1, sizeof *out->items);
     for (int32_t i = 0; out->items && i < names; i++) {
-        ni_sampled *item = &out->items[i];
+        ni_sampled *item = &out->items[out->count];
         item->name = i;
+        if (strcmp(ni_series_name(reader, i), NI_SERIES_SPREAD) == 0)
+            continue;
         if (!take_apart(ni_series_name(reader, i), item)) {
             ni_samples_free(out);
             break;
@@ -113,5 +115,9 @@ int64_t ni_sampled_points(const ni_samples *samples, const ni_sampled *item) {
 }
 
 ni_series_point ni_sampled_at(const ni_samples *samples, const ni_sampled *item, int64_t index) {
-    return ni_series_at(samples->reader, item->name, index < 0 ? ni_sampled_points(samples, item) + index : index);
+    ni_series_point point =
+        ni_series_at(samples->reader, item->name, index < 0 ? ni_sampled_points(samples, item) + index : index);
+    point.step =
+        ni_series_sample(samples->reader, item->name, point.step); /* modules of one sample stand side by side */
+    return point;
 }

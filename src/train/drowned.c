@@ -7,10 +7,13 @@
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
     ni_drowned_watch *w = context;
-    const nb_quantize_stats *s = seen->stats;
-    if ((seen->role != NB_DGRAD_DY && seen->role != NB_WGRAD_DY) || !s || s->sum_sq == 0)
+    nb_quantize_stats s;
+    if ((seen->role != NB_DGRAD_DY && seen->role != NB_WGRAD_DY) || !seen->stats)
         return;
-    const double rho = sqrt(s->sum_sq / s->sum_sq_error);
+    nb_backend_read(seen->be, &s, seen->stats, sizeof s);
+    if (s.sum_sq == 0)
+        return;
+    const double rho = sqrt(s.sum_sq / s.sum_sq_error);
     w->operands++;
     w->drowned += rho < w->rho;
     if (w->operands > 1 && rho >= w->least)

@@ -593,8 +593,8 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
         status = loop(&r, err);
         if (status != NB_OK && status != NB_INTERRUPTED && status != NB_BAD_NUMBER && keep_last_good(&r) && err) {
             size_t used = strlen(err->message);
-            snprintf(err->message + used, sizeof err->message - used,
-                     "; the state after step %lld is saved; hint: --resume goes on", (long long)t->at.step);
+            snprintf(err->message + used, sizeof err->message - used, "; the state after step %lld is saved%s",
+                     (long long)t->at.step, strstr(err->message, "--resume") ? "" : "; hint: --resume goes on");
         }
     }
     if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) { /* what all came to alike, one says */

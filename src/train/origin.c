@@ -24,6 +24,7 @@ static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
     ni_moments moments = {.count = 0};
     void *there = be->ops->alloc(be, sizeof moments, "a search for a bad number");
     if (there) {
+        be->ops->fill_zero(be, there, sizeof moments);
         be->ops->measure(be, x, there, NULL, NULL);
         be->ops->download(be, &moments, there, sizeof moments);
     }
@@ -31,15 +32,23 @@ static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
     return moments;
 }
 
+/* Of what was quantized; 1, of which nobody thinks anything, where nobody counted. */
+static double counted_amax(const nb_lens_operand *seen) {
+    nb_quantize_stats stats = {.amax = 1};
+    if (seen->stats)
+        nb_backend_read(seen->be, &stats, seen->stats, sizeof stats);
+    return stats.amax;
+}
+
 static bool is_nonfinite(const nb_lens_operand *seen) {
     if (!seen->source)
-        return seen->stats && !isfinite(seen->stats->amax);
+        return !isfinite(counted_amax(seen));
     return moments_of(seen->be, seen->source).nonfinite != 0;
 }
 
 static bool is_zero(const nb_lens_operand *seen) {
     if (!seen->source)
-        return seen->stats && seen->stats->amax == 0;
+        return counted_amax(seen) == 0;
     const ni_moments moments = moments_of(seen->be, seen->source);
     return moments.count > 0 && moments.nonfinite == 0 && moments.amax == 0;
 }

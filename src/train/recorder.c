@@ -25,7 +25,6 @@ struct ni_recorder {
     ni_observer *observer; /* NULL: lens.every is 0 */
     const nb_lens *lens;   /* of the step that runs now; NULL if it is not looked at */
     int64_t lens_step;     /* which that is, 0-based */
-    int64_t every;
     char modules[NB_NAME_SIZE];
     char tiles[NB_NAME_SIZE];
     bool failing[LOG_COUNT]; /* told already, and not written since */
@@ -118,9 +117,9 @@ static nb_status open_observer(ni_recorder *r, const nb_run_config *config, int6
     NB_TRY(ni_make_folders(folder, err));
     memcpy(r->modules, config->lens.modules, sizeof r->modules);
     memcpy(r->tiles, config->lens.tiles, sizeof r->tiles);
-    r->every = config->lens.every;
     ni_observer_options options = {.every = config->lens.every,
                                    .window = ni_recorder_window(config),
+                                   .spread = config->lens.spread,
                                    .hot_channels = (int32_t)config->lens.hot_channels,
                                    .attention_stride = config->lens.attention_stride,
                                    .modules = r->modules,
@@ -203,7 +202,7 @@ static void observe_alignment(ni_recorder *r, nb_model *model) {
     ni_gated_pair pairs[MOST];
     nb_backend *be = ni_model_gradients(model)->be;
     for (int32_t block = 0; block < nb_model_get_config(model)->layers; block++) {
-        int32_t count = ni_model_gated_pairs(model, block, pairs, MOST);
+        int32_t count = ni_observer_looks(r->observer, block) ? ni_model_gated_pairs(model, block, pairs, MOST) : 0;
         for (int32_t i = 0; i < count && i < MOST; i++)
             observe_pair(r, model, be, &pairs[i]);
     }
@@ -229,8 +228,7 @@ void ni_recorder_step(ni_recorder *r, const nb_step_report *report, int64_t toke
     scalar(r, "train/lr", report->step, report->lr);
     scalar(r, "train/tokens_per_second", report->step, report->tokens_per_second);
     if (r->lens) {
-        if (r->lens_step % r->every == 0)
-            observe_alignment(r, model);
+        observe_alignment(r, model);
         heed(r, LOG_LENS, ni_observer_end_step(r->observer, r->lens_step, &why), &why);
         r->lens = NULL;
     }

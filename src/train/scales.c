@@ -14,11 +14,13 @@ static void note_share(ni_scale_watch *w, const nb_lens_operand *seen, double sh
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
     ni_scale_watch *w = context;
-    const nb_quantize_stats *s = seen->stats;
-    if (!s || s->elements == 0)
+    nb_quantize_stats s = {.elements = 0};
+    if (seen->stats)
+        nb_backend_read(seen->be, &s, seen->stats, sizeof s);
+    if (s.elements == 0)
         return;
-    double saturated = (double)s->saturated / (double)s->elements;
-    double vanished = s->blocks ? (double)s->zero_scales / (double)s->blocks : 0;
+    double saturated = (double)s.saturated / (double)s.elements;
+    double vanished = s.blocks ? (double)s.zero_scales / (double)s.blocks : 0;
     w->operands += saturated > w->limit || vanished > w->limit;
     note_share(w, seen, saturated, false);
     note_share(w, seen, vanished, true);

@@ -9,6 +9,12 @@ static void record_float(trial *t, const char *what, double x) {
     record(t, what, &rounded, NB_F32, 1, false);
 }
 
+static void *cleared(trial *t, size_t bytes) {
+    void *memory = scratch(t, bytes);
+    t->be->ops->fill_zero(t->be, memory, bytes);
+    return memory;
+}
+
 static void run_measure(trial *t) {
     const int64_t rows = ROWS[t->shape / 2][0], cols = ROWS[t->shape / 2][1],
                   tiles = (rows + 15) / 16 * ((cols + 15) / 16);
@@ -21,7 +27,8 @@ static void run_measure(trial *t) {
     const nb_mat m = nb_mat_of(input(t, type, x, rows * cols), type, rows, cols);
     float *amax = output_exact(t, "largest of a column", NB_F32, cols),
           *crest = output(t, "crest of a tile", NB_F32, tiles);
-    ni_moments got, *there = scratch(t, sizeof got);
+    ni_moments got, *there = cleared(t, sizeof got);
+    t->be->ops->fill_zero(t->be, amax, (size_t)cols * sizeof *amax);
     t->be->ops->measure(t->be, &m, there, amax, crest);
     t->be->ops->download(t->be, &got, there, sizeof got);
     const double counts[] = {(double)got.count, (double)got.nonfinite, got.amax};
@@ -29,6 +36,7 @@ static void run_measure(trial *t) {
     record_float(t, "mean", got.mean);
     record_float(t, "rms", got.rms);
     record_float(t, "kurtosis", got.excess_kurtosis + 3);
+    t->be->ops->fill_zero(t->be, there, sizeof got);
     t->be->ops->measure(t->be, &m, there, NULL, NULL);
     t->be->ops->download(t->be, &got, there, sizeof got);
     record_float(t, "rms alone", got.rms);
@@ -58,7 +66,7 @@ static void run_scales(trial *t) {
     uint8_t *scales = poisoned((size_t)n);
     for (int64_t i = 0; i < n; i++)
         scales[i] = (uint8_t)(i * i % 251);
-    int64_t got[NI_SCALE_EXPONENTS], *there = scratch(t, sizeof got);
+    int64_t got[NI_SCALE_EXPONENTS], *there = cleared(t, sizeof got);
     double numbers[NI_SCALE_EXPONENTS];
     t->be->ops->count_scales(t->be, there, upload(t, scales, (size_t)n), n);
     t->be->ops->download(t->be, got, there, sizeof got);

@@ -68,8 +68,11 @@ static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t 
 static nb_operand made(trial *t, const nb_quantizer *q, const ni_source *from, int64_t rows, int64_t cols,
                        bool transpose, const nb_noise *noise, nb_quantize_stats *stats) {
     nb_operand o = placed(t, q, rows, cols);
-    const ni_making making = {.out = &o, .transpose = transpose, .noise = noise, .stats = stats};
+    nb_quantize_stats *counted = stats ? scratch(t, sizeof *stats) : NULL;
+    const ni_making making = {.out = &o, .transpose = transpose, .noise = noise, .stats = counted};
     EXPECT_OK(t, t->be->ops->make_operands(t->be, from, &making, 1, &err));
+    if (stats)
+        t->be->ops->download(t->be, stats, counted, sizeof *stats);
     return o;
 }
 

@@ -6,7 +6,7 @@
  *     the next ones      as their counts grow there, twice as far each time, until the bound lies between two guesses; then
  *                        between these by the logarithms of their counts, and from the seventh on now and then in the middle
  *
- * Normal numbers take four or five guesses, products of two of them (SwiGLU) six to eight. What is found does not depend
+ * Normal numbers take four or five guesses, products of two of them (SwiGLU) six to ten. What is found does not depend
  * on how.
  */
 #ifndef NI_BACKEND_CUDA_CLAMP_COUNT_CUH

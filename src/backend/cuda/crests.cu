@@ -4,13 +4,6 @@
 
 enum { THREADS = 1024, BINS = 2048 };
 
-/* How many values go into each bin; those of a warp that go into one are added once. */
-static __device__ void count_bin(uint32_t *bins, unsigned bin) {
-    const unsigned active = __activemask(), alike = __match_any_sync(active, bin);
-    if ((unsigned)__ffs((int)alike) - 1 == threadIdx.x % 32)
-        atomicAdd(&bins[bin], (uint32_t)__popc(alike));
-}
-
 /* The bin that holds the value of `rank`, which becomes its rank in there. One warp asks. */
 static __device__ unsigned bin_of_rank(const uint32_t *bins, uint32_t *rank) {
     enum { EACH = BINS / 32 };
@@ -43,10 +36,11 @@ static __device__ uint32_t bits_of_rank(const uint32_t *values, int64_t count, u
         for (int i = threadIdx.x; i < BINS; i += THREADS)
             bins[i] = 0;
         __syncthreads();
+#pragma unroll 8
         for (int64_t i = threadIdx.x; i < count; i += THREADS) {
             const uint32_t bits = values[i];
             if (pass == 0 || bits >> above == known >> above)
-                count_bin(bins, bits >> shift & ((1u << (above - shift)) - 1));
+                atomicAdd(&bins[bits >> shift & ((1u << (above - shift)) - 1)], 1u);
         }
         __syncthreads();
         if (threadIdx.x < 32) {
@@ -63,32 +57,38 @@ static __device__ uint32_t bits_of_rank(const uint32_t *values, int64_t count, u
     return known;
 }
 
-/* The largest of each column of `width` at most THREADS columns. */
-static __device__ void largest_of_columns(float *out, const uint32_t *values, int64_t rows, int64_t cols, int width,
-                                          uint32_t *room) {
+/* The largest of each column of `width` at most THREADS columns; returns this thread's. */
+static __device__ uint32_t largest_of_columns(float *out, const uint32_t *values, int64_t rows, int64_t cols, int width,
+                                              uint32_t *room) {
     const int groups = THREADS / width, column = threadIdx.x % width, group = threadIdx.x / width;
     room[threadIdx.x] = 0;
     __syncthreads();
     uint32_t largest = 0;
-    for (int64_t r = group; group < groups && r < rows; r += groups)
+#pragma unroll 8
+    for (int64_t r = group; r < (group < groups ? rows : 0); r += groups)
         largest = max(largest, values[r * cols + column]);
     atomicMax(&room[column], largest);
     __syncthreads();
     if (threadIdx.x < width)
         out[threadIdx.x] = __uint_as_float(room[threadIdx.x]);
     __syncthreads();
+    return largest;
 }
 
 static __global__ __launch_bounds__(THREADS) void summarize(ni_cuda_crest_maps maps) {
-    __shared__ uint32_t bins[BINS], found[2];
+    __shared__ uint32_t bins[BINS], found[2], largest;
     const ni_crest_map m = maps.at[blockIdx.x];
     const uint32_t *const values = (const uint32_t *)(const void *)m.crests;
+    uint32_t mine = 0;
+    if (threadIdx.x == 0)
+        largest = 0;
     for (int64_t c = 0; c < m.cols; c += THREADS)
-        largest_of_columns(m.summary + 2 + c, values + c, m.rows, m.cols,
-                           m.cols - c < THREADS ? (int)(m.cols - c) : THREADS, bins);
-    const int64_t count = m.rows * m.cols;
-    const uint32_t of_rank = bits_of_rank(values, count, maps.rank[blockIdx.x], bins, found),
-                   largest = bits_of_rank(values, count, (uint32_t)(count - 1), bins, found);
+        mine = max(mine, largest_of_columns(m.summary + 2 + c, values + c, m.rows, m.cols,
+                                            m.cols - c < THREADS ? (int)(m.cols - c) : THREADS, bins));
+    mine = __reduce_max_sync(~0u, mine);
+    if (threadIdx.x % 32 == 0)
+        atomicMax(&largest, mine);
+    const uint32_t of_rank = bits_of_rank(values, m.rows * m.cols, maps.rank[blockIdx.x], bins, found);
     if (threadIdx.x == 0) {
         m.summary[0] = __uint_as_float(largest);
         m.summary[1] = __uint_as_float(of_rank);
@@ -110,22 +110,39 @@ int ni_cuda_launch_crests(void *stream, const ni_crest_map *maps, int32_t count)
 
 /* ---- scales ---- */
 
-static __global__ void count_exponents(unsigned long long *counts, const uint8_t *scales, int64_t n) {
-    __shared__ uint32_t bins[NI_SCALE_EXPONENTS];
-    if (threadIdx.x < NI_SCALE_EXPONENTS)
-        bins[threadIdx.x] = 0;
+/* A lane has bins of its own: words of one bin lie in 32 banks. */
+static __global__ __launch_bounds__(NI_THREADS) void count_exponents(unsigned long long *counts, const uint8_t *scales,
+                                                                     int64_t head, int64_t n) {
+    __shared__ uint32_t bins[NI_WARPS][NI_SCALE_EXPONENTS][32];
+    const int lane = threadIdx.x % 32;
+    uint32_t(*const mine)[32] = bins[threadIdx.x / 32];
+    for (int i = 0; i < NI_SCALE_EXPONENTS; i++)
+        mine[i][lane] = 0;
+    const uint4 *const sixteens = (const uint4 *)(scales + head);
+    for (NI_EACH(i, (n - head) / 16)) {
+        const uint4 w = sixteens[i];
+        const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            mine[words[j / 4] >> (8 * (j % 4) + 3) & 15][lane]++;
+    }
+    const int64_t rest = (n - head) / 16 * 16;
+    for (NI_EACH(i, n - rest)) /* before them and behind */
+        mine[scales[i < head ? i : rest + i] >> 3 & 15][lane]++;
     __syncthreads();
-    for (NI_EACH(i, n))
-        count_bin(bins, scales[i] >> 3 & 15);
-    __syncthreads();
-    if (threadIdx.x < NI_SCALE_EXPONENTS && bins[threadIdx.x])
-        atomicAdd(&counts[threadIdx.x], (unsigned long long)bins[threadIdx.x]);
+    for (int bin = threadIdx.x / 32; bin < NI_SCALE_EXPONENTS; bin += NI_WARPS) {
+        uint32_t found = 0;
+        for (int w = 0; w < NI_WARPS; w++)
+            found += bins[w][bin][lane];
+        found = __reduce_add_sync(~0u, found);
+        if (lane == 0 && found)
+            atomicAdd(&counts[bin], (unsigned long long)found);
+    }
 }
 
 int ni_cuda_launch_count_scales(void *stream, int64_t *counts, const uint8_t *scales, int64_t n) {
-    cudaStream_t on = (cudaStream_t)stream;
-    cudaMemsetAsync(counts, 0, NI_SCALE_EXPONENTS * sizeof *counts, on);
-    const int64_t blocks = ni_divide_up(n, 32 * NI_THREADS);
-    count_exponents<<<ni_grid(blocks), NI_THREADS, 0, on>>>((unsigned long long *)counts, scales, n);
+    const int64_t before = (int64_t)(-(uintptr_t)scales % 16), blocks = ni_divide_up(n, 32 * NI_THREADS);
+    count_exponents<<<ni_grid(blocks), NI_THREADS, 0, (cudaStream_t)stream>>>((unsigned long long *)counts, scales,
+                                                                              before < n ? before : n, n);
     return cudaGetLastError();
 }

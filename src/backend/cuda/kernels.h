@@ -221,10 +221,10 @@ int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a,
 /* ---- measure.cu ---- */
 typedef struct ni_cuda_moment_sums {
     double sums[4]; /* of x, x^2, x^3, x^4, where x is finite */
-    int64_t count;
-    double amax;
+    double nonfinite, amax;
 } ni_cuda_moment_sums;
-/* partial [NI_CUDA_SUM_BLOCKS]; column_amax [cols] and tile_crest [tiles] may be NULL. */
+size_t ni_cuda_measure_bytes(const nb_mat *x); /* of `partial`, which is scratch */
+/* moments and column_amax [cols] are 0 before; column_amax and tile_crest [tiles] may be NULL. */
 int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
                            float *column_amax, float *tile_crest);
 

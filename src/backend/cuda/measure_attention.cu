@@ -29,7 +29,7 @@ struct logit_sums {
 };
 
 static __device__ void meet(logit_sums *s, double l) {
-    const double ll = l * l, less = l - s->top, e = exp(-fabs(less));
+    const double ll = l * l, less = l - s->top, e = (double)expf(-fabsf((float)less)); /* logits are in FP32, too */
     s->largest = fmax(s->largest, l);
     s->amax = fmax(s->amax, fabs(l));
     s->sums[0] += l;

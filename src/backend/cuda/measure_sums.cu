@@ -41,20 +41,55 @@ static __global__ void gate_chunks(double *sums, nb_mat a, nb_mat bias) {
     }
 }
 
-static __global__ void pair_chunks(double *sums, nb_mat x, nb_mat y) {
-    for (NI_EACH(i, x.cols * chunks_of(x.rows))) {
-        const int64_t c = i % x.cols, chunk = i / x.cols, end = min(x.rows, (chunk + 1) * CHUNK);
+static __device__ double wide(uint16_t x) {
+    return (double)ni_bf16_value(x);
+}
+
+static __device__ double wide(float x) {
+    return (double)x;
+}
+
+/* Rows are read ahead of their sums, eight at a time. */
+template <typename X, typename Y>
+static __global__ void pair_chunks(double *sums, const X *x, int64_t x_stride, const Y *y, int64_t y_stride,
+                                   int64_t rows, int64_t cols) {
+    enum { AHEAD = 8 };
+    for (NI_EACH(i, cols * chunks_of(rows))) {
+        const int64_t c = i % cols, chunk = i / cols, first = chunk * CHUNK;
+        const int count = (int)min((int64_t)CHUNK, rows - first);
+        const X *from = x + first * x_stride + c;
+        const Y *stands = y + first * y_stride + c;
         double all[PAIR] = {0, 0, 0};
-#pragma unroll 8
-        for (int64_t r = chunk * CHUNK; r < end; r++) {
-            const double u = number(x, r, c), v = number(y, r, c), d = plus(u, -v);
-            all[0] = plus(all[0], times(u, u));
-            all[1] = plus(all[1], times(d, d));
-            all[2] = plus(all[2], times(u, v));
+        for (int r = 0; r < count; r += AHEAD) {
+            X of_x[AHEAD];
+            Y of_y[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                of_x[k] = r + k < count ? *from : X(0);
+                of_y[k] = r + k < count ? *stands : Y(0);
+                from += x_stride;
+                stands += y_stride;
+            }
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) { /* zeros change no sum */
+                const double u = wide(of_x[k]), v = wide(of_y[k]), d = plus(u, -v);
+                all[0] = plus(all[0], times(u, u));
+                all[1] = plus(all[1], times(d, d));
+                all[2] = plus(all[2], times(u, v));
+            }
         }
         for (int k = 0; k < PAIR; k++)
-            sums[(chunk * PAIR + k) * x.cols + c] = all[k];
+            sums[(chunk * PAIR + k) * cols + c] = all[k];
     }
+}
+
+template <typename X>
+static void launch_pairs(cudaStream_t on, double *parts, const X *x, int64_t x_stride, const nb_mat *y) {
+    const unsigned blocks = ni_grid(ni_divide_up(y->cols * chunks_of(y->rows), 128));
+    if (y->dtype == NB_BF16)
+        pair_chunks<<<blocks, 128, 0, on>>>(parts, x, x_stride, (const uint16_t *)y->data, y->stride, y->rows, y->cols);
+    else
+        pair_chunks<<<blocks, 128, 0, on>>>(parts, x, x_stride, (const float *)y->data, y->stride, y->rows, y->cols);
 }
 
 /* Chunks of each column, in order. */
@@ -106,9 +141,10 @@ int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, cons
 
 int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts) {
     cudaStream_t on = (cudaStream_t)stream;
-    const int64_t work = x->cols * chunks_of(x->rows);
-    if (work > 0)
-        pair_chunks<<<ni_grid(ni_divide_up(work, 128)), 128, 0, on>>>(parts, *x, *y);
+    if (x->cols > 0 && x->rows > 0 && x->dtype == NB_BF16)
+        launch_pairs(on, parts, (const uint16_t *)x->data, x->stride, y);
+    else if (x->cols > 0 && x->rows > 0)
+        launch_pairs(on, parts, (const float *)x->data, x->stride, y);
     add_up<PAIR>(on, out, parts, x->rows, x->cols);
     return cudaGetLastError();
 }
@@ -124,7 +160,7 @@ static __global__ void row_chunks(double *sums, nb_mat a, nb_mat b) {
     double all[ROW] = {0, 0, 0};
     for (int64_t c0 = chunk * CHUNK; c0 < end; c0 += 32) {
         const int cols = end - c0 < 32 ? (int)(end - c0) : 32;
-#pragma unroll 8
+#pragma unroll 16
         for (int r = 0; r < rows; r++) {
             x[r][lane] = lane < cols ? (float)number(a, r0 + r, c0 + lane) : 0.0f;
             y[r][lane] = lane < cols ? (float)number(b, r0 + r, c0 + lane) : 0.0f;

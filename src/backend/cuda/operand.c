@@ -53,7 +53,7 @@ nb_status ni_cuda_check_source(const ni_source *source, nb_error *err) {
 typedef struct room {
     float *x;
     uint32_t *amaxes;
-    nb_quantize_stats *chunks; /* and their total */
+    nb_quantize_stats *chunks;
 } room;
 
 static int64_t chunk_count(int64_t rows) {
@@ -64,7 +64,7 @@ static bool take_room(nb_backend *be, int64_t rows, int64_t cols, room *out) {
     const size_t x = ni_cuda_rounded((size_t)(rows * cols) * sizeof(float));
     const size_t amaxes = ni_cuda_rounded((size_t)(rows + cols) * sizeof(uint32_t));
     char *memory =
-        ni_cuda_scratch(be, x + amaxes + (size_t)(chunk_count(rows) + 1) * sizeof(nb_quantize_stats), "make_operands");
+        ni_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
     if (!memory)
         return false;
     *out = (room){(float *)(void *)memory, (uint32_t *)(void *)(memory + x),
@@ -109,22 +109,6 @@ static int find_amax(nb_backend *be, const ni_source *source, const ni_making *m
     return ni_cuda_amax(stream_of(be), head, r->x, n);
 }
 
-void ni_cuda_take_stats(nb_backend *be, const nb_qtensor *codes, const nb_quantize_stats *total,
-                        nb_quantize_stats *stats) {
-    nb_quantize_stats one = {0};
-    ni_cuda_download(be, &one, total, sizeof one);
-    ni_stats_total(codes, &one, 1, stats);
-}
-
-static nb_status count_stats(nb_backend *be, const ni_making *making, const nb_qtensor *codes, const room *r,
-                             nb_error *err) {
-    nb_quantize_stats *const total = r->chunks + chunk_count(codes->rows);
-    NB_TRY(
-        ni_cuda_status(be, ni_cuda_quantize_stats(stream_of(be), total, r->chunks, codes, r->x), "make_operands", err));
-    ni_cuda_take_stats(be, codes, total, making->stats);
-    return NB_OK;
-}
-
 static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda_source *from, const ni_making *making,
                           nb_error *err) {
     nb_operand *out = making->out;
@@ -160,7 +144,9 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
     NB_TRY(ni_cuda_status(be, code, "make_operands", err));
     codes.quantizer = *q;
     if (making->stats)
-        NB_TRY(count_stats(be, making, &codes, &r, err));
+        NB_TRY(ni_cuda_status(
+            be, ni_cuda_quantize_stats(stream_of(be), making->stats, r.chunks, &codes, ni_stats_blocks(&codes), r.x),
+            "make_operands", err));
     return filled ? ni_cuda_fill_values(be, out, err) : NB_OK;
 }
 

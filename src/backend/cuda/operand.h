@@ -88,10 +88,6 @@ static inline ni_cuda_noise ni_cuda_noise_of(const nb_noise *noise) {
 /* MULTIPLIED: by a kernel that multiplied all pairs of tensor scales anew (alphas.h). */
 typedef enum ni_cuda_made { NI_CUDA_NOT_MADE, NI_CUDA_MADE, NI_CUDA_MULTIPLIED } ni_cuda_made;
 
-/* What was counted of the making of `codes`, brought to the host. */
-void ni_cuda_take_stats(nb_backend *be, const nb_qtensor *codes, const nb_quantize_stats *total,
-                        nb_quantize_stats *stats);
-
 /* Makes of this source what a kernel makes of one reading; the rest is the caller's. */
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err);

@@ -152,32 +152,24 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
-/* What one or two copies of tiles did, where it is asked: fetched in one piece. */
+/* What one or two copies of tiles did, where it is asked. */
 static nb_status count_tiles(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                              nb_error *err) {
     const nb_mat *x = source->numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    nb_quantize_stats found[2] = {{0}}, *totals, *parts;
-    if (!makings[0].stats && (count == 1 || !makings[1].stats))
-        return NB_OK;
-    totals = ni_cuda_scratch(be, (2 + NI_CUDA_STATS_PARTS) * sizeof *totals, "statistics");
-    parts = totals + 2;
-    for (int32_t i = 0; i < count && totals; i++) {
+    for (int32_t i = 0; i < count; i++) {
         const ni_cuda_noise noise = ni_cuda_noise_of(makings[i].noise);
         nb_qtensor codes = ni_codes_of(makings[i].out);
+        const int64_t blocks = ni_stats_blocks(&codes);
         codes.quantizer = *ni_making_quantizer(&makings[i]);
-        if (makings[i].stats)
-            NB_TRY(ni_cuda_status(
-                be, ni_cuda_tile_stats(stream_of(be), &totals[i], parts, &tiles, &codes, makings[i].transpose, &noise),
-                "quantize: statistics", err));
-    }
-    if (!totals)
-        return ni_cuda_status(be, cudaSuccess, "quantize: statistics", err);
-    ni_cuda_download(be, found, totals, (size_t)count * sizeof *found);
-    for (int32_t i = 0; i < count; i++) {
-        const nb_qtensor codes = ni_codes_of(makings[i].out);
-        if (makings[i].stats)
-            ni_stats_total(&codes, &found[i], 1, makings[i].stats);
+        if (!makings[i].stats)
+            continue;
+        nb_quantize_stats *parts = ni_cuda_scratch(be, NI_CUDA_STATS_PARTS * sizeof *parts, "statistics");
+        NB_TRY(ni_cuda_status(be,
+                              parts ? ni_cuda_tile_stats(stream_of(be), makings[i].stats, parts, &tiles, &codes, blocks,
+                                                         makings[i].transpose, &noise)
+                                    : cudaSuccess,
+                              "quantize: statistics", err));
     }
     return NB_OK;
 }
@@ -229,11 +221,11 @@ static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_m
         return NB_OK;
     const nb_qtensor codes = ni_codes_of(making->out);
     const int64_t chunks = (codes.rows + 15) / 16;
-    nb_quantize_stats *parts = ni_cuda_scratch(be, (size_t)(chunks + 1) * sizeof *parts, "statistics");
-    const int code = parts ? ni_cuda_quantize_stats(stream_of(be), parts + chunks, parts, &codes, one.w) : cudaSuccess;
-    NB_TRY(ni_cuda_status(be, code, "quantize: statistics", err));
-    ni_cuda_take_stats(be, &codes, parts + chunks, making->stats);
-    return NB_OK;
+    nb_quantize_stats *parts = ni_cuda_scratch(be, (size_t)chunks * sizeof *parts, "statistics");
+    const int code =
+        parts ? ni_cuda_quantize_stats(stream_of(be), making->stats, parts, &codes, ni_stats_blocks(&codes), one.w)
+              : cudaSuccess;
+    return ni_cuda_status(be, code, "quantize: statistics", err);
 }
 
 /* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */

@@ -249,16 +249,16 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
 int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
 
-/* ---- what a quantization did (quantize_stats.cu): *total, but for its counts of elements and blocks ---- */
+/* ---- what a quantization did (quantize_stats.cu): *total; it has so many `blocks` ---- */
 
 /* Of x into `t`; chunks [ceil(rows/16)]. */
 int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *chunks, const nb_qtensor *t,
-                           const float *x);
+                           int64_t blocks, const float *x);
 
 /* Of a whole row copy, or column copy (`down`), of blocks of 16 that quantize_tiles made; parts [NI_CUDA_STATS_PARTS]. */
 enum { NI_CUDA_STATS_PARTS = 1056 };
 int ni_cuda_tile_stats(void *stream, nb_quantize_stats *total, nb_quantize_stats *parts, const ni_cuda_tile_source *s,
-                       const nb_qtensor *t, bool down, const ni_cuda_noise *noise);
+                       const nb_qtensor *t, int64_t blocks, bool down, const ni_cuda_noise *noise);
 
 #ifdef __cplusplus
 }

@@ -180,7 +180,8 @@ void ni_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, co
 /* ---- the lens ---- */
 
 void ni_cuda_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
-    ni_cuda_moment_sums *partial = ni_cuda_scratch(be, sizeof *partial * NI_CUDA_SUM_BLOCKS, "measure");
+    const size_t bytes = ni_cuda_measure_bytes(x);
+    ni_cuda_moment_sums *partial = ni_cuda_scratch(be, bytes ? bytes : 1, "measure");
     if (partial)
         ni_cuda_good(be, ni_cuda_launch_measure(stream_of(be), x, partial, moments, column_amax, tile_crest),
                      "measure");

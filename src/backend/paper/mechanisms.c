@@ -53,11 +53,6 @@ nb_status ni_paper_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_
     return ni_compose_decoded(be, out, from, s, err);
 }
 
-nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
-                                    const ni_making *dense, nb_error *err) {
-    return ni_compose_compensated(be, c, making, dense, err);
-}
-
 void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
                           const float *past) {
     NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_stages, 3 * count_of(x));
@@ -137,7 +132,8 @@ void ni_paper_count_scales(nb_backend *be, int64_t *counts, const uint8_t *scale
 
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                 ni_attention_stats *stats) {
-    const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
+    const int64_t queries = (a->seq + stride - 1) / stride;
+    const double sampled = (double)(a->batch * a->heads * queries);
     NI_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
                   NI_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));

@@ -7,6 +7,7 @@
 #include "backend/cpu/packed.h"
 #include "backend/cpu/quantize_kernels.h"
 #include "backend/paper/paper.h"
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/quantize_parts.h"
 #include "backend/units.h"
@@ -149,11 +150,17 @@ static double numbers_bytes(const nb_operand *o) {
     return ni_paper_bytes(o->rows * o->cols, NB_BF16);
 }
 
-/* On Hopper there is room for codes whether they are kept or not (cuda/operand_layout.c). */
+/* On Hopper there is room for codes whether they are kept or not, and beside a weight in rows for the bytes that units
+ * for 8 bits read (cuda/operand_layout.c). */
 size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
     if (!paper(be)->hopper)
         return ni_cpu_operand_bytes(&paper(be)->machine, o);
-    return ni_is_plain(o) ? 0 : ni_canonical_bytes(o) + (size_t)round_64(numbers_bytes(o));
+    if (ni_is_plain(o))
+        return 0;
+    const bool both =
+        o->side == NI_RIGHT && q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1;
+    return ni_canonical_bytes(o) + (size_t)(round_64(numbers_bytes(o)) + both * round_64((double)(o->rows * o->cols)));
 }
 
 /* Beside the codes: E4M3 of those of four bits, and what units read turned where scales lie on a contraction. */
@@ -268,8 +275,6 @@ static nb_status make(nb_backend *be, const ni_source *source, const ni_making *
         note_making_memory(be, source, m, rows, cols);
         if (!ni_is_plain(m->out))
             m->out->outer = ni_codes_of(m->out).tensor_scale;
-        if (m->stats)
-            *m->stats = (nb_quantize_stats){.elements = rows * cols};
     }
     ni_paper_note(be, NI_PAPER_ROW_make_operands,
                   (ni_paper_cost){.read = read,
@@ -328,16 +333,35 @@ nb_status ni_paper_make_produced(nb_backend *be, const ni_producer *from, const 
     return NB_OK;
 }
 
-/* On Hopper rows that are clamped go into codes in one kernel, and are not written (cuda/clamp_warp.cu). */
-nb_status ni_paper_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+/* On Hopper rows of these elements are clamped on the way to something else (cuda/clamp_bits.cuh). */
+static bool is_clamped_within(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_element element,
+                              nb_rounding round) {
     const nb_quantizer *q = ni_making_quantizer(making);
-    const bool up = q->element == NB_ELEMENT_E2M1 && q->round == NB_ROUND_UP,
-               even = q->element == NB_ELEMENT_INT4 && q->round == NB_ROUND_EVEN;
-    if (!paper(be)->hopper || c->whole || (c->rest && c->rest->exact) || !ni_has_row_scales(q) || !(up || even))
+    return paper(be)->hopper && !c->whole && !(c->rest && c->rest->exact) && ni_has_row_scales(q) &&
+           q->element == element && q->round == round;
+}
+
+/* Clamped rows go into codes in one kernel, and are not written. */
+nb_status ni_paper_make_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err) {
+    if (!is_clamped_within(be, c, making, NB_ELEMENT_E2M1, NB_ROUND_UP))
         return ni_compose_clamped(be, c, making, err);
     NB_TRY(ni_paper_clamp_rows(be, c->clamped, c->rest, c->x, c->low, c->high, false, err));
     ni_paper_unwritten(be, NI_PAPER_ROW_clamp_rows, ni_paper_mat_bytes(c->clamped));
     return make(be, &(ni_source){.numbers = c->clamped}, making, 1, true, err);
+}
+
+/* Neither codes nor a rest are written, and the maximum of what is comes with it (cuda/clamp_counted.cu). Comparisons
+ * as clamp_rows has them; clamped, scaled, rounded, scaled back, the rest and its sum. */
+nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
+                                    const ni_making *dense, nb_error *err) {
+    nb_mat sum = *c->clamped;
+    if (!is_clamped_within(be, c, making, NB_ELEMENT_INT4, NB_ROUND_EVEN))
+        return ni_compose_compensated(be, c, making, dense, err);
+    NB_TRY(ni_clamp_check(&sum, c->rest, c->x, c->low, c->high, false, err));
+    NI_PAPER_NOTE(make_compensated, ni_paper_mat_bytes(c->x), ni_paper_mat_bytes(&sum), NI_PAPER_work,
+                  (18 + 9) * (double)(sum.rows * sum.cols));
+    sum.amax = dense->out->memory;
+    return make(be, &(ni_source){.numbers = &sum}, dense, 1, false, err);
 }
 
 nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,

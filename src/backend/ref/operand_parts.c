@@ -208,7 +208,7 @@ static nb_status check_term(const nb_mat *c, const ni_term *t, nb_error *err) {
                        "multiply: A [%lld, %lld] times B [%lld, %lld]^T does not give C [%lld, %lld]", (long long)rows,
                        (long long)depth, (long long)(b ? b->rows : 0), (long long)(b ? b->cols : 0), (long long)c->rows,
                        (long long)c->cols);
-    if (!a && (t->sparse->rows < c->rows || t->columns))
+    if (!a && t->sparse && (t->sparse->rows < c->rows || t->columns))
         return nb_fail(err, NB_BAD_USAGE, "multiply: a sparse term of %lld rows for %lld, or with columns",
                        (long long)t->sparse->rows, (long long)c->rows);
     return NB_OK;

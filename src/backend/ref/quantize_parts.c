@@ -222,7 +222,7 @@ void ni_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, i
     *chunk = total;
 }
 
-static int64_t block_count(const nb_qtensor *t) {
+int64_t ni_stats_blocks(const nb_qtensor *t) {
     const nb_quantizer *q = &t->quantizer;
     int64_t down = q->block_rows == NB_BLOCK_ALL ? 1 : (t->rows + q->block_rows - 1) / q->block_rows;
     int64_t across = q->block_cols == NB_BLOCK_ALL ? 1 : t->cols / q->block_cols;
@@ -243,6 +243,6 @@ void ni_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_
         sum.sum_product += c->sum_product;
     }
     sum.elements = t->rows * t->cols;
-    sum.blocks = block_count(t);
+    sum.blocks = ni_stats_blocks(t);
     *total = sum;
 }

@@ -45,6 +45,7 @@ static inline float ni_saturation_limit(float largest_code, float scale) {
 }
 
 /* total = sum of the chunks, with the figures that do not depend on data. */
+int64_t ni_stats_blocks(const nb_qtensor *t); /* how many there are */
 void ni_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total);
 
 #endif

@@ -103,6 +103,7 @@ class RunChart {
       legend: "never",
       xlabel: "step",
       xLabelHeight: 16,
+      xRangePad: 5, // the last dot whole
       dateWindow: sharedWindow,
       highlightCircleSize: 3.5,
       interactionModel: interaction,
