@@ -117,7 +117,7 @@ static __device__ bool clamp_by_counting(T out, const uint32_t *words, int64_t r
 }
 
 template <int VECTORS, typename T>
-static __global__ void __launch_bounds__(32 * CLAMP_ROWS, VECTORS > 16  ? 4
+static __global__ void __launch_bounds__(32 * CLAMP_ROWS, VECTORS > 12  ? 4
                                                           : VECTORS > 8 ? 6
                                                                         : 8)
     clamp_counted(const __grid_constant__ T to, const __grid_constant__ nb_mat x, const __grid_constant__ clamp_end low,
