@@ -63,3 +63,9 @@ bool ni_units_take(ni_units units, int64_t n, int64_t k) {
     const int64_t divisor = units == NI_UNITS_NVFP4 || units == NI_UNITS_MXFP4 ? 32 : 16;
     return units == NI_UNITS_BF16 || (n % divisor == 0 && k % divisor == 0);
 }
+
+bool ni_is_counted_width(int64_t cols) {
+#define IS(width) || cols == (width)
+    return false NI_COUNTED_WIDTHS(IS);
+#undef IS
+}

@@ -8,9 +8,9 @@
  *              run says fp8_units: all. tests/backends/fp8_units.h has it to the bit
  *     FP8_MX   the same where a run says fp8_units: mxfp4; E2M1 under E8M0 scales of 32, both operands; sums are cut
  *     FP8_POW2 the same where a run says fp8_units: all; E2M1 under powers of two a row or a column, one of them along
- * the contraction or the other side E4M3 or E5M2 under a power of two; sums are cut NVFP4    compute
- * capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales of 16, and one of the tensor, in alpha MXFP4    the same; E2M1
- * under E8M0 scales of 32
+ *              the contraction or the other side E4M3 or E5M2 under a power of two; sums are cut
+ *     NVFP4    compute capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales of 16, and one of the tensor, in alpha
+ *     MXFP4    the same; E2M1 under E8M0 scales of 32
  *
  * Everything else is multiplied as BF16, and so is what does not divide: FP8 needs N and K in sixteens, 4 bits in 32.
  */
@@ -45,6 +45,11 @@ bool ni_is_scaled_outside(const nb_quantizer *q);
 bool ni_is_4bit(const nb_quantizer *q);
 /* E2M1 under scales of that type, one for `block` of a row. */
 bool ni_is_in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block);
+
+/* Rows of so many numbers, those of models, that a warp clamps in its registers by counting (cuda/clamp_counted.cu). */
+#define NI_COUNTED_WIDTHS(X)                                                                                           \
+    X(512) X(768) X(1024) X(1536) X(1792) X(2048) X(2816) X(3072) X(4096) X(5120) X(5632) X(6144)
+bool ni_is_counted_width(int64_t cols);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,8 @@
 #include "backend/table.h"
 #include "linear/outcontrol.h"
 
+#include <math.h>
+
 static const nb_quantizer mxfp8 = {.element = NB_ELEMENT_E4M3,
                                    .scale_type = NB_SCALE_E8M0,
                                    .rule = NB_RULE_CEIL,
@@ -85,7 +87,7 @@ static ni_source codes_of(const ni_outcontrol_state *o, int part) {
 }
 
 static void join_stats(nb_quantize_stats *a, const nb_quantize_stats *b) {
-    a->amax = b->amax > a->amax ? b->amax : a->amax;
+    a->amax = b->amax > a->amax || isnan(b->amax) ? b->amax : a->amax;
     a->elements += b->elements;
     a->nonzero += b->nonzero;
     a->flushed += b->flushed;

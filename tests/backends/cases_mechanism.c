@@ -168,7 +168,10 @@ static void run_clamp_wide(trial *t) {
 }
 
 /* Those of models, and one that is none. */
-static const int64_t clamped_widths[] = {768, 1024, 2048, 2816, 5632, 208};
+static const int64_t clamped_widths[] = {
+    768, 1024, 2048, 2816, 5632, 208, /* those of the longest case; then the others */
+    512, 1536, 1792, 3072, 4096, 5120, 6144};
+enum { CLAMPED_WIDTHS = sizeof clamped_widths / sizeof *clamped_widths };
 
 /* Rows of models into codes at once, and back with what was clamped off. A row is far smaller than any that is tame. */
 static void run_make_clamped(trial *t) {
@@ -350,8 +353,8 @@ static const test_case MECHANISMS[] = {
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
     {"make_clamped decode_with_rest", "long rows", BITS, 6, run_make_clamped, NULL, NULL},
-    {"make_clamped", "the rest lost", BITS, 6, run_make_lossy, NULL, NULL},
-    {"make_compensated", "long rows", BITS, 6, run_make_compensated, NULL, NULL},
+    {"make_clamped", "the rest lost", BITS, CLAMPED_WIDTHS, run_make_lossy, NULL, NULL},
+    {"make_compensated", "long rows", BITS, CLAMPED_WIDTHS, run_make_compensated, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
     {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 4, run_means, NULL, NULL},

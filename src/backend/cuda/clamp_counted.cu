@@ -9,6 +9,7 @@
  */
 #include "backend/cuda/clamp_bits.cuh"
 #include "backend/cuda/clamp_count.cuh"
+#include "backend/units.h"
 
 #include <math.h>
 
@@ -116,7 +117,7 @@ static __device__ bool clamp_by_counting(T out, const uint32_t *words, int64_t r
 }
 
 template <int VECTORS, typename T>
-static __global__ void __launch_bounds__(32 * CLAMP_ROWS, VECTORS > 16  ? 4
+static __global__ void __launch_bounds__(32 * CLAMP_ROWS, VECTORS > 12  ? 4
                                                           : VECTORS > 8 ? 6
                                                                         : 8)
     clamp_counted(const __grid_constant__ T to, const __grid_constant__ nb_mat x, const __grid_constant__ clamp_end low,
@@ -160,29 +161,21 @@ static int clamp_rows_counted(cudaStream_t on, const T &to, const nb_mat *x, int
     const unsigned blocks = (unsigned)ni_divide_up(x->rows, CLAMP_ROWS);
     const int threads = 32 * CLAMP_ROWS;
     const clamp_end below = end_of(low, x->cols), above = end_of(x->cols - 1 - high, x->cols);
-    switch (x->cols / 256) {
-    case 3:
-        clamp_counted<3><<<blocks, threads, 0, on>>>(to, *x, below, above);
+    switch (x->cols) {
+#define CASE(width)                                                                                                    \
+    case width:                                                                                                        \
+        clamp_counted<width / 256><<<blocks, threads, 0, on>>>(to, *x, below, above);                                  \
         break;
-    case 4:
-        clamp_counted<4><<<blocks, threads, 0, on>>>(to, *x, below, above);
-        break;
-    case 8:
-        clamp_counted<8><<<blocks, threads, 0, on>>>(to, *x, below, above);
-        break;
-    case 11:
-        clamp_counted<11><<<blocks, threads, 0, on>>>(to, *x, below, above);
-        break;
+        NI_COUNTED_WIDTHS(CASE)
+#undef CASE
     default:
-        clamp_counted<22><<<blocks, threads, 0, on>>>(to, *x, below, above);
+        return cudaErrorInvalidValue;
     }
     return cudaGetLastError();
 }
 
 bool ni_cuda_clamps_by_counting(const nb_mat *x) {
-    const int64_t vectors = x->cols / 256;
-    return x->cols % 256 == 0 && (vectors == 3 || vectors == 4 || vectors == 8 || vectors == 11 || vectors == 22) &&
-           x->rows > 0 && x->stride % 8 == 0 && ni_aligned(x->data);
+    return ni_is_counted_width(x->cols) && x->rows > 0 && x->stride % 8 == 0 && ni_aligned(x->data);
 }
 
 int ni_cuda_clamp_by_counting(cudaStream_t on, const ni_cuda_vector *v, const nb_mat *x, int64_t low, int64_t high) {

@@ -355,7 +355,7 @@ nb_status ni_paper_make_clamped(nb_backend *be, const ni_clamping *c, const ni_m
 nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const ni_making *making,
                                     const ni_making *dense, nb_error *err) {
     nb_mat sum = *c->clamped;
-    if (!is_clamped_within(be, c, making, NB_ELEMENT_INT4, NB_ROUND_EVEN))
+    if (!is_clamped_within(be, c, making, NB_ELEMENT_INT4, NB_ROUND_EVEN) || !ni_is_counted_width(c->x->cols))
         return ni_compose_compensated(be, c, making, dense, err);
     NB_TRY(ni_clamp_check(&sum, c->rest, c->x, c->low, c->high, false, err));
     NI_PAPER_NOTE(make_compensated, ni_paper_mat_bytes(c->x), ni_paper_mat_bytes(&sum), NI_PAPER_work,
