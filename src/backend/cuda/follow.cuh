@@ -1,7 +1,10 @@
 /* follow.cuh: a kernel that begins while the one before it runs still (programmatic dependent launch, compute capability 9.0
- * on): behind a kernel of one block, the time that it takes and that a launch takes are gone. A kernel lets another follow only when
- * it has waited itself, so that what came before both is done: until a thread has waited it touches nothing that the kernel
- * before it reads or writes.
+ * on): behind a kernel of one block, the time that it takes and that a launch takes are gone.
+ *
+ * Until a thread has waited, it reads nothing that the kernel before it writes, and writes nothing that that one touches.
+ * A kernel lets another follow when it has waited itself: what came before both is done then. It may do so earlier if
+ * one of its blocks waits before it ends, and the next kernel waits before it touches anything: a kernel is done when its
+ * last block is, and so the next one waits for both.
  */
 #ifndef NI_BACKEND_CUDA_FOLLOW_CUH
 #define NI_BACKEND_CUDA_FOLLOW_CUH

@@ -44,7 +44,7 @@ template <int bytes, int stages> struct chunk_ring {
         if (threadIdx.x == 0) {
             for (; at < stages; at++) {
                 barrier_init(full(), 1);
-                barrier_init(free(), groups * GROUP / 32);
+                barrier_init(free(), groups * GROUP);
             }
             barrier_init_fence();
             at = 0;
@@ -56,14 +56,13 @@ template <int bytes, int stages> struct chunk_ring {
         barrier_wait(free(), parity ^ 1);
         barrier_expect(full(), coming);
     }
-    /* For warpgroups: until the stage is full, and when it was read. */
+    /* For warpgroups: until the stage is full, and when it was read. Each thread arrives, for what it loaded itself: an
+     * arrival is behind what its own thread did before. */
     __device__ __forceinline__ void wait() const {
         barrier_wait(full(), parity);
     }
     __device__ __forceinline__ void release() const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0)
-            barrier_arrive(free(), 0);
+        barrier_arrive(free());
     }
 };
 

@@ -222,7 +222,8 @@ static __global__ void __launch_bounds__(values_room<groups>::THREADS, 1)
 
 /* ---- the host's side ---- */
 
-enum { FORWARD_GROUPS = 2, REVERSE_GROUPS = 2 }; /* half of the multiprocessors each, beside the scan of keys */
+/* Forward all multiprocessors have a block at batch 8 and four heads; reversed half of them, beside the scan of keys. */
+enum { FORWARD_GROUPS = 1, REVERSE_GROUPS = 2 };
 
 bool gla_can_ring_values(const ni_cuda_gla *g) {
     return g->rings && g->key_dim == KEYS && g->value_dim % values_room<2>::VALUES == 0 && g->seq % CHUNK == 0 &&

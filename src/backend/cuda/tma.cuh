@@ -29,6 +29,13 @@ __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
 #endif
 }
 
+/* One arrival, of a thread of the same block. */
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+#ifdef NIBBLE_WGMMA
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+
 /* One arrival at the barrier of the same address in a block of the cluster. */
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t block) {
 #ifdef NIBBLE_WGMMA
