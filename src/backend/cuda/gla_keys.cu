@@ -35,7 +35,7 @@ typedef struct keys_left {
     float crossing[2][GROUPS][KEYS];
 } keys_left;
 enum { LEFT = STAGES * BYTES + 1024, SHARED = 1024 + LEFT + (int)sizeof(keys_left) };
-static_assert(keys_ring::room <= LEFT, "what is left lies behind the ring");
+static_assert((int)keys_ring::room <= (int)LEFT, "what is left lies behind the ring");
 
 typedef struct keys_work {
     CUtensorMap read, write,
