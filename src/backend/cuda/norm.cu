@@ -475,6 +475,8 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
     else
         rmsnorm_backward<<<(unsigned)ni_norm_blocks(d->n), NI_THREADS, ni_sums_bytes(d->dim), on>>>(*d);
     if (code == cudaSuccess)
+        code = cudaGetLastError();
+    if (code == cudaSuccess)
         code = ni_finish_sums(on, d->dw, d->partial, chunks ? band_blocks(d->n) : ni_norm_blocks(d->n), d->dim);
     return turned || code != cudaSuccess ? code
                                          : ni_cuda_find_turned(stream, d->dx, d->n, d->dim, d->dim, d->turned_amax);

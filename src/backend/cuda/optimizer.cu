@@ -67,7 +67,9 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
         sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
     else
         sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, n, squares);
-    return ni_launch_following(on, sum_of_parts, dim3(1), dim3(NI_THREADS), 0, out, partial);
+    const cudaError_t code = cudaGetLastError();
+    return code != cudaSuccess ? code
+                               : ni_launch_following(on, sum_of_parts, dim3(1), dim3(NI_THREADS), 0, out, partial);
 }
 
 /* Squares of tensors under one scale each, many of them a launch: the parts of a tensor depend on its n alone. */
