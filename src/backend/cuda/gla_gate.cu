@@ -88,7 +88,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             const int c = 8 * lane + 256 * k;
             if (c >= dim)
                 break;
-            ni_eight e = ni_unpacked(row[k]);
+            ni_eight e = ni_eight_of(row[k]);
             float b[8], d[8];
             ni_load_factors(b, bias + c);
             ni_load_factors(d, dgate + r * dim + c);

@@ -348,7 +348,7 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
         const int c = 8 * lane + 256 * k;
         if (c >= dim)
             break;
-        const ni_eight in = ni_unpacked(x[k]), out = ni_unpacked(dy[k]);
+        const ni_eight in = ni_eight_of(x[k]), out = ni_eight_of(dy[k]);
         float w[8];
         ni_load_factors(w, d.w + c);
 #pragma unroll
@@ -363,10 +363,10 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
             row[k] = make_uint4(0, 0, 0, 0);
             continue;
         }
-        const ni_eight in = ni_unpacked(x[k]), out = ni_unpacked(dy[k]);
+        const ni_eight in = ni_eight_of(x[k]), out = ni_eight_of(dy[k]);
         ni_eight slope, old = {};
         if (d.into)
-            old = ni_unpacked(row[k]);
+            old = ni_eight_of(row[k]);
         float w[8];
         ni_load_factors(w, d.w + c);
 #pragma unroll
@@ -376,7 +376,7 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
             slope.x[j] = rs * (w[j] * out.x[j] - normed * mean);
         }
         if (d.into) {
-            slope = ni_unpacked(ni_packed(slope)); /* rounded, as it would be written */
+            slope = ni_eight_of(ni_packed(slope)); /* rounded, as it would be written */
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 slope.x[j] = old.x[j] + slope.x[j];

@@ -49,8 +49,8 @@ static __global__ void gated_norm_forward_kept(uint16_t *y, uint32_t *amax, floa
             const int c = 8 * lane + 256 * k;
             if (c >= dim)
                 break;
-            ni_eight e = ni_unpacked(row[k]);
-            const ni_eight gate = ni_unpacked(gates[k]);
+            ni_eight e = ni_eight_of(row[k]);
+            const ni_eight gate = ni_eight_of(gates[k]);
             float factor[8];
             ni_load_factors(factor, w + c);
 #pragma unroll
@@ -136,7 +136,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             const int c = 8 * lane + 256 * k;
             if (c >= dim)
                 break;
-            const ni_eight e = ni_unpacked(row[k]), gate = ni_unpacked(gates[k]), d = ni_unpacked(from[k]);
+            const ni_eight e = ni_eight_of(row[k]), gate = ni_eight_of(gates[k]), d = ni_eight_of(from[k]);
             ni_eight slope;
             float factor[8];
             ni_load_factors(factor, w + c);
@@ -158,7 +158,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             const int c = 8 * lane + 256 * k;
             if (c >= dim)
                 break;
-            ni_eight e = ni_unpacked(row[k]);
+            ni_eight e = ni_eight_of(row[k]);
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 e.x[j] = rs * (through[k][j] - e.x[j] * rs * mean);

@@ -16,17 +16,6 @@ static __device__ inline float ni_norm_finished(const ni_cuda_norm &norm, int64_
 
 enum { NI_MOST_CHUNKS = 8 };
 
-static __device__ __forceinline__ ni_eight ni_unpacked(uint4 word) {
-    const uint32_t w[4] = {word.x, word.y, word.z, word.w};
-    ni_eight e;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        e.x[2 * i] = __uint_as_float(w[i] << 16);
-        e.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-    }
-    return e;
-}
-
 /* How many chunks a row has; 0: it is too long to be kept. */
 static inline int ni_chunks_of(int64_t dim) {
     const int64_t chunks = ni_divide_up(dim, 256);
@@ -82,7 +71,7 @@ static __device__ __forceinline__ float ni_kept_rstd(const uint4 (&row)[CHUNKS],
     float squares = 0;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
-        const ni_eight e = ni_unpacked(row[k]);
+        const ni_eight e = ni_eight_of(row[k]);
 #pragma unroll
         for (int j = 0; j < 8; j++)
             squares += e.x[j] * e.x[j];
@@ -92,7 +81,7 @@ static __device__ __forceinline__ float ni_kept_rstd(const uint4 (&row)[CHUNKS],
 
 /* Numbers that lie at any address, plus eight. */
 static __device__ __forceinline__ uint4 ni_added_to(const uint16_t *from, uint4 word) {
-    ni_eight e = ni_unpacked(word);
+    ni_eight e = ni_eight_of(word);
 #pragma unroll
     for (int j = 0; j < 8; j++)
         e.x[j] += ni_bf16_value(from[j]);
@@ -108,7 +97,7 @@ static __device__ __forceinline__ void ni_add_change(uint4 (&row)[CHUNKS], const
         return;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
-        ni_eight a = ni_unpacked(row[k]), b = ni_unpacked(change[k]);
+        ni_eight a = ni_eight_of(row[k]), b = ni_eight_of(change[k]);
 #pragma unroll
         for (int j = 0; j < 8; j++)
             a.x[j] += b.x[j];
@@ -133,7 +122,7 @@ static __device__ __forceinline__ void ni_norm_terms(uint4 (&row)[CHUNKS], const
         const int c = 8 * lane + 256 * k;
         if (c >= dim)
             break;
-        ni_eight e = ni_unpacked(row[k]);
+        ni_eight e = ni_eight_of(row[k]);
         float w[8];
         ni_load_factors(w, norm.w + c);
 #pragma unroll
