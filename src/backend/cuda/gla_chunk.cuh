@@ -48,6 +48,9 @@ cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stre
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
 bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
 
+/* gla_finish.cu: behind the kernel before it. */
+cudaError_t gla_launch_finish(const ni_cuda_gla *g, const gla_args &a, void *stream);
+
 /* ---- tiles: fragments of mma from shared memory ---- */
 
 /* A [16, 16] from rows of m. */
