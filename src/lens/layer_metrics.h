@@ -4,7 +4,8 @@
 
 #include "lens/operand_metrics.h"
 
-/* Each records under MODULE. False if memory ran out. */
+/* Each records under MODULE. False if memory ran out. Names begin with words that series_reader.c knows as those of
+ * samples: other numbers of a module are what mechanisms tell, and stay at their step where samples are spread. */
 bool ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride);
 
