@@ -222,7 +222,8 @@ static nb_status mean_operand(averis *a, const ni_linear_call *call, const ni_li
     if (a->how.mean == NB_AVERIS_BF16 || nb_quantizer_is_bf16(&q))
         return NB_OK;
     q.block_rows = q.block_rows == NB_BLOCK_ALL ? NB_BLOCK_ALL : 1;
-    const ni_operand_request request = {&q, &other, 1, mean->cols, NI_LEFT, false};
+    const ni_operand_request request = {
+        .quantizer = &q, .other = &other, .rows = 1, .cols = mean->cols, .side = NI_LEFT};
     nb_noise noise = ni_noise_of(call->pass, name);
     noise.tensor = nb_name_hash(name->module, role == NB_FPROP_X ? "averis.x" : "averis.dy");
     NB_TRY(ni_operand_place(call, &request, out, err));

@@ -392,7 +392,12 @@ static nb_status residual_operand(const ni_hcp_state *h, const ni_linear_call *c
                                   ni_gemm gemm, const ni_source *source, nb_operand *out, nb_error *err) {
     nb_quantizer q = ni_hcp_rows(&layer->plan.roles[NB_FPROP_X].quantizer);
     nb_quantizer left = ni_operand_quantizer(layer, (nb_role)(2 * gemm));
-    const ni_operand_request request = {&q, &left, h->k, source->numbers->rows, NI_RIGHT, gemm == NI_GEMM_DGRAD};
+    const ni_operand_request request = {.quantizer = &q,
+                                        .other = &left,
+                                        .rows = h->k,
+                                        .cols = source->numbers->rows,
+                                        .side = NI_RIGHT,
+                                        .until_pass_ends = gemm == NI_GEMM_DGRAD};
     NB_TRY(ni_operand_place(call, &request, out, err));
     return call->be->ops->make_operands(call->be, source, &(ni_making){.out = out, .transpose = true}, 1, err);
 }

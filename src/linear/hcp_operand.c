@@ -97,7 +97,7 @@ static nb_status put_residual(const ni_hcp_state *h, const ni_linear_call *call,
     nb_quantizer q = ni_hcp_rows(from->quantizer);
     size_t mark = call->scratch->used;
     nb_operand codes;
-    const ni_operand_request request = {&q, &q, to->rows, h->k, NI_LEFT, false};
+    const ni_operand_request request = {.quantizer = &q, .other = &q, .rows = to->rows, .cols = h->k, .side = NI_LEFT};
     NB_TRY(ni_operand_place(call, &request, &codes, err));
     const ni_source source = {.numbers = from->numbers, .minus = from->base, .columns = channels, .column_count = h->k};
     NB_TRY(be->ops->make_operands(be, &source, &(ni_making){.out = &codes, .under = from->base}, 1, err));
@@ -118,7 +118,7 @@ nb_status ni_hcp_stand_in(const ni_hcp_state *h, const ni_linear_call *call, con
         return NB_OK;
     NB_TRY(ni_hcp_take(call->scratch, NB_F32, rows, h->group->in, out, err));
     NB_TRY(ni_hcp_take(call->scratch, NB_F32, rows, h->k, &residual, err));
-    const ni_operand_request request = {&q, &q, rows, h->k, NI_LEFT, false};
+    const ni_operand_request request = {.quantizer = &q, .other = &q, .rows = rows, .cols = h->k, .side = NI_LEFT};
     NB_TRY(ni_operand_place(call, &request, &codes, err));
     const ni_source source = {.numbers = from->numbers, .minus = from->base, .columns = channels, .column_count = h->k};
     NB_TRY(be->ops->make_operands(be, &source, &(ni_making){.out = &codes, .under = from->base}, 1, err));

@@ -291,7 +291,11 @@ static bool is_made_for_dgrad(const ni_linear_call *call, const ni_linear *layer
 }
 
 static nb_status make_dense_w(occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
-    const ni_operand_request request = {&dense_quantizer, &dense_quantizer, layer->out, layer->in, NI_RIGHT, false};
+    const ni_operand_request request = {.quantizer = &dense_quantizer,
+                                        .other = &dense_quantizer,
+                                        .rows = layer->out,
+                                        .cols = layer->in,
+                                        .side = NI_RIGHT};
     const nb_operand *coded;
     if (is_made_for_dgrad(call, layer)) {
         NB_TRY(ni_operand_ready(call, layer, NB_DGRAD_W, &coded, err));

@@ -148,7 +148,7 @@ nb_status ni_operand_place(const ni_linear_call *call, const ni_operand_request 
                         .rows = r->rows,
                         .cols = r->cols,
                         .side = r->side,
-                        .reread = true};
+                        .reread = !r->multiplied_only};
     size_t bytes = call->be->ops->operand_bytes(call->be, out);
     if (!bytes)
         return NB_OK;

@@ -98,6 +98,7 @@ typedef struct ni_operand_request {
     int64_t rows, cols;
     ni_side side;
     bool until_pass_ends; /* else until the layer's products are done */
+    bool multiplied_only; /* nobody rereads it (nb_operand.reread) but for a lens, of which the making tells */
 } ni_operand_request;
 nb_status ni_operand_place(const struct ni_linear_call *call, const ni_operand_request *request, nb_operand *out,
                            nb_error *err);

@@ -58,22 +58,33 @@ static nb_mat channels_of(const ni_outcontrol_state *o, const nb_mat *wide, int 
     return channels;
 }
 
-/* Quantizes a part of `whole`, whose blocks are filled up with zeros where the channels do not fill them. */
-static nb_status make_part(const ni_outcontrol_state *o, ni_scratch *scratch, const nb_mat *whole, int part,
-                           const ni_making *making, nb_error *err) {
+/* Parts of a matrix that are quantized by one call. */
+typedef struct part_list {
+    ni_source sources[NI_OUT_PARTS];
+    ni_making makings[NI_OUT_PARTS];
+    nb_mat wide[NI_OUT_PARTS];
+    int32_t count;
+} part_list;
+
+/* A part of `whole`, whose blocks are filled up with zeros where the channels do not fill them. */
+static nb_status list_part(const ni_outcontrol_state *o, ni_scratch *scratch, const nb_mat *whole, int part,
+                           const ni_making *making, part_list *list, nb_error *err) {
     nb_backend *be = o->group->be;
-    size_t mark = scratch->used;
-    ni_source source = part_of(o, whole, part);
-    nb_mat wide, channels;
-    if (ni_outcontrol_is_filled_up(o, part)) {
-        NB_TRY(place_wide(o, scratch, whole->dtype, whole->rows, part, &wide, err));
-        channels = channels_of(o, &wide, part);
-        be->ops->gather_columns(be, &channels, whole, columns_of(o, part));
-        source = (ni_source){.numbers = &wide};
-    }
-    NB_TRY(be->ops->make_operands(be, &source, making, 1, err));
-    scratch->used = mark;
+    const int32_t i = list->count++;
+    list->makings[i] = *making;
+    list->sources[i] = part_of(o, whole, part);
+    if (!ni_outcontrol_is_filled_up(o, part))
+        return NB_OK;
+    nb_mat *const wide = &list->wide[i];
+    NB_TRY(place_wide(o, scratch, whole->dtype, whole->rows, part, wide, err));
+    const nb_mat channels = channels_of(o, wide, part);
+    be->ops->gather_columns(be, &channels, whole, columns_of(o, part));
+    list->sources[i] = (ni_source){.numbers = wide};
     return NB_OK;
+}
+
+static nb_status make_parts(const ni_outcontrol_state *o, const part_list *list, nb_error *err) {
+    return o->group->be->ops->make_many(o->group->be, list->sources, list->makings, list->count, err);
 }
 
 /* What a part of X decodes to, without what fills it up. */
@@ -118,10 +129,12 @@ static void join_parts(const ni_outcontrol_state *o, int64_t rows, nb_quantize_s
 static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
     const ni_operand_name *name = &layer->names[NB_FPROP_X];
     nb_noise noise = ni_noise_of(call->pass, name);
+    part_list list = {.count = 0};
     nb_quantize_stats *stats;
     if (o->x_fresh)
         return NB_OK;
     NB_TRY(ni_counted(call, NI_OUT_PARTS, &stats, err));
+    size_t mark = call->scratch->used;
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = stats ? &stats[part] : NULL};
         if (o->channels[part] == 0)
@@ -129,8 +142,10 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
         o->x[part] = ni_outcontrol_shape(o, layer, NB_FPROP_X, part);
         o->x[part].rows = call->x->rows;
         o->x[part].memory = o->x_memory[part];
-        NB_TRY(make_part(o, call->scratch, call->x, part, &making, err));
+        NB_TRY(list_part(o, call->scratch, call->x, part, &making, &list, err));
     }
+    NB_TRY(make_parts(o, &list, err));
+    call->scratch->used = mark;
     o->x_fresh = true;
     if (stats)
         join_parts(o, call->x->rows, stats, 0, NI_OUT_PARTS);
@@ -140,11 +155,15 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
 
 static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, const nb_mat *w,
                          nb_error *err) {
+    size_t mark = scratch->used;
+    part_list list = {.count = 0};
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         const ni_making making = {.out = &o->w[layer->index][part]};
         if (o->channels[part] > 0)
-            NB_TRY(make_part(o, scratch, w, part, &making, err));
+            NB_TRY(list_part(o, scratch, w, part, &making, &list, err));
     }
+    NB_TRY(make_parts(o, &list, err));
+    scratch->used = mark;
     return NB_OK;
 }
 
@@ -177,8 +196,11 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
     }
     if (stats || call->measuring) {
         nb_mat numbers;
+        part_list list = {.count = 0};
+        const ni_making making = {.out = &codes, .stats = stats};
         NB_TRY(ni_weight_source(call, layer, &numbers, err));
-        NB_TRY(make_part(o, call->scratch, &numbers, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = stats}, err));
+        NB_TRY(list_part(o, call->scratch, &numbers, NI_OUT_FP4, &making, &list, err));
+        NB_TRY(make_parts(o, &list, err));
     }
     if (stats)
         join_parts(o, w->rows, stats, NI_OUT_FP4, NI_OUT_FP4 + 1);
@@ -240,13 +262,26 @@ static nb_status fprop_terms(ni_outcontrol_state *o, const ni_linear_call *call,
 
 /* ---- dgrad: another W ---- */
 
+/* A backward pass begins with the first layer. */
+static void forget_wgrad_x(ni_outcontrol_state *o, const ni_linear *layer) {
+    int32_t first = 0;
+    while (!(o->group->layers[first].mechanisms >> o->index & 1))
+        first++;
+    if (layer->index == first)
+        o->wgrad_x_of = NULL;
+}
+
 /* Numbers in act, as dgrad reads them, or codes. */
-static nb_status place_dgrad_w(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                               nb_operand *out, nb_error *err) {
+static nb_status place_dgrad_w(const ni_linear_call *call, const ni_linear *layer, nb_operand *out, nb_error *err) {
     const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
     nb_quantizer dy = ni_operand_quantizer(layer, NB_DGRAD_DY);
-    const ni_operand_request request = {q, &dy, layer->in, layer->out, NI_RIGHT, true};
-    (void)o;
+    const ni_operand_request request = {.quantizer = q,
+                                        .other = &dy,
+                                        .rows = layer->in,
+                                        .cols = layer->out,
+                                        .side = NI_RIGHT,
+                                        .until_pass_ends = true,
+                                        .multiplied_only = true};
     NB_TRY(ni_operand_place(call, &request, out, err));
     if (!nb_quantizer_is_bf16(q))
         return NB_OK;
@@ -263,13 +298,15 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
     nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats *stats;
+    forget_wgrad_x(o, layer);
     NB_TRY(ni_counted(call, 1, &stats, err));
     NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
                             &decoded.data, err));
     NB_TRY(join(o, layer, call->scratch, NI_OUT_FP8, &decoded, err));
-    NB_TRY(place_dgrad_w(o, call, layer, w, err));
+    NB_TRY(place_dgrad_w(call, layer, w, err));
     const ni_source source = {.numbers = &decoded};
-    const ni_making making = {.out = w, .transpose = true, .noise = &noise, .stats = stats};
+    const ni_making making = {
+        .out = w, .transpose = true, .shown = ni_lens_looks(call, NB_DGRAD_W), .noise = &noise, .stats = stats};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     const ni_showing showing = {
         .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
@@ -283,15 +320,23 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
 static nb_status place_wgrad_x(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
                                nb_operand *out, nb_error *err) {
     nb_quantizer q = ni_operand_quantizer(layer, NB_WGRAD_X), dy = ni_operand_quantizer(layer, NB_WGRAD_DY);
+    const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_X];
+    const bool turned = rule->from && !rule->requantize;
     int64_t k = o->channels[NI_OUT_FP4], m = call->x->rows;
-    const ni_operand_request request = {&q, &dy, k, m, NI_RIGHT, false};
+    const ni_operand_request request = {.quantizer = &q,
+                                        .other = &dy,
+                                        .rows = k,
+                                        .cols = m,
+                                        .side = NI_RIGHT,
+                                        .until_pass_ends = true,
+                                        .multiplied_only = !turned};
     NB_TRY(ni_operand_place(call, &request, out, err));
     if (!nb_quantizer_is_bf16(&q))
         return NB_OK;
     out->transposed = true;
     out->numbers = nb_mat_of(NULL, call->be->act, m, o->widths[NI_OUT_FP4]);
-    NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * out->numbers.cols), "wgrad.x",
-                            &out->numbers.data, err));
+    NB_TRY(ni_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * out->numbers.cols),
+                                 "wgrad.x", &out->numbers.data, err));
     out->numbers.cols = k;
     return NB_OK;
 }
@@ -312,7 +357,8 @@ static nb_status x4_of_codes(const ni_outcontrol_state *o, const ni_linear_call 
     if (!rule->requantize)
         return be->ops->turn(be, out, from, err);
     NB_TRY(ni_counted(call, 1, &stats, err));
-    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = stats};
+    const ni_making making = {
+        .out = out, .transpose = true, .shown = ni_lens_looks(call, NB_WGRAD_X), .noise = &noise, .stats = stats};
     const ni_source source = codes_of(o, NI_OUT_FP4);
     NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
     const ni_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
@@ -326,10 +372,11 @@ static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_cal
     nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats *stats;
     NB_TRY(ni_counted(call, 1, &stats, err));
+    const bool shown = ni_lens_looks(call, NB_WGRAD_X);
     const ni_source source = part_of(o, call->x, NI_OUT_FP4);
-    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = stats};
+    const ni_making making = {.out = out, .transpose = true, .shown = shown, .noise = &noise, .stats = stats};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
-    if (!ni_lens_looks(call, NB_WGRAD_X))
+    if (!shown)
         return NB_OK;
     size_t mark = call->scratch->used;
     nb_mat columns;
@@ -341,37 +388,65 @@ static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_cal
     return NB_OK;
 }
 
-/* F(dY^T) and F(Xd8^T), 1x32 along the tokens. */
-static nb_status wgrad_in_fp8(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                              nb_error *err) {
-    nb_backend *be = call->be;
-    int64_t m = call->x->rows;
-    const ni_operand_request dy = {&mxfp8, &mxfp8, layer->out, m, NI_LEFT, false},
-                             x = {&mxfp8, &mxfp8, o->channels[NI_OUT_FP8], m, NI_RIGHT, false};
-    NB_TRY(ni_operand_place(call, &dy, &o->wgrad_dy8, err));
-    NB_TRY(ni_operand_place(call, &x, &o->wgrad_x[NI_OUT_FP8], err));
-    const ni_source gradient = {.numbers = &call->dy[layer->index]}, codes = codes_of(o, NI_OUT_FP8);
-    NB_TRY(be->ops->make_operands(be, &gradient, &(ni_making){.out = &o->wgrad_dy8, .transpose = true}, 1, err));
-    return be->ops->make_operands(be, &codes, &(ni_making){.out = &o->wgrad_x[NI_OUT_FP8], .transpose = true}, 1, err);
+/* F(Xd8^T), 1x32 along the tokens. */
+static nb_status x8_of_codes(ni_outcontrol_state *o, const ni_linear_call *call, nb_error *err) {
+    nb_operand *out = &o->wgrad_x[NI_OUT_FP8];
+    const ni_operand_request request = {.quantizer = &mxfp8,
+                                        .other = &mxfp8,
+                                        .rows = o->channels[NI_OUT_FP8],
+                                        .cols = call->x->rows,
+                                        .side = NI_RIGHT,
+                                        .until_pass_ends = true,
+                                        .multiplied_only = true};
+    const ni_source codes = codes_of(o, NI_OUT_FP8);
+    NB_TRY(ni_operand_place(call, &request, out, err));
+    return call->be->ops->make_operands(call->be, &codes, &(ni_making){.out = out, .transpose = true}, 1, err);
+}
+
+/* X along the tokens, once for the layers that read it alike: their random bits are the group's. */
+static nb_status wgrad_x_ready(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                               nb_error *err) {
+    const ni_cached_operand *as = layer->operands[NB_WGRAD_X];
+    nb_operand *x4 = &o->wgrad_x[NI_OUT_FP4];
+    if (o->wgrad_x_of == as)
+        return NB_OK;
+    o->wgrad_x_of = as;
+    if (o->channels[NI_OUT_FP8] > 0)
+        NB_TRY(x8_of_codes(o, call, err));
+    if (o->channels[NI_OUT_FP4] == 0)
+        return NB_OK;
+    NB_TRY(place_wgrad_x(o, call, layer, x4, err));
+    return layer->plan.roles[NB_WGRAD_X].from ? x4_of_codes(o, call, layer, x4, err)
+                                              : x4_of_numbers(o, call, layer, x4, err);
+}
+
+/* F(dY^T). */
+static nb_status dy8_of_numbers(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                                nb_error *err) {
+    const ni_operand_request request = {.quantizer = &mxfp8,
+                                        .other = &mxfp8,
+                                        .rows = layer->out,
+                                        .cols = call->x->rows,
+                                        .side = NI_LEFT,
+                                        .multiplied_only = true};
+    const ni_source gradient = {.numbers = &call->dy[layer->index]};
+    NB_TRY(ni_operand_place(call, &request, &o->wgrad_dy8, err));
+    return call->be->ops->make_operands(call->be, &gradient, &(ni_making){.out = &o->wgrad_dy8, .transpose = true}, 1,
+                                        err);
 }
 
 static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    const nb_operand *dy = terms->list[0].a;
-    nb_operand *x4 = &o->wgrad_x[NI_OUT_FP4];
+    const nb_operand *dys[NI_OUT_PARTS] = {&o->wgrad_dy8, terms->list[0].a};
+    NB_TRY(wgrad_x_ready(o, call, layer, err));
+    if (o->channels[NI_OUT_FP8] > 0)
+        NB_TRY(dy8_of_numbers(o, call, layer, err));
     terms->count = 0;
-    if (o->channels[NI_OUT_FP8] > 0) {
-        NB_TRY(wgrad_in_fp8(o, call, layer, err));
-        NB_TRY(ni_add_term(
-            terms, &(ni_term){.a = &o->wgrad_dy8, .b = &o->wgrad_x[NI_OUT_FP8], .columns = columns_of(o, NI_OUT_FP8)},
-            err));
-    }
-    if (o->channels[NI_OUT_FP4] == 0)
-        return NB_OK;
-    NB_TRY(place_wgrad_x(o, call, layer, x4, err));
-    NB_TRY(layer->plan.roles[NB_WGRAD_X].from ? x4_of_codes(o, call, layer, x4, err)
-                                              : x4_of_numbers(o, call, layer, x4, err));
-    return ni_add_term(terms, &(ni_term){.a = dy, .b = x4, .columns = columns_of(o, NI_OUT_FP4)}, err);
+    for (int part = 0; part < NI_OUT_PARTS; part++)
+        if (o->channels[part] > 0)
+            NB_TRY(ni_add_term(
+                terms, &(ni_term){.a = dys[part], .b = &o->wgrad_x[part], .columns = columns_of(o, part)}, err));
+    return NB_OK;
 }
 
 nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm,
@@ -416,6 +491,8 @@ nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const
 }
 
 size_t ni_outcontrol_decode_scratch(const ni_outcontrol_state *o, const ni_linear *layer) {
-    int64_t most = o->widths[NI_OUT_FP8] > o->widths[NI_OUT_FP4] ? o->widths[NI_OUT_FP8] : o->widths[NI_OUT_FP4];
-    return ni_scratch_room(sizeof(float) * (size_t)(layer->out * most));
+    size_t bytes = 0;
+    for (int part = 0; part < NI_OUT_PARTS; part++)
+        bytes += ni_scratch_room(sizeof(float) * (size_t)(layer->out * o->widths[part]));
+    return bytes;
 }

@@ -1,4 +1,6 @@
-/* cases_many.c: many operands in one call: a matrix and patches of its columns, weights of a model, many turned. */
+/* cases_many.c: many operands in one call: a matrix and patches of its columns, its columns in two formats, weights of
+ * a model, many turned.
+ */
 #include "operands.h"
 
 #include "format/hadamard.h"
@@ -243,9 +245,56 @@ static void run_turn_many(trial *t) {
     }
 }
 
+/* All columns of a matrix in an order of their own, the first ones in MXFP8 and the others in double blocks: both at
+ * once, one of them, and MXFP8 of the matrix as it lies. The last shape has longer rows than a kernel may hold. */
+static void keep_product(trial *t, const char *what, const nb_operand *left) {
+    const nb_operand right = some_of_identity(t, &left->quantizer, 16, left->cols, NI_RIGHT);
+    const nb_mat values = nb_mat_of(output(t, what, NB_F32, left->rows * 16), NB_F32, left->rows, 16);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = left, .b = &right}, 1, false, &err));
+}
+
+static void run_split(trial *t) {
+    enum { SHAPES = 3 };
+    static const int64_t ROWS[SHAPES] = {5, 70, 3}, EIGHTS[SHAPES] = {32, 128, 2944}, FOURS[SHAPES] = {128, 768, 9216};
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE, DATA_CORNERS, DATA_ZERO};
+    const int64_t rows = ROWS[t->shape], eights = EIGHTS[t->shape], fours = FOURS[t->shape], cols = eights + fours;
+    const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
+    nb_quantizer blocks = nvfp4(1);
+    blocks.outer = NB_OUTER_ROW128;
+    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
+    for (int64_t c = 0; c < cols; c++)
+        columns[c] = (int32_t)((11 * c + 3) % cols);
+    const int32_t *first = upload(t, columns, sizeof *columns * (size_t)cols), *second = first + eights;
+    for (int i = 0; i < 8; i++) {
+        const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, cols + 8);
+        const ni_source sources[2] = {{.numbers = &x, .columns = first, .column_count = eights},
+                                      {.numbers = &x, .columns = second, .column_count = fours}};
+        nb_operand eight = placed(t, &bytes, rows, eights, NI_LEFT, &bytes),
+                   four = placed(t, &blocks, rows, fours, NI_LEFT, &blocks),
+                   whole = placed(t, &bytes, rows, cols, NI_LEFT, &bytes),
+                   alone[2] = {placed(t, &bytes, rows, eights, NI_LEFT, &bytes),
+                               placed(t, &blocks, rows, fours, NI_LEFT, &blocks)};
+        const ni_making makings[2] = {{.out = &eight}, {.out = &four}};
+        EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, 2, &err));
+        for (int part = 0; part < 2; part++) {
+            make(t, &sources[part], &(ni_making){.out = &alone[part]}, 1);
+            keep_operand(t, "alone", &alone[part]);
+        }
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &whole}, 1);
+        keep_operand(t, "eights", &eight);
+        keep_operand(t, "fours", &four);
+        keep_operand(t, "as it lies", &whole);
+        if (kinds[i / 2] == DATA_CORNERS) /* NaN and Inf: sums of them are not compared */
+            continue;
+        keep_product(t, "values of eights", &eight);
+        keep_product(t, "values of fours", &four);
+    }
+}
+
 static const test_case MANY[] = {
     {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_many", "patches beside one whole, and its columns", BITS, 3, run_patches, NULL, NULL},
+    {"make_many", "chosen columns in two formats", BITS, 3, run_split, NULL, NULL},
     {"make_many", "numbers of weights", BITS, 1, run_many_numbers, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"turn_many", "tiles, rows", BITS, 1, run_turn_many, NULL, NULL},

@@ -247,6 +247,17 @@ static void run_terms(trial *t) {
         EXPECT_OK(t, be->ops->multiply(be, &c, terms, 4, i & 2, &err));
         keep(t, "four terms", c.data, c.dtype, m * n, false);
     }
+    for (int64_t i = 0; i < n / 2; i++)
+        columns[i] = (int32_t)(2 * i);
+    const int32_t *beside = upload(t, columns, (size_t)(n / 2) * sizeof *columns);
+    const ni_term parts[3] = {{.a = &left, .b = &right_half, .columns = beside},
+                              {.a = &left, .b = &right_half, .columns = at},
+                              {.a = &left, .b = &right_half, .columns = beside}};
+    for (int i = 0; i < 4; i++) {
+        const nb_mat c = numbers(t, NB_F32, 9, m, n);
+        EXPECT_OK(t, be->ops->multiply(be, &c, i & 1 ? parts : parts + 1, i & 1 ? 3 : 2, i & 2, &err));
+        keep(t, "terms of columns", c.data, c.dtype, m * n, false);
+    }
     nb_error err = {0};
     const nb_mat c = numbers(t, NB_F32, 9, m, n);
     const int32_t refused[2] = {(int32_t)be->ops->multiply(be, &c, &terms[2], 1, false, &err),

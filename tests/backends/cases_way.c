@@ -203,17 +203,23 @@ static void run_eight_bits(trial *t) {
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &row, .noise = &noise}, 1);
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &codes, .noise = &noise}, 1);
         make(t, &(ni_source){.operand = &codes}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
+        nb_operand bytes = placed(t, &q, rows, cols, NI_LEFT, &q), again = placed(t, &q, cols, rows, NI_RIGHT, &q);
+        again.reread = false;
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &bytes, .noise = &noise}, 1);
+        make(t, &(ni_source){.operand = &bytes}, &(ni_making){.out = &again, .transpose = true, .noise = &noise}, 1);
         const nb_operand right = picker(t, &q, 16, cols, NI_RIGHT, &q), left = picker(t, &q, 16, rows, NI_LEFT, &q);
         const nb_mat of_rows = nb_mat_of(output(t, "rows", NB_F32, rows * 16), NB_F32, rows, 16),
                      of_columns = nb_mat_of(output(t, "columns", NB_F32, 16 * cols), NB_F32, 16, cols),
                      of_alone = nb_mat_of(output(t, "columns alone", NB_F32, 16 * cols), NB_F32, 16, cols),
                      of_row = nb_mat_of(output(t, "rows alone", NB_F32, rows * 16), NB_F32, rows, 16),
-                     of_anew = nb_mat_of(output(t, "columns of codes", NB_F32, 16 * cols), NB_F32, 16, cols);
+                     of_anew = nb_mat_of(output(t, "columns of codes", NB_F32, 16 * cols), NB_F32, 16, cols),
+                     of_again = nb_mat_of(output(t, "columns of bytes", NB_F32, 16 * cols), NB_F32, 16, cols);
         EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_alone, &(ni_term){.a = &left, .b = &alone}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_row, &(ni_term){.a = &row, .b = &right}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_anew, &(ni_term){.a = &left, .b = &anew}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_again, &(ni_term){.a = &left, .b = &again}, 1, false, &err));
     }
 }
 

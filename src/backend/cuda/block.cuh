@@ -12,7 +12,7 @@
 #ifndef NI_BACKEND_CUDA_BLOCK_CUH
 #define NI_BACKEND_CUDA_BLOCK_CUH
 
-#include "backend/cuda/sixteen.cuh"
+#include "backend/cuda/eights.cuh"
 #include "backend/cuda/tile_error.cuh"
 #include "format/e8m0.h"
 #include "format/hif4.h"
@@ -154,37 +154,44 @@ typedef struct ni_mx_rule {
     }
 } ni_mx_rule;
 
-/* Two numbers as E4M3 holds them. */
-static __device__ inline void ni_through_e4m3(float *x) {
+/* Two numbers as E4M3 holds them; their codes. */
+static __device__ inline uint32_t ni_through_e4m3(float *x) {
 #if __CUDA_ARCH__ >= 890
-    const uint32_t bytes = ni_e4m3_bytes(x[0], x[1]);
-    uint32_t halves;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
-        : "=f"(x[0]), "=f"(x[1])
-        : "r"(halves));
+    const uint32_t codes = ni_e4m3_bytes(x[0], x[1]);
 #else
-    x[0] = ni_e4m3_value(ni_e4m3_even(x[0]));
-    x[1] = ni_e4m3_value(ni_e4m3_even(x[1]));
+    const uint32_t codes = ni_e4m3_even(x[0]) | (uint32_t)ni_e4m3_even(x[1]) << 8;
 #endif
+    ni_e4m3_pair(codes, x);
+    return codes;
+}
+
+/* The scale byte of a block of MXFP8, of which two neighbouring lanes hold sixteen each. */
+static __device__ inline uint8_t ni_eight_scale(nb_scale_rule rule, const float *x) {
+    const uint32_t mine = ni_amax_of_sixteen(x), amax = max(mine, __shfl_xor_sync(~0u, mine, 1));
+    return ni_e8m0_of(rule, ni_f32_from(amax), 448.0f);
+}
+
+/* Sixteen numbers under it: pairs of BF16 values, and codes, four in a word. */
+static __device__ inline void ni_encode_eights(nb_scale_rule rule, uint8_t byte, const float *x, uint32_t *values,
+                                               uint32_t *codes) {
+    const float encode = ni_e8m0_encode(rule, byte), value = ni_e8m0_value(byte);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float pair[2] = {ni_f32_mul(x[2 * i], encode), ni_f32_mul(x[2 * i + 1], encode)};
+        const uint32_t bytes = ni_through_e4m3(pair);
+        values[i] = ni_pack_two(ni_f32_mul(pair[0], value), ni_f32_mul(pair[1], value));
+        codes[i / 2] = i % 2 ? codes[i / 2] | bytes << 16 : bytes;
+    }
 }
 
 typedef struct ni_mx8_rule {
     enum { LANES = 2, STORED_BY = 2 };
 
     static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
-        const nb_scale_rule rule = b.quantizer.rule;
-        const uint32_t mine = ni_amax_of_sixteen(x), amax = max(mine, __shfl_xor_sync(~0u, mine, 1));
-        const uint8_t byte = ni_e8m0_of(rule, ni_f32_from(amax), 448.0f);
-        const float encode = ni_e8m0_encode(rule, byte), value = ni_e8m0_value(byte);
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float pair[2] = {ni_f32_mul(x[2 * i], encode), ni_f32_mul(x[2 * i + 1], encode)};
-            ni_through_e4m3(pair);
-            made->values[i] = ni_pack_two(ni_f32_mul(pair[0], value), ni_f32_mul(pair[1], value));
-        }
+        uint32_t codes[4];
+        made->scale = ni_eight_scale(b.quantizer.rule, x);
+        ni_encode_eights(b.quantizer.rule, (uint8_t)made->scale, x, made->values, codes);
         made->codes = make_uint2(0, 0);
-        made->scale = byte;
     }
 
     static __device__ float tensor_scale(const ni_block_copy &b) {

@@ -1,8 +1,7 @@
 /* decode.cu: from codes back to numbers; codes turned. */
 #include "backend/cuda/quantize.h"
 
-#include "backend/cuda/element.cuh"
-#include "backend/cuda/sixteen.cuh"
+#include "backend/cuda/eights.cuh"
 
 #include <cuda_runtime.h>
 
@@ -53,6 +52,30 @@ template <bool BF16> static __global__ void decode_blocks(nb_mat out, nb_qtensor
     }
 }
 
+/* Into chosen columns of FP32 numbers, eight codes a thread. */
+template <bool BYTES>
+static __global__ void __launch_bounds__(THREADS) decode_chosen(nb_mat out, nb_qtensor t, const int32_t *columns) {
+    const uint32_t across = (uint32_t)t.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, r = i / across;
+    const int64_t c = (i - r * across) * 8;
+    if (r >= t.rows)
+        return;
+    const ni_eight x = BYTES ? ni_decode_bytes(t, r, c) : ni_decode_eight(t, r, c);
+    const int4 low = __ldg((const int4 *)(columns + c)), high = __ldg((const int4 *)(columns + c + 4));
+    const int to[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    float *const row = (float *)out.data + r * out.stride;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        row[to[k]] = ni_f32_add(0.0f, x.x[k]); /* as scatter_columns */
+}
+
+static bool are_eights(const nb_mat *out, const nb_qtensor *from, const int32_t *columns) {
+    const nb_quantizer *q = &from->quantizer;
+    return out->dtype == NB_F32 && from->cols % 8 == 0 && from->rows * (from->cols / 8) <= INT32_MAX &&
+           ni_aligned(from->codes) && ni_aligned(columns) &&
+           (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_E4M3) &&
+           (q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0);
+}
+
 static bool are_blocks(const nb_mat *out, const nb_qtensor *from) {
     const nb_quantizer *q = &from->quantizer;
     return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && !from->outer_scales &&
@@ -69,6 +92,14 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
             decode_blocks<true><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
         else
             decode_blocks<false><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
+        return cudaGetLastError();
+    }
+    if (columns && !transpose && outer && are_eights(out, from, columns)) {
+        const unsigned grid = (unsigned)ni_divide_up(from->rows * (from->cols / 8), THREADS);
+        if (grid && from->quantizer.element == NB_ELEMENT_E4M3)
+            decode_chosen<true><<<grid, THREADS, 0, (cudaStream_t)stream>>>(*out, *from, columns);
+        else if (grid)
+            decode_chosen<false><<<grid, THREADS, 0, (cudaStream_t)stream>>>(*out, *from, columns);
         return cudaGetLastError();
     }
     if (from->rows * from->cols > 0)

@@ -189,6 +189,33 @@ static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, cons
     return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
 }
 
+/* All terms have columns of their own: the products side by side, and then all of them into C at once. */
+static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
+                                  bool accumulate, bool *done, nb_error *err) {
+    ni_cuda_column_sum s = {.out = *c, .count = count, .add = accumulate};
+    int64_t width = 0;
+    *done = c->dtype == NB_F32 && count > 1 && count <= NI_CUDA_COLUMN_PARTS && ni_cuda_columns_fit(c);
+    for (int32_t i = 0; i < count && *done; i++) {
+        *done = terms[i].a && terms[i].columns;
+        s.columns[i] = terms[i].columns;
+        s.widths[i] = terms[i].b->rows;
+        width += s.widths[i];
+    }
+    *done &= width <= c->cols;
+    if (!*done)
+        return NB_OK;
+    s.from = nb_mat_of(take(&scratch, (size_t)(c->rows * width) * sizeof(float)), NB_F32, c->rows, width);
+    if (!s.from.data)
+        return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
+    nb_mat part = s.from;
+    for (int32_t i = 0; i < count; i++) {
+        part.cols = s.widths[i];
+        NB_TRY(product(be, scratch, &part, terms[i].a, terms[i].b, false, err));
+        part.data = (float *)part.data + part.cols;
+    }
+    return ni_cuda_status(be, ni_cuda_launch_column_sum(stream_of(be), &s), "multiply: columns", err);
+}
+
 static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, nb_error *err) {
     nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols,
                          t->b->rows);
@@ -420,6 +447,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
         NB_TRY(multiply_joined(be, scratch, c, terms, count, &done, err));
     if (may_join(be, c, terms, count, accumulate, NI_UNITS_FP8_POW2))
         NB_TRY(multiply_bytes_joined(be, scratch, c, terms, count, &done, err));
+    if (!done)
+        NB_TRY(multiply_columns(be, scratch, c, terms, count, accumulate, &done, err));
     if (done)
         return NB_OK;
     if (!in_place) {

@@ -115,6 +115,28 @@ static inline bool ni_cuda_is_sixteens(int64_t n) {
     return n > 0 && n % 16 == 0;
 }
 
+/* The double block, as its kernels make it. */
+static inline bool ni_cuda_is_double(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
+           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
+           (q->hadamard_size == 0 || q->hadamard_size == 16);
+}
+
+/* MXFP8 to nearest. */
+static inline bool ni_cuda_is_mxfp8(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E4M3 && q->scale_type == NB_SCALE_E8M0 && q->block_rows == 1 &&
+           (q->rule == NB_RULE_FLOOR || q->rule == NB_RULE_CEIL || q->rule == NB_RULE_CEIL_LOG2) &&
+           q->round == NB_ROUND_EVEN;
+}
+
+/* ---- operand_split.c: chosen columns in two formats ---- */
+
+/* The first one or two of these makings, which one launch makes; 0: none. */
+int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                           ni_cuda_split *out);
+nb_status ni_cuda_make_split(nb_backend *be, const ni_cuda_split *split, nb_error *err);
+
 /* ---- operand_vectors.c: under FP32 scales of rows, of columns, of the whole ---- */
 
 bool ni_cuda_is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out);

@@ -162,10 +162,16 @@ static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const n
 nb_status ni_cuda_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                             nb_error *err) {
     bool made[NI_CUDA_LIST_MOST];
-    int32_t begin = 0, patched = count;
-    for (; begin < count && patched; begin += patched) {
-        NB_TRY(ni_check_making(&sources[begin], &makings[begin], err));
-        NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &patched, err));
+    int32_t begin = 0, together = count;
+    for (; begin < count && together; begin += together) {
+        ni_cuda_split split;
+        for (int32_t i = begin; i < begin + 2 && i < count; i++)
+            NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        together = ni_cuda_list_split(be, sources + begin, makings + begin, count - begin, &split);
+        if (together)
+            NB_TRY(ni_cuda_make_split(be, &split, err));
+        else
+            NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &together, err));
     }
     for (int32_t i = begin; i < count; i += NI_CUDA_LIST_MOST) {
         const int32_t now = count - i < NI_CUDA_LIST_MOST ? count - i : NI_CUDA_LIST_MOST;

@@ -272,13 +272,6 @@ static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_ma
 
 /* ---- making, at once: double blocks (quantize_double.cu) ---- */
 
-static bool is_double(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
-           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
-           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
-           (q->hadamard_size == 0 || q->hadamard_size == 16);
-}
-
 /* What the kernels read of it: numbers as they lie, or codes (`coded`: which ones); false: the four stages do. */
 static bool sixteens_source(const ni_source *source, const ni_making *making, bool (*coded)(const nb_quantizer *),
                             ni_cuda_double_source *out) {
@@ -299,8 +292,8 @@ static bool sixteens_source(const ni_source *source, const ni_making *making, bo
 
 static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_operand *to = making->out;
-    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !is_double(ni_making_quantizer(making)) ||
-        !sixteens_source(source, making, is_double, out))
+    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) ||
+        !ni_cuda_is_double(ni_making_quantizer(making)) || !sixteens_source(source, making, ni_cuda_is_double, out))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && out->rows % 128 == 0;
@@ -329,25 +322,25 @@ static bool has_block_rule(const nb_quantizer *q) {
            (q->scale_type == NB_SCALE_E8M0 || (q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT));
 }
 
-/* MXFP8 to nearest, of which only values are made. */
-static bool is_eight_bits(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E4M3 && q->scale_type == NB_SCALE_E8M0 && q->block_rows == 1 &&
-           (q->rule == NB_RULE_FLOOR || q->rule == NB_RULE_CEIL || q->rule == NB_RULE_CEIL_LOG2) &&
-           q->round == NB_ROUND_EVEN;
-}
-
 /* Codes whose eight neighbours have one scale. */
 static bool are_eights(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E2M1 && (q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_E4M3);
+}
+
+/* And bytes, which are made MXFP8 alone. */
+static bool are_eights_or_bytes(const nb_quantizer *q) {
+    return are_eights(q) || ni_cuda_is_mxfp8(q);
 }
 
 static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_making *making,
                           ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *to = making->out;
+    const bool bytes = ni_cuda_is_mxfp8(q); /* of which only values are made here */
     if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
-        !(has_block_rule(q) || (is_eight_bits(q) && !ni_cuda_are_codes_read(be, making))) ||
-        !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
+        !(has_block_rule(q) || (bytes && !ni_cuda_are_codes_read(be, making))) ||
+        !sixteens_source(source, making, bytes ? are_eights_or_bytes : are_eights, out) ||
+        out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;
@@ -436,6 +429,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         const ni_making *const m = &makings[i];
         ni_cuda_double_source from;
         ni_cuda_columns columns;
+        ni_cuda_split split;
         if (!done[i] && is_double_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_double(be, &from, m, err));
@@ -454,6 +448,9 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_weight(be, source, m, err));
+        } else if (!done[i] && ni_cuda_list_split(be, source, m, 1, &split)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(ni_cuda_make_split(be, &split, err));
         } else if (!done[i] && is_block_copy(be, source, m, &from)) {
             const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);
             done[i] = done[i + pair] = NI_CUDA_MADE;

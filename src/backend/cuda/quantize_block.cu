@@ -13,7 +13,7 @@
  */
 #include "backend/cuda/block.cuh"
 
-#include "backend/cuda/element.cuh"
+#include <type_traits>
 
 enum { THREADS = 256, TILE_ROWS = 128, TILE_COLS = 64, SKEW = 12, CODE_PITCH = TILE_ROWS / 16 + 2 };
 
@@ -136,18 +136,7 @@ static __device__ ni_eight load_eight(const float *from) {
     return ni_eight{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-/* Eight codes of four bits under one scale. */
-static __device__ ni_eight decode_eight(const nb_qtensor &t, int64_t r, int64_t c) {
-    const uint32_t codes = *(const uint32_t *)(t.codes + (r * t.cols + c) / 2);
-    const float scale = ni_scale_of(t, r, c, true);
-    ni_eight e;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        e.x[i] = ni_f32_mul(ni_e2m1_of(codes >> (4 * i) & 15u), scale);
-    return e;
-}
-
-/* KIND: 0 BF16, 1 FP32, 2 codes. */
+/* KIND: 0 BF16, 1 FP32, 2 codes of four bits, 3 of E4M3. */
 template <int KIND>
 static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, int64_t r0, int64_t c0) {
 #pragma unroll
@@ -157,7 +146,8 @@ static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, in
         const int64_t r = r0 + row, c = c0 + col;
         ni_eight e = {};
         if (r < s.rows && c < s.cols)
-            e = KIND == 2   ? decode_eight(s.codes, r, c)
+            e = KIND == 3   ? ni_decode_bytes(s.codes, r, c)
+                : KIND == 2 ? ni_decode_eight(s.codes, r, c)
                 : KIND == 1 ? load_eight((const float *)s.numbers + r * s.stride + c)
                             : load_eight((const uint16_t *)s.numbers + r * s.stride + c);
         *(float4 *)&tile[in_tile(row, col)] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
@@ -327,6 +317,11 @@ static dim3 grid_of(const ni_cuda_double_source *s) {
 template <typename RULE>
 static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     const dim3 grid = grid_of(s);
+    if constexpr (std::is_same<RULE, ni_mx8_rule>::value)
+        if (!s->numbers && s->codes.quantizer.element == NB_ELEMENT_E4M3) {
+            block_columns<RULE, 3><<<grid, THREADS, 0, on>>>(*s, *copy);
+            return;
+        }
     if (!s->numbers)
         block_columns<RULE, 2><<<grid, THREADS, 0, on>>>(*s, *copy);
     else if (s->wide)
