@@ -12,7 +12,15 @@
 #include "format/bf16.h"
 #include "format/e8m0.h"
 
-enum { BLOCK = 32, ROWS = 16, LISTED = 8, APART = 4, STEP = NI_WARPS * APART, BLOCKS_A_PROCESSOR = 2 };
+enum {
+    BLOCK = 32,
+    ROWS = 16,
+    EIGHTS = 2,
+    LISTED = 8 * EIGHTS,
+    APART = 4,
+    STEP = NI_WARPS * APART,
+    BLOCKS_A_PROCESSOR = 2
+};
 
 /* ---- one block ---- */
 
@@ -36,14 +44,13 @@ static __device__ void add_products(float *c, uint32_t a0, uint32_t a1, uint32_t
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* What a lane reads of a block: eight codes of two rows and of a listed one, and the scales of its four sums. */
+/* What a lane reads of a block: eight codes of two rows and of a listed one of each eight, and the scales of its sums. */
 typedef struct block {
-    uint32_t rows[2], listed;
-    uint8_t row_scales[2], listed_scales[2];
+    uint32_t rows[2], listed[EIGHTS];
+    uint8_t row_scales[2], listed_scales[EIGHTS][2];
 } block;
 
-static __device__ void inner_products(float *c, const block &b) {
-    const eight_halves x = halves_of(b.rows[0]), y = halves_of(b.rows[1]), z = halves_of(b.listed);
+static __device__ void inner_products(float *c, const eight_halves &x, const eight_halves &y, const eight_halves &z) {
 #pragma unroll
     for (int i = 0; i < 4; i++)
         c[i] = 0.0f;
@@ -55,78 +62,106 @@ static __device__ void inner_products(float *c, const block &b) {
         c[i] = ni_f32_mul(c[i], 0x1p28f);
 }
 
-/* ---- 16 rows by 8 listed ones ---- */
+/* ---- 16 rows by 8 or 16 listed ones ---- */
 
-/* Where a lane reads block 0. */
+/* What a product reads, and the blocks (counted from the operand's first) with which a lane's rows begin. */
 typedef struct places {
-    const uint8_t *rows[2], *listed, *row_scales[2], *listed_scales[2];
+    const uint8_t *row_codes, *row_scales, *listed_codes, *listed_scales;
+    uint32_t rows[2], listed[EIGHTS], columns[EIGHTS][2], blocks;
 } places;
 
 static __device__ places places_of(const nb_qtensor &rows, int64_t r0, const nb_qtensor &listed, const uint32_t *list,
                                    uint32_t first, uint32_t count) {
-    const int group = (int)threadIdx.x % 32 / 4, at = (int)threadIdx.x % 4;
-    const int64_t blocks = rows.cols / BLOCK;
-    places p;
+    const uint32_t group = threadIdx.x % 32 / 4, at = threadIdx.x % 4, blocks = (uint32_t)(rows.cols / BLOCK);
+    places p = {rows.codes + 4 * at, rows.scales, listed.codes + 4 * at, listed.scales, {}, {}, {}, blocks};
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int64_t r = min(r0 + group + 8 * i, rows.rows - 1), l = list[min(first + 2 * at + i, count - 1)];
-        p.rows[i] = rows.codes + r * (rows.cols / 2) + 4 * at;
-        p.row_scales[i] = rows.scales + r * blocks;
-        p.listed_scales[i] = listed.scales + l * blocks;
+    for (int i = 0; i < 2; i++)
+        p.rows[i] = (uint32_t)min(r0 + group + 8 * i, rows.rows - 1) * blocks;
+#pragma unroll
+    for (int e = 0; e < EIGHTS; e++) {
+        p.listed[e] = list[min(first + 8 * e + group, count - 1)] * blocks;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            p.columns[e][i] = list[min(first + 8 * e + 2 * at + i, count - 1)] * blocks;
     }
-    p.listed = listed.codes + list[min(first + group, count - 1)] * (rows.cols / 2) + 4 * at;
     return p;
 }
 
-static __device__ block block_at(const places &p, uint32_t k) {
-    block b;
+static __device__ const uint32_t *codes_at(const uint8_t *codes, uint32_t block) {
+    return (const uint32_t *)(codes + (uint64_t)block * (BLOCK / 2));
+}
+
+/* COUNT blocks from k on, eight apart; of MANY eights. */
+template <int MANY, int COUNT> static __device__ void load_blocks(block *b, const places &p, uint32_t k) {
+    enum { CODES = NI_WARPS * BLOCK / 2 / sizeof(uint32_t) };
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        b.rows[i] = *(const uint32_t *)(p.rows[i] + k * (BLOCK / 2));
-        b.row_scales[i] = p.row_scales[i][k];
-        b.listed_scales[i] = p.listed_scales[i][k];
+    for (int j = 0; j < 2; j++) {
+        const uint32_t *const codes = codes_at(p.row_codes, p.rows[j] + k);
+        const uint8_t *const scales = p.row_scales + (p.rows[j] + k);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            b[i].rows[j] = codes[CODES * i];
+            b[i].row_scales[j] = scales[NI_WARPS * i];
+        }
     }
-    b.listed = *(const uint32_t *)(p.listed + k * (BLOCK / 2));
-    return b;
+#pragma unroll
+    for (int e = 0; e < MANY; e++) {
+        const uint32_t *const codes = codes_at(p.listed_codes, p.listed[e] + k);
+        const uint8_t *const first = p.listed_scales + (p.columns[e][0] + k), *const second = p.listed_scales +
+                                                                                              (p.columns[e][1] + k);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            b[i].listed[e] = codes[CODES * i];
+            b[i].listed_scales[e][0] = first[NI_WARPS * i];
+            b[i].listed_scales[e][1] = second[NI_WARPS * i];
+        }
+    }
 }
 
 /* The scale of A comes first, which tells where a sum leaves what FP32 holds. */
-template <bool LISTED_IS_A> static __device__ void add_block(float *sums, const block &b, const float *scales) {
-    float c[4];
-    inner_products(c, b);
+template <bool LISTED_IS_A, int MANY>
+static __device__ void add_block(float (*sums)[4], const block &b, const float *scales) {
+    const eight_halves x = halves_of(b.rows[0]), y = halves_of(b.rows[1]);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float of_row = scales[b.row_scales[i / 2]], of_listed = scales[b.listed_scales[i % 2]];
-        sums[i] = ni_f32_add(
-            sums[i], ni_f32_mul(ni_f32_mul(c[i], LISTED_IS_A ? of_listed : of_row), LISTED_IS_A ? of_row : of_listed));
+    for (int e = 0; e < MANY; e++) {
+        float c[4];
+        inner_products(c, x, y, halves_of(b.listed[e]));
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float of_row = scales[b.row_scales[i / 2]], of_listed = scales[b.listed_scales[e][i % 2]];
+            sums[e][i] = ni_f32_add(sums[e][i], ni_f32_mul(ni_f32_mul(c[i], LISTED_IS_A ? of_listed : of_row),
+                                                           LISTED_IS_A ? of_row : of_listed));
+        }
     }
 }
 
-/* Blocks k, k + 8, k + 16 and k + 24, as far as there are so many. */
-template <bool LISTED_IS_A, bool ALL>
-static __device__ void add_blocks(float (*sums)[4], const places &p, uint32_t k, uint32_t blocks, const float *scales) {
-    block b[APART];
+template <bool LISTED_IS_A, int MANY, int COUNT>
+static __device__ void add_blocks(float (*sums)[EIGHTS][4], const places &p, uint32_t k, const float *scales) {
+    block b[COUNT];
+    load_blocks<MANY, COUNT>(b, p, k);
 #pragma unroll
-    for (int i = 0; i < APART; i++)
-        if (ALL || k + NI_WARPS * i < blocks)
-            b[i] = block_at(p, k + NI_WARPS * i);
-#pragma unroll
-    for (int i = 0; i < APART; i++)
-        if (ALL || k + NI_WARPS * i < blocks)
-            add_block<LISTED_IS_A>(sums[i], b[i], scales);
+    for (int i = 0; i < COUNT; i++)
+        add_block<LISTED_IS_A, MANY>(sums[i], b[i], scales);
 }
 
 /* A warp's share of all sums. */
-template <bool LISTED_IS_A>
-static __device__ void sum_up(float *out /* [4] */, const places &p, uint32_t blocks, const float *scales) {
-    float sums[APART][4] = {};
+template <bool LISTED_IS_A, int MANY>
+static __device__ void sum_up(float *share, const places &p, const float *scales) {
+    const uint32_t group = threadIdx.x % 32 / 4, at = threadIdx.x % 4;
+    float sums[APART][EIGHTS][4] = {};
     uint32_t k = threadIdx.x / 32;
-    for (; k + STEP - NI_WARPS < blocks; k += STEP)
-        add_blocks<LISTED_IS_A, true>(sums, p, k, blocks, scales);
-    add_blocks<LISTED_IS_A, false>(sums, p, k, blocks, scales);
+    for (; k + STEP - NI_WARPS < p.blocks; k += STEP)
+        add_blocks<LISTED_IS_A, MANY, APART>(sums, p, k, scales);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        out[i] = ni_f32_add(ni_f32_add(sums[0][i], sums[2][i]), ni_f32_add(sums[1][i], sums[3][i]));
+    for (int i = 0; i < APART - 1; i++, k += NI_WARPS)
+        if (k < p.blocks)
+            add_blocks<LISTED_IS_A, MANY, 1>(&sums[i], p, k, scales);
+#pragma unroll
+    for (int e = 0; e < MANY; e++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            share[(8 * e + 2 * at + i % 2) * ROWS + group + 8 * (i / 2)] =
+                ni_f32_add(ni_f32_add(sums[0][e][i], sums[2][e][i]), ni_f32_add(sums[1][e][i], sums[3][e][i]));
 }
 
 /* ---- all of a list ---- */
@@ -144,13 +179,6 @@ static __device__ void add_to(const nb_mat &c, int64_t at, float x) {
         float *const to = (float *)c.data + at;
         *to = ni_f32_add(*to, x);
     }
-}
-
-static __device__ void keep_share(float *share, const float *sums) {
-    const int group = (int)threadIdx.x % 32 / 4, at = (int)threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        share[(2 * at + i % 2) * ROWS + group + 8 * (i / 2)] = sums[i];
 }
 
 static __device__ float sum_of_shares(const room &all, int at) {
@@ -174,14 +202,15 @@ template <bool LISTED_IS_A> static __device__ void mend_listed(const ni_cuda_men
     for (uint32_t i = blockIdx.x; i < tiles * groups; i += gridDim.x) {
         const int64_t r0 = i / groups * (int64_t)ROWS;
         const uint32_t first = i % groups * LISTED;
-        float sums[4];
-        sum_up<LISTED_IS_A>(sums, places_of(rows, r0, listed, list, first, count), (uint32_t)(rows.cols / BLOCK),
-                            all.scales);
-        keep_share(all.shares[threadIdx.x / 32], sums);
+        const places p = places_of(rows, r0, listed, list, first, count);
+        if (first + 8 < count)
+            sum_up<LISTED_IS_A, 2>(all.shares[threadIdx.x / 32], p, all.scales);
+        else
+            sum_up<LISTED_IS_A, 1>(all.shares[threadIdx.x / 32], p, all.scales);
         __syncthreads();
         const int64_t r = r0 + threadIdx.x % ROWS;
         const uint32_t at = first + threadIdx.x / ROWS;
-        if (threadIdx.x < LISTED * ROWS && r < rows.rows && at < count && (LISTED_IS_A || m.of_a.scales[r] != 0.0f)) {
+        if (r < rows.rows && at < count && (LISTED_IS_A || m.of_a.scales[r] != 0.0f)) {
             float sum = sum_of_shares(all, (int)threadIdx.x);
             if (m.a.tensor_scale)
                 sum = ni_f32_mul(sum, *m.a.tensor_scale);
