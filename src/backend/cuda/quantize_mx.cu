@@ -9,6 +9,7 @@
  *     finite       a block without Inf and NaN comes below 8 under its scale, so the grid needs no bound; one with them has
  *                  a byte of its own, and a path
  */
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/tile.cuh"
 #include "format/e8m0.h"
 
@@ -276,6 +277,8 @@ static __global__ void __launch_bounds__(THREADS, 3)
     __shared__ __align__(16) pair tile[ROWS * WORDS];
     const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * ROWS, c0 = blockIdx.x * (int64_t)COLS;
     pair x[UNITS][8];
+    ni_wait_for_it();
+    ni_let_follow();
     if (r0 >= s.rows)
         return;
 #pragma unroll
@@ -321,26 +324,24 @@ bool ni_cuda_mx_takes(const ni_cuda_double_source *s, const ni_cuda_tile_copy *c
 }
 
 template <typename T, bool TURN>
-static void launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
-                   const ni_cuda_tile_copy *column) {
+static int launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                  const ni_cuda_tile_copy *column) {
     enum { MOST = 65535 };
     const int64_t bands = ni_divide_up(s->rows, ROWS), deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-    mx_tiles<T, TURN><<<grid, THREADS, 0, on>>>(*s, *row, *column);
+    return ni_launch_following(on, mx_tiles<T, TURN>, grid, THREADS, 0, *s, *row, *column);
 }
 
 int ni_cuda_quantize_mx(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                         const ni_cuda_tile_copy *column) {
     cudaStream_t on = (cudaStream_t)stream;
-    ni_cuda_tile_copy none = {};
+    const ni_cuda_tile_copy none = {};
     const bool turn = column && column->quantizer.hadamard_size;
     if (s->rows == 0 || s->cols == 0)
         return cudaSuccess;
-    if (s->wide)
-        launch<float, false>(on, s, row ? row : &none, column ? column : &none);
-    else if (turn)
-        launch<uint16_t, true>(on, s, row ? row : &none, column ? column : &none);
-    else
-        launch<uint16_t, false>(on, s, row ? row : &none, column ? column : &none);
-    return cudaGetLastError();
+    row = row ? row : &none;
+    column = column ? column : &none;
+    return s->wide ? launch<float, false>(on, s, row, column)
+           : turn  ? launch<uint16_t, true>(on, s, row, column)
+                   : launch<uint16_t, false>(on, s, row, column);
 }
