@@ -39,6 +39,7 @@ sed 's/hidden: .*/hidden: 128/' model.yaml > odd.yaml
 expect 2 "unknown key 'optimiser'; did you mean 'optimizer'" "$nibble" train run.yaml --set optimiser.lr=1
 expect 2 "schedule.kind" "$nibble" train run.yaml --set schedule.kind=cosin
 expect 2 "steps" "$nibble" train run.yaml --set steps=0
+expect 2 "--set out=: the key 'out' is missing" "$nibble" train run.yaml --set out=
 expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
 expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
 expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
