@@ -136,6 +136,7 @@ expect 2 "model.vocab.*is a folder of parameters" "$nibble" train run.yaml --set
 # ---- what is done with its checkpoint ---------------------------------------------------------------------------------------
 last=runs/a/checkpoints/step-00000008
 reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
+expect 2 "--sequences: -1; expected 0 (all) or more" "$nibble" eval $last --sequences -1
 "$nibble" eval $last > out
 evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
 awk -v a="$evaluated" -v b="$reported" 'BEGIN { exit !(a - b <= 5.1e-5 && b - a <= 5.1e-5) }' || # four digits were told
@@ -157,6 +158,7 @@ printf 'base: ./half.yaml\nname: none\nhcp: {share: 0}\n' > none.yaml
 grep -q 'warning: recipe none: hcp patches nothing of' none.err || fail "a share that patches nothing: $(cat none.err)"
 "$nibble" eval $last --recipe ./half.yaml > half.out
 grep -q 'half chose its channels from the first batch' half.out || fail "eval --recipe half.yaml: who chose its channels?"
+[ "$(wc -l < half.out)" = 2 ] || fail "eval says of its state: $(cat half.out)"
 [ "$(awk '/^loss/ {print $2}' none.out)" != "$(awk '/^loss/ {print $2}' half.out)" ] || fail "eval patches nothing"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two

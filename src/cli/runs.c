@@ -72,6 +72,13 @@ nb_status ni_cli_check_model(const char *model, nb_error *err) {
                    found ? "; hint: " : ", and it has none", found ? path : "");
 }
 
+nb_status ni_cli_sequences(int64_t given, const nb_run_config *run, int64_t *sequences, nb_error *err) {
+    *sequences = given == NI_OF_RUN ? run->eval.sequences : given;
+    if (*sequences < 0)
+        return nb_fail(err, NB_BAD_USAGE, "--sequences: %lld; expected 0 (all) or more", (long long)given);
+    return NB_OK;
+}
+
 /* The BF16 twins of a comparison come first. */
 static int twins_first(const struct dirent **a, const struct dirent **b) {
     bool a_twin = strncmp((*a)->d_name, "bf16", 4) == 0, b_twin = strncmp((*b)->d_name, "bf16", 4) == 0;
