@@ -193,7 +193,7 @@ static void printing_is_read_back(void **state) {
         "steps: 1\nname: \"\\u2028 \\ufeff \\u20ac\"\n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
-        for (int comments = NI_COMMENTS_NONE; comments <= NI_COMMENTS_HELP; comments++) {
+        for (int comments = NI_COMMENTS_NONE; comments <= NI_COMMENTS_ORIGIN; comments++) {
             toy first, second;
             ni_yaml doc, again;
             nb_error err = {0};
