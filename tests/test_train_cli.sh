@@ -171,6 +171,8 @@ cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
 expect 2 "temperature" "$nibble" generate $last --temperature -1
 expect 2 "no such folder" "$nibble" eval runs/b
+expect 2 "is at step 8, where this run ends" "$nibble" train run.yaml --from $last --set out=runs/done
+expect 2 "is at step 8, where this run ends" "$nibble" compare run.yaml --recipes nvfp4 --from runs/a --set out=done
 expect 2 "no such folder; expected a run, or a checkpoint" "$nibble" export runs/b -o b
 expect 2 "expected one, as RUN/checkpoints/" "$nibble" eval runs
 sed 's/^family: .*/family: qwen3/' model.yaml > family.yaml

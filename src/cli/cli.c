@@ -1,5 +1,6 @@
 /* cli.c: options by table, and where the shipped files are. */
 #include "cli/cli.h"
+#include "backend/table.h"
 #include "config/suggest.h"
 
 #include <errno.h>
@@ -223,9 +224,14 @@ nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err
     return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
 }
 
+int32_t ni_cli_threads(int64_t threads) {
+    return threads < 0 || threads > INT32_MAX ? -1 : (int32_t)threads;
+}
+
 nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err) {
-    if (threads < 0 || threads > 4096)
-        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)threads);
+    if (threads < 0 || threads > NI_MOST_THREADS)
+        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to %d", (long long)threads,
+                       NI_MOST_THREADS);
     const nb_backend_options options = {.threads = (int32_t)threads};
     return nb_backend_open(backend, &options, out, err);
 }

@@ -249,6 +249,11 @@ nb_status ni_checkpoint_check(const nb_trainer *t, const char *folder, nb_start 
     }
     NB_TRY(ni_manifest_read(folder, &m, err));
     nb_status status = check_folder(t, folder, &m, as, err);
+    if (status == NB_OK && as == NB_START_FORK && m.at.step == t->steps)
+        status = nb_fail(err, NB_BAD_CONFIG,
+                         "%s: is at step %lld, where this run ends; expected steps that are left to train; hint: steps "
+                         "counts from step 0, not from the checkpoint",
+                         folder, (long long)m.at.step);
     ni_manifest_free(&m);
     return status;
 }
