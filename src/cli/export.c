@@ -68,12 +68,12 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
     ni_folder *folder;
     ni_hf_marks marks;
     NB_TRY(ni_hf_marks_read(from, &marks, err));
-    NB_TRY(ni_folder_begin(to, &folder, err));
+    NB_TRY(ni_folder_begin(to, false, &folder, err));
     nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);
     if (status == NB_OK)
         status = ni_cli_copy_tokenizer(from, ni_folder_path(folder), err);
     if (status == NB_OK)
-        return ni_folder_commit(folder, false, err);
+        return ni_folder_commit(folder, err);
     ni_folder_abandon(folder);
     return status;
 }

@@ -155,14 +155,14 @@ static nb_status write_folder(ni_coded_model *coded, const char *from, const ni_
     ni_folder *folder;
     ni_hf_marks marks;
     NB_TRY(ni_hf_marks_read(from, &marks, err));
-    NB_TRY(ni_folder_begin(o->out, &folder, err));
+    NB_TRY(ni_folder_begin(o->out, false, &folder, err));
     const char *path = ni_folder_path(folder);
     nb_status status = strcmp(o->to, "modelopt") == 0 ? ni_serve_modelopt(coded, path, o->type, marks, err)
                                                       : ni_serve_compressed_tensors(coded, path, o->type, marks, err);
     if (status == NB_OK)
         status = ni_cli_copy_tokenizer(from, path, err);
     if (status == NB_OK)
-        return ni_folder_commit(folder, false, err);
+        return ni_folder_commit(folder, err);
     ni_folder_abandon(folder);
     return status;
 }
