@@ -11,6 +11,7 @@
 #include "train/metrics.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@
 static const ni_command_line line = {
     .usage = "PATH...",
     .about =
-        "Reads checkpoints, run folders, token shards and folders of them, exports, series and event files, and "
+        "Reads checkpoints, run folders, token shards and folders of them, safetensors, series and event files, and "
         "compares\n"
         "every byte that has a checksum with it. A line for each: good, wrong and why, or plain (whole, and without a\n"
         "checksum of its own). Exit status 0 if nothing is wrong, else 1.\n"
@@ -132,9 +133,14 @@ static bool verify_file(tally *t, const char *path) {
 
 /* ---- folders ---- */
 
-/* Names of a folder in order, without those that begin with a dot; free with free_names. -1: it cannot be listed. */
-static int names_of(const char *folder, struct dirent ***names) {
-    return scandir(folder, names, NULL, alphasort);
+/* Names of a folder in order; free with free_names. 0 of one that is not there; one that cannot be listed is wrong. */
+static int names_of(tally *t, const char *folder, struct dirent ***names) {
+    *names = NULL;
+    int count = scandir(folder, names, NULL, alphasort);
+    nb_error err = {0};
+    if (count < 0 && errno != ENOENT)
+        tell(t, ni_fail_errno(&err, folder, "list the folder"), true, folder, &err);
+    return count < 0 ? 0 : count;
 }
 
 static void free_names(struct dirent **names, int count) {
@@ -145,7 +151,7 @@ static void free_names(struct dirent **names, int count) {
 
 static void verify_unlisted(tally *t, const char *folder, const ni_manifest *m) {
     struct dirent **names;
-    int count = names_of(folder, &names);
+    int count = names_of(t, folder, &names);
     for (int i = 0; i < count; i++) {
         const char *name = names[i]->d_name;
         nb_error err = {0};
@@ -155,8 +161,7 @@ static void verify_unlisted(tally *t, const char *folder, const ni_manifest *m) 
             tell(t, NB_BAD_FILE, true, folder, &err);
         }
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
 }
 
 static void verify_checkpoint(tally *t, const char *folder) {
@@ -203,14 +208,13 @@ static void verify_data(tally *t, const char *run, const char *pattern, uint64_t
 static void verify_files(tally *t, const char *folder) {
     struct dirent **names;
     char path[PATH_LIMIT];
-    int count = names_of(folder, &names);
+    int count = names_of(t, folder, &names);
     for (int i = 0; i < count; i++) {
         if (names[i]->d_name[0] != '.' && !strstr(names[i]->d_name, ".damaged-") &&
             snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name) < (int)sizeof path)
             verify_file(t, path);
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
 }
 
 static void verify_run(tally *t, const char *run) {
@@ -218,14 +222,13 @@ static void verify_run(tally *t, const char *run) {
     struct dirent **names;
     nb_error err = {0};
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    int count = names_of(path, &names);
+    int count = names_of(t, path, &names);
     for (int i = 0; i < count; i++) {
         if (strncmp(names[i]->d_name, "step-", 5) == 0 &&
             snprintf(path, sizeof path, "%s/checkpoints/%s", run, names[i]->d_name) < (int)sizeof path)
             verify_checkpoint(t, path);
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
     verify_files(t, run);
     snprintf(path, sizeof path, "%s/lens", run);
     verify_files(t, path);
@@ -255,7 +258,7 @@ static nb_status verify(tally *t, const char *path, nb_error *err) {
         return NB_OK;
     return nb_fail(err, NB_BAD_USAGE,
                    "%s: holds nothing that can be verified; expected a checkpoint, a run folder, "
-                   "token shards, a series or an export",
+                   "token shards, a series or .safetensors",
                    path);
 }
 
