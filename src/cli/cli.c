@@ -23,19 +23,37 @@ static void print_usage(const char *command, const char *usage) {
     }
 }
 
+enum { HELP_COLUMN = 33, HELP_WIDTH = 120 };
+
+/* Its help stands behind its name in lines of HELP_WIDTH; a name that is longer has a line of its own. */
+static void print_option(const ni_option *o) {
+    char letter[8] = "";
+    if (o->letter)
+        snprintf(letter, sizeof letter, "-%c, ", o->letter);
+    int column = printf("  %4s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
+    bool begins = true; /* a line of help */
+    if (column >= HELP_COLUMN)
+        column = printf("\n") - 1;
+    for (const char *word = o->help; *word; word += strspn(word, " ")) {
+        const int length = (int)strcspn(word, " ");
+        if (!begins && column + 1 + length > HELP_WIDTH) {
+            begins = true;
+            column = printf("\n") - 1;
+        }
+        column += printf("%*s%.*s", begins ? HELP_COLUMN - column : 1, "", length, word);
+        begins = false;
+        word += length;
+    }
+    putchar('\n');
+}
+
 static void print_help(const ni_command_line *line, const char *command) {
     print_usage(command, line->usage);
     printf("\n%s\n", line->about);
     if (line->options && line->options->name)
         puts("\nOptions:");
-    for (const ni_option *o = line->options; o && o->name; o++) {
-        char left[80];
-        snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
-        if (o->letter)
-            printf("  -%c, %-26s %s\n", o->letter, left, o->help);
-        else
-            printf("      %-26s %s\n", left, o->help);
-    }
+    for (const ni_option *o = line->options; o && o->name; o++)
+        print_option(o);
 }
 
 /* ---- options ---- */
