@@ -199,7 +199,7 @@ nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void 
 
 /* ---- folders ---- */
 
-static bool is_folder(const char *path) {
+bool ni_cli_is_folder(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
@@ -208,7 +208,7 @@ static bool is_folder(const char *path) {
 static bool try_folder(char *path, size_t size, const char *root, const char *between, const char *kind) {
     char joined[4096];
     int n = snprintf(joined, sizeof joined, "%s/%s%s", root, between, kind);
-    if (n < 0 || (size_t)n >= sizeof joined || !is_folder(joined))
+    if (n < 0 || (size_t)n >= sizeof joined || !ni_cli_is_folder(joined))
         return false;
     char *real = realpath(joined, NULL);
     bool fits = real && strlen(real) < size;

@@ -87,6 +87,8 @@ int32_t ni_cli_threads(int64_t threads);
 /* What --backend names (NULL: cpu), with what --threads says: 0 = all the process may use. */
 nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err);
 
+bool ni_cli_is_folder(const char *path);
+
 /* The folder that holds `kind` ("recipes", "models"): $NIBBLE_HOME/kind, beside the executable (../kind,
  * ../share/nibble/kind), the source folder of the build. Fails if none exists. */
 nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err);

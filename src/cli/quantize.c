@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 typedef struct quantize_options {
     const char *as, *out, *dequantized, *round, *hadamard, *backend, *isa, *keep;
@@ -262,11 +261,6 @@ static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *
     return status;
 }
 
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
 static nb_status quantize_folder(nb_backend *be, const char *from, const nb_quantizer *q, const nb_noise *noise,
                                  const quantize_options *o, nb_error *err) {
     if (strcmp(be->name, "cpu") != 0)
@@ -287,7 +281,7 @@ nb_status ni_cli_quantize(int argc, char **argv, nb_error *err) {
         return NB_OK;
     NB_TRY(read_quantizer(&o, &q, &noise, err));
     NB_TRY(open_backend(&o, &be, err));
-    if (is_folder(argv[1])) {
+    if (ni_cli_is_folder(argv[1])) {
         nb_status status = quantize_folder(be, argv[1], &q, &noise, &o, err);
         nb_backend_free(be);
         return status;

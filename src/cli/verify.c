@@ -1,4 +1,5 @@
 /* verify.c: `nibble verify`: reads everything under a path again and compares it with the checksums that it carries. */
+#include "base/text.h"
 #include "cli/cli.h"
 #include "data/dataset.h"
 #include "data/shard.h"
@@ -46,11 +47,6 @@ static void tell(tally *t, nb_status status, bool summed, const char *path, cons
     t->plain += status == NB_OK && !summed;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static bool exists_in(const char *folder, const char *name) {
     char path[PATH_LIMIT];
     struct stat st;
@@ -83,10 +79,10 @@ static void verify_log(tally *t, const char *path) {
     nb_status status = ni_file_read(path, SIZE_MAX / 2, &bytes, &size, &err);
     bool summed = true, torn, damaged = false;
     if (status == NB_OK) {
-        if (ends_with(path, ".jsonl")) {
+        if (ni_ends_with(path, ".jsonl")) {
             summed = false; /* each line is read, and carries no checksum */
             ni_metrics_keep(bytes, size, INT64_MAX, INT64_MAX, &damaged);
-        } else if (ends_with(path, ".nbs")) {
+        } else if (ni_ends_with(path, ".nbs")) {
             int64_t cut = 0;
             ni_series_reader *reader = NULL;
             status = ni_series_parse(bytes, size, &reader, &cut, &err);
@@ -112,11 +108,11 @@ static void verify_tensors(tally *t, const char *path) {
 }
 
 static bool is_shard(const char *name) {
-    return ends_with(name, ".bin") || ends_with(name, ".npy");
+    return ni_ends_with(name, ".bin") || ni_ends_with(name, ".npy");
 }
 
 static bool is_log(const char *name) {
-    return ends_with(name, ".jsonl") || ends_with(name, ".nbs") || strstr(name, ".tfevents.") != NULL;
+    return ni_ends_with(name, ".jsonl") || ni_ends_with(name, ".nbs") || strstr(name, ".tfevents.") != NULL;
 }
 
 static bool verify_file(tally *t, const char *path) {
@@ -124,7 +120,7 @@ static bool verify_file(tally *t, const char *path) {
         verify_shard(t, path);
     else if (is_log(path))
         verify_log(t, path);
-    else if (ends_with(path, ".safetensors"))
+    else if (ni_ends_with(path, ".safetensors"))
         verify_tensors(t, path);
     else
         return false;
