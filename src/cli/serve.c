@@ -6,7 +6,6 @@
 #include "data/tokenizer_files.h"
 #include "data/tokenizer_gguf.h"
 #include "data/tokenizer_kept.h"
-#include "files/file.h"
 #include "files/folder.h"
 #include "model/serve.h"
 #include "train/foreign.h"
@@ -137,10 +136,6 @@ static nb_status put_tokenizer(const char *from, int32_t vocab, ni_gguf *file, n
 }
 
 static nb_status write_gguf(ni_coded_model *coded, const char *from, const ni_serve_options *o, nb_error *err) {
-    bool exists;
-    NB_TRY(ni_file_exists(o->out, &exists, err));
-    if (exists)
-        return nb_fail(err, NB_IO_ERROR, "%s: exists already", o->out);
     ni_gguf *file = ni_gguf_new();
     if (!file)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its keys", o->out);

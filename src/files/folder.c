@@ -96,8 +96,8 @@ static nb_status fail_taken(const char *path, nb_error *err) {
     return nb_fail(err, NB_IO_ERROR, "%s: exists already and is not empty", path);
 }
 
-/* What stands in the way of a commit. Whoever cannot look hears of it there. */
-static nb_status check_name(const char *path, bool replace, nb_error *err) {
+/* Whoever cannot look hears of it from who makes the folder. */
+nb_status ni_folder_check(const char *path, bool replace, nb_error *err) {
     struct stat st;
     if (lstat(path, &st) != 0)
         return NB_OK;
@@ -125,7 +125,7 @@ nb_status ni_folder_begin(const char *path, bool replace, ni_folder **out, nb_er
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to make the folder", path);
     }
     int made = -1;
-    nb_status status = check_name(folder->path, replace, err);
+    nb_status status = ni_folder_check(folder->path, replace, err);
     for (int attempt = 0; status == NB_OK && made != 0 && attempt < 1000; attempt++) {
         snprintf(folder->temporary, room, "%s.tmp-%ld-%d", folder->path, (long)getpid(), attempt);
         made = mkdir(folder->temporary, 0777);

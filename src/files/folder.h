@@ -8,8 +8,11 @@
 /* A folder under construction. Fill ni_folder_path() with files, then commit. */
 typedef struct ni_folder ni_folder;
 
-/* Makes an empty folder `path.tmp-PID-N` beside `path`. Parents of `path` must exist. What is no folder under that name,
- * and without `replace` a folder with something in it, is NB_IO_ERROR: before the work, not after it. */
+/* Whether a folder can take this name: what is no folder under it, and without `replace` a folder with something in it,
+ * is NB_IO_ERROR. For who has much to do before ni_folder_begin, which asks the same. */
+nb_status ni_folder_check(const char *path, bool replace, nb_error *err);
+
+/* Makes an empty folder `path.tmp-PID-N` beside `path`. Parents of `path` must exist. */
 nb_status ni_folder_begin(const char *path, bool replace, ni_folder **out, nb_error *err);
 
 /* Where to write meanwhile: the temporary folder. */
