@@ -241,11 +241,12 @@ static bool is_repeated(const ni_series_reader *r, int32_t name) {
 
 static void list_names(const column *columns, int32_t runs) {
     for (int32_t r = 0; r < runs; r++) {
+        const ni_series_reader *reader = columns[r].reader;
         printf("%s:", columns[r].title);
-        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++)
-            if (is_number(columns[r].reader, n) && !is_repeated(columns[r].reader, n))
-                printf(" %s", metric_of(ni_series_name(columns[r].reader, n)));
-        putchar('\n');
+        for (int32_t n = 0; n < ni_series_names(reader); n++)
+            if (is_number(reader, n) && !is_repeated(reader, n))
+                printf(" %s", metric_of(ni_series_name(reader, n)));
+        printf("%s\n", ni_series_names(reader) ? "" : " nothing was measured yet");
     }
 }
 

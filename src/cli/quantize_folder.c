@@ -313,6 +313,8 @@ static nb_status make_folder(nb_backend *be, const ni_folder_task *task, const c
 }
 
 nb_status ni_cli_quantize_folder(nb_backend *be, const ni_folder_task *task, nb_error *err) {
+    if (task->codes && task->dequantized) /* before the first is written */
+        NB_TRY(ni_folder_check(task->dequantized, false, err));
     if (task->codes)
         NB_TRY(make_folder(be, task, task->codes, false, err));
     if (task->dequantized)
