@@ -17,6 +17,7 @@ for command in $commands; do
     "$nibble" help "$command" > "$work/one"
     grep -q "^Usage: nibble $command" "$work/one" || fail "help $command"
     "$nibble" "$command" --help | cmp - "$work/one" || fail "$command --help is not help $command"
+    ! sed '1,/^Options:/d' "$work/one" | grep '.\{121\}' || fail "help $command has lines of more than 120 letters"
 done
 
 expect 2 "unknown command 'hlep'; did you mean 'help'?" "$nibble" hlep

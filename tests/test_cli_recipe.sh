@@ -30,6 +30,8 @@ printf 'base: ./b.yaml\n' > "$work/a.yaml"
 printf 'base: ./a.yaml\n' > "$work/b.yaml"
 expect 2 "b.yaml:1: base: .*a.yaml comes back to itself" "$nibble" recipe show "$work/a.yaml"
 : > "$work/empty.yaml"
+printf 'name: x\nbase: nvfp4\nfprop: {x: {block: 1x32}}\n' > "$work/blocks.yaml" # the base's format, with another block
+expect 2 "blocks.yaml:3: fprop.x: nvfp4: block must be 1x16 or 16x16" "$nibble" recipe check "$work/blocks.yaml"
 expect 2 "empty.yaml: is empty" "$nibble" recipe check "$work/empty.yaml"
 expect 2 "no recipe is called 'nvpf4'.*did you mean 'nvfp4'?" "$nibble" recipe show nvpf4
 expect 2 "no-such.yaml: No such file" "$nibble" recipe check "$work/no-such.yaml"

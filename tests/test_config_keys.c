@@ -118,6 +118,7 @@ static const struct {
 } refused[] = {
     {"name: x\n", "t.yaml:1: the key 'steps' is missing (optimizer steps)"},
     {"steps: null\n", "'steps' is missing"},
+    {"stepz: 1\n", "t.yaml:1: unknown key 'stepz'; did you mean 'steps'?"},
     {"steps: 1\nstep: 2\n", "t.yaml:2: unknown key 'step'; did you mean 'steps'?"},
     {"steps: 1\nlr: 2\n", "t.yaml:2: unknown key 'lr'; did you mean 'optimizer.lr'?"},
     {"steps: 1\noptimizer:\n  lrr: 2\n", "t.yaml:3: unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"},
@@ -192,7 +193,7 @@ static void printing_is_read_back(void **state) {
         "steps: 1\nname: \"\\u2028 \\ufeff \\u20ac\"\n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
-        for (int comments = NI_COMMENTS_NONE; comments <= NI_COMMENTS_HELP; comments++) {
+        for (int comments = NI_COMMENTS_NONE; comments <= NI_COMMENTS_ORIGIN; comments++) {
             toy first, second;
             ni_yaml doc, again;
             nb_error err = {0};

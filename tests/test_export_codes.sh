@@ -109,6 +109,8 @@ says 'model.layers.0.mlp.up_proj.weight.codes' codes/model.safetensors.index.jso
 [ -s codes/config.json ]
 "$nibble" export decoded --type f32 -o loads > out 2> err
 "$nibble" quantize decoded --as nvfp4 --dequantized twice > out
+fails 'decoded: exists already' "$nibble" quantize decoded --as nvfp4 -o x --dequantized decoded
+[ ! -e x ] || exit 1 # nothing is written for the first of two names where the second is taken
 fails 'no matrix whose columns' "$nibble" quantize decoded --as nvfp4 --keep '*' -o x
 fails 'no .safetensors' "$nibble" quantize data --as nvfp4 -o x
 fails '--keep is for folders' "$nibble" quantize "$golden/none.npy" --as nvfp4 --keep '*' -o x

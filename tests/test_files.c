@@ -144,20 +144,33 @@ static void folder_appears_whole(void **state) {
     for (int round = 0; round < 2; round++) {
         ni_folder *folder;
         char inside[800];
-        assert_int_equal(ni_folder_begin(path, &folder, &err), NB_OK);
+        assert_int_equal(ni_folder_begin(path, round == 1, &folder, &err), NB_OK);
         snprintf(inside, sizeof inside, "%s/deep/er", ni_folder_path(folder));
         assert_int_equal(ni_make_folders(inside, &err), NB_OK);
         snprintf(inside, sizeof inside, "%s/deep/er/x%d", ni_folder_path(folder), round);
         assert_int_equal(ni_file_write(inside, "x", 1, &err), NB_OK);
-        assert_int_equal(ni_folder_commit(folder, round == 1, &err), NB_OK);
+        assert_int_equal(ni_folder_commit(folder, &err), NB_OK);
         assert_int_equal(entries(*state), 1);
     }
     assert_int_equal(access(in_folder(state, "step-10/deep/er/x1"), F_OK), 0);
     assert_int_not_equal(access(in_folder(state, "step-10/deep/er/x0"), F_OK), 0);
+}
 
+static void names_that_are_taken(void **state) {
+    const char *path = in_folder(state, "taken");
     ni_folder *folder;
-    assert_int_equal(ni_folder_begin(path, &folder, &err), NB_OK);
-    assert_int_equal(ni_folder_commit(folder, false, &err), NB_IO_ERROR);
+    nb_error err = {0};
+    assert_int_equal(ni_make_folders(path, &err), NB_OK);
+    assert_int_equal(ni_folder_begin(path, false, &folder, &err), NB_OK); /* an empty one is no matter */
+    assert_int_equal(ni_file_write(in_folder(state, "taken/x"), "x", 1, &err), NB_OK);
+    assert_int_equal(ni_folder_commit(folder, &err), NB_IO_ERROR); /* one that filled meanwhile is */
+    assert_int_equal(ni_folder_begin(path, false, &folder, &err), NB_IO_ERROR);
+    assert_non_null(strstr(err.message, "taken: exists already and is not empty"));
+    for (int replace = 0; replace < 2; replace++) {
+        assert_int_equal(ni_folder_begin(in_folder(state, "taken/x"), replace, &folder, &err), NB_IO_ERROR);
+        assert_non_null(strstr(err.message, "taken/x: exists already and is no folder"));
+    }
+    assert_null(folder);
     assert_int_equal(entries(*state), 1);
 }
 
@@ -453,6 +466,7 @@ int main(void) {
         IN_FOLDER(a_spool_comes_back_whole),
         cmocka_unit_test(temporary_names),
         IN_FOLDER(folder_appears_whole),
+        IN_FOLDER(names_that_are_taken),
         IN_FOLDER(removal_follows_no_link),
         IN_FOLDER(checksum_known_answer),
         cmocka_unit_test(safetensors_of_python),

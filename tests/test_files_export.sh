@@ -28,6 +28,7 @@ mkdir "$dir/ngpt"
 sed 's/"model_type": "[a-z0-9]*"/"model_type": "ngpt-nibble"/' "$dir/f32/config.json" > "$dir/ngpt/config.json"
 for to in hf gguf; do fails 'family ngpt' "$nibble" export "$dir/ngpt" --to $to -o "$dir/x"; done
 fails 'exists already' "$nibble" export "$dir/f32" -o "$dir/bf16"
+fails 'exists already' "$nibble" export "$dir/none" -o "$dir/bf16" # looked at before what may take long to read
 fails 'config.json' "$nibble" export "$dir" -o "$dir/x"
 mkdir "$dir/broken"
 cp "$dir/f32/config.json" "$dir/broken"

@@ -50,6 +50,9 @@ while IFS="$(printf '\t')" read -r prompt text; do
     [ "$("$nibble" generate exported --prompt "$prompt" --tokens 12 --temperature 0)" = "$text" ] || fail "export: $prompt"
 done < theirs/expected-opened.txt
 
+"$nibble" tokenize "$source/docs/training.md" --train-tokenizer 600 -o wide > /dev/null
+expect 2 "wide: 600 tokens, and the model's vocab is" "$nibble" generate exported --tokenizer wide
+
 # ---- what nibble trains opens texts with end-of-text, and says so ------------------------------------------------------
 cat > run.yaml << 'END'
 model: ./theirs

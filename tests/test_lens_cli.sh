@@ -25,6 +25,11 @@ END
 "$nibble" train run.yaml -q
 "$nibble" train run.yaml -q --set recipe=bf16 --set out=runs/bf16
 
+mkdir -p runs/young/lens # a run that has just begun
+cp runs/resets/run.yaml runs/young
+head -c 16 runs/resets/lens/series.nbs > runs/young/lens/series.nbs
+[ "$("$nibble" lens runs/young)" = "young: nothing was measured yet" ] || fail "$("$nibble" lens runs/young)"
+rm -r runs/young
 "$nibble" lens runs/resets runs/bf16/ > out
 grep -q '^resets:.* flip_rate' out || fail "flip_rate is not listed: $(cat out)"
 grep -q '^resets:.* reset_share' out || fail "reset_share is not listed: $(cat out)"

@@ -48,7 +48,7 @@ for family in qwen3 gla; do
     named=$("$nibble" eval $last --recipe ./chon.yaml)
     [ "$(echo "$named" | sed -n 's/^loss \([0-9.]*\) .*/\1/p')" = "$evaluated" ] || fail "$family: by name: $named"
     printf 'name: half\nbase: ./chon.yaml\nhcp: {share: 0.5}\n' > half.yaml
-    "$nibble" eval $last --recipe ./half.yaml | grep -q '^half begins without its state: .* does not hold .*hcp' ||
+    "$nibble" eval $last --recipe ./half.yaml | grep -q '^half chose its channels from the first batch: .* does not hold .*hcp' ||
         fail "$family: another share of channels goes unsaid"
     rm -r $last
     "$nibble" train run.yaml "$@" --resume -q
@@ -89,12 +89,9 @@ grep 'layers.1.mlp.down_proj .*wgrad' runs/some/census.txt | grep -q 'mxfp8 1x32
 cmp runs/exact/checkpoints/step-00000006/model.safetensors runs/plain/checkpoints/step-00000006/model.safetensors ||
     fail "a policy of BF16 alone is not BF16"
 printf 'base: nvfp4\nname: bad\npolicy: {formats: [mxfp4], layers: ["mlp.up_proj 01"]}\n' > bad.yaml
-status=0
-"$nibble" recipe check ./bad.yaml 2> err || status=$?
-[ $status = 2 ] || fail "an index beyond the formats: exit $status"
-grep -q "expected '.' or an index of the 1 policy.formats" err || fail "$(cat err)"
-
-status=0
-"$nibble" probe "$last" --recipe bf16 2> err || status=$?
-[ $status = 2 ] || fail "a recipe without quantizers: exit $status"
-grep -q 'quantizes nothing' err || fail "$(cat err)"
+expect 2 "expected '.' or an index of the 1 policy.formats" "$nibble" recipe check ./bad.yaml
+expect 2 "--budget: -1; expected 0 or more" "$nibble" probe runs/qwen3 --policy none.yaml --budget -1
+expect 2 "--steps: 0; expected 1 or more" "$nibble" probe runs/qwen3 --policy none.yaml --steps 0
+expect 2 "--sequences: -1; expected 0 (all) or more" "$nibble" probe runs/qwen3 --recipe nvfp4 --sequences -1
+[ ! -e none.yaml ] || fail "a refused probe writes a recipe"
+expect 2 "quantizes nothing" "$nibble" probe "$last" --recipe bf16

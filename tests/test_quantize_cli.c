@@ -4,6 +4,7 @@
 #include "quantize_cases.h"
 #include "temporary.h"
 
+#include <math.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -171,6 +172,29 @@ static void refusals(void **state) {
     refuse(state, arguments, 2, "in.npy");
 }
 
+static void says(void **state, const float *x, const char *part) {
+    char arguments[700];
+    assert_int_equal(ni_npy_write_f32(in_folder(state, "in.npy"), x, 1, 32, NULL), NB_OK);
+    snprintf(arguments, sizeof arguments, "'%s' --as nvfp4 -o '%s'", in_folder(state, "in.npy"),
+             in_folder(state, "out.safetensors"));
+    if (run(state, arguments) != 0 || !strstr(said(state), part))
+        fail_msg("%s\nwanted: %s", said(state), part);
+}
+
+static void errors_are_told(void **state) {
+    float x[32] = {0};
+    says(state, x, "amax 0, exact, ");
+    x[0] = 1;
+    x[1] = 0.3f;
+    says(state, x, "signal to noise ");
+    x[17] = NAN;
+    says(state, x, "amax nan, not finite, ");
+    says(state, x, "holds NaN or Inf");
+    x[17] = -INFINITY;
+    says(state, x, "amax inf, not finite, ");
+    says(state, x, "holds NaN or Inf");
+}
+
 static int clean(void **state) {
     int overrun = release_buffers_until(NULL);
     return remove_temporary_folder(state) || overrun;
@@ -179,6 +203,6 @@ static int clean(void **state) {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, temporary_folder, clean)
 
 int main(void) {
-    const struct CMUnitTest tests[] = {CASE(golden_blocks), CASE(formats), CASE(refusals)};
+    const struct CMUnitTest tests[] = {CASE(golden_blocks), CASE(formats), CASE(refusals), CASE(errors_are_told)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

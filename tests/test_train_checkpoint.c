@@ -133,7 +133,7 @@ static void impossible_pages_are_refused(void **state) {
         {"\"passed_over\": []", "\"passed_over\": [-1]", "\"passed_over\""},
         {"\"loss_window\": [", "\"loss_window\": [null, ", "\"loss_window\""},
         {"\"norm_window\": [", "\"norm_window\": 3, \"x\": [", "\"norm_window\""},
-        {"\"config\": \"", "\"config\": \"x", "the key 'model' is missing"},
+        {"\"config\": \"", "\"config\": \"x", "unknown key 'xmodel'; did you mean 'model'"},
         {"\"recipe\": \"", "\"recipe\": 1, \"x\": \"", "\"recipe\""},
         {"\"files\": {", "\"files\": {\"a/../../b\": {}, ", "outside the folder"},
         {"\"files\": {", "\"files\": {\"b\": {}, ", "not whole"},

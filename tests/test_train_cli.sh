@@ -39,6 +39,7 @@ sed 's/hidden: .*/hidden: 128/' model.yaml > odd.yaml
 expect 2 "unknown key 'optimiser'; did you mean 'optimizer'" "$nibble" train run.yaml --set optimiser.lr=1
 expect 2 "schedule.kind" "$nibble" train run.yaml --set schedule.kind=cosin
 expect 2 "steps" "$nibble" train run.yaml --set steps=0
+expect 2 "--set out=: the key 'out' is missing" "$nibble" train run.yaml --set out=
 expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
 expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
 expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
@@ -135,6 +136,7 @@ expect 2 "model.vocab.*is a folder of parameters" "$nibble" train run.yaml --set
 # ---- what is done with its checkpoint ---------------------------------------------------------------------------------------
 last=runs/a/checkpoints/step-00000008
 reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
+expect 2 "--sequences: -1; expected 0 (all) or more" "$nibble" eval $last --sequences -1
 "$nibble" eval $last > out
 evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
 awk -v a="$evaluated" -v b="$reported" 'BEGIN { exit !(a - b <= 5.1e-5 && b - a <= 5.1e-5) }' || # four digits were told
@@ -156,6 +158,7 @@ printf 'base: ./half.yaml\nname: none\nhcp: {share: 0}\n' > none.yaml
 grep -q 'warning: recipe none: hcp patches nothing of' none.err || fail "a share that patches nothing: $(cat none.err)"
 "$nibble" eval $last --recipe ./half.yaml > half.out
 grep -q 'half chose its channels from the first batch' half.out || fail "eval --recipe half.yaml: who chose its channels?"
+[ "$(wc -l < half.out)" = 2 ] || fail "eval says of its state: $(cat half.out)"
 [ "$(awk '/^loss/ {print $2}' none.out)" != "$(awk '/^loss/ {print $2}' half.out)" ] || fail "eval patches nothing"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
@@ -168,6 +171,8 @@ cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
 expect 2 "temperature" "$nibble" generate $last --temperature -1
 expect 2 "no such folder" "$nibble" eval runs/b
+expect 2 "is at step 8, where this run ends" "$nibble" train run.yaml --from $last --set out=runs/done
+expect 2 "is at step 8, where this run ends" "$nibble" compare run.yaml --recipes nvfp4 --from runs/a --set out=done
 expect 2 "no such folder; expected a run, or a checkpoint" "$nibble" export runs/b -o b
 expect 2 "expected one, as RUN/checkpoints/" "$nibble" eval runs
 sed 's/^family: .*/family: qwen3/' model.yaml > family.yaml

@@ -60,3 +60,10 @@ done
 echo '{}' > "$work/run/checkpoints/step-00000004/model.safetensors.index.json"
 ! "$nibble" verify "$work/run" > "$work/log" 2> /dev/null || fail "an added index"
 grep -q 'index.json: is not listed' "$work/log" || fail "$(cat "$work/log")"
+
+# What cannot be read is wrong, not absent.
+mv "$work/run/lens" "$work/lens"
+"$nibble" verify "$work/run/metrics.jsonl" > /dev/null || fail "a file of its own"
+: > "$work/run/lens"
+! "$nibble" verify "$work/run" > "$work/log" 2> /dev/null || fail "a folder that cannot be listed"
+grep -q '^wrong .*/run/lens: cannot list the folder' "$work/log" || fail "$(cat "$work/log")"

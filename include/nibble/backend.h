@@ -118,7 +118,7 @@ NB_API const char *nb_isa_name(nb_isa isa);
 
 /* What is asked of the processor. */
 typedef struct nb_backend_options {
-    int32_t threads; /* 0 = as many as the process may use */
+    int32_t threads; /* 0 = as many as the process may use; at most 1024 */
     nb_isa isa;      /* AUTO = the best of this machine; SCALAR = reference code for everything */
 } nb_backend_options;
 

@@ -19,6 +19,8 @@ typedef struct ni_backend_ops {
 #include "backend/ops.inc"
 } ni_backend_ops;
 
+enum { NI_MOST_THREADS = 1024 }; /* of a CPU backend */
+
 /* The backends of the library itself, as nb_backend_open makes them. */
 nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err);
 nb_status ni_backend_ref64(nb_backend **out, nb_error *err);

@@ -453,7 +453,7 @@ nb_status ni_bench_gemm(int argc, char **argv, nb_error *err) {
     o.threads = o.alone ? 1 : o.threads;
     nb_isa isa;
     NB_TRY(ni_bench_isa(o.isa, &isa, err));
-    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    const nb_backend_options cpu = {ni_cli_threads(o.threads), isa};
     nb_backend *be;
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     print_head(be, &o);

@@ -408,7 +408,7 @@ nb_status ni_bench_ops(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     NB_TRY(check_options(&o, err));
-    nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, NB_ISA_AUTO};
+    nb_backend_options cpu = {ni_cli_threads(o.threads), NB_ISA_AUTO};
     NB_TRY(ni_bench_isa(o.isa, &cpu.isa, err));
     NB_TRY(check(&o, &cpu, err));
     problem p = {0};

@@ -245,7 +245,7 @@ nb_status ni_bench_quantize(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     NB_TRY(ni_bench_isa(o.isa, &isa, err));
-    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    const nb_backend_options cpu = {ni_cli_threads(o.threads), isa};
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     printf("%s, %d threads, %s; every bit checked against the scalar reference; best of runs taken in turns\n",
            ni_bench_processor(processor, sizeof processor), (int)ni_cpu_of(be)->threads,

@@ -1,6 +1,7 @@
 /* bench_train.c: `nibble bench train`: the training step of one run file under several recipes, in turns: what a recipe
  * costs. */
 #include "backend/table.h"
+#include "base/progress.h"
 #include "cli/bench.h"
 #include "cli/fit.h"
 #include "cli/light.h"
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define MOST_RECIPES 8
 
@@ -70,29 +70,23 @@ typedef struct arm {
     bool on_gpu;
 } arm;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static watch *watch_of(nb_backend *be) {
     return (watch *)((uintptr_t)be->ops - offsetof(watch, ops));
 }
 
 static nb_status watched_synchronize(nb_backend *be, nb_error *err) {
     watch *w = watch_of(be);
-    const double before = now();
+    const double before = ni_seconds();
     const nb_status status = w->own->synchronize(be, err);
-    w->waited += now() - before;
+    w->waited += ni_seconds() - before;
     return status;
 }
 
 static void watched_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
     watch *w = watch_of(be);
-    const double before = now();
+    const double before = ni_seconds();
     w->own->download(be, to_host, from, bytes);
-    w->waited += now() - before;
+    w->waited += ni_seconds() - before;
 }
 
 static void begin_watching(arm *a) {

@@ -1,5 +1,6 @@
 /* cli.c: options by table, and where the shipped files are. */
 #include "cli/cli.h"
+#include "backend/table.h"
 #include "config/suggest.h"
 
 #include <errno.h>
@@ -22,19 +23,37 @@ static void print_usage(const char *command, const char *usage) {
     }
 }
 
+enum { HELP_COLUMN = 33, HELP_WIDTH = 120 };
+
+/* Its help stands behind its name in lines of HELP_WIDTH; a name that is longer has a line of its own. */
+static void print_option(const ni_option *o) {
+    char letter[8] = "";
+    if (o->letter)
+        snprintf(letter, sizeof letter, "-%c, ", o->letter);
+    int column = printf("  %4s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
+    bool begins = true; /* a line of help */
+    if (column >= HELP_COLUMN)
+        column = printf("\n") - 1;
+    for (const char *word = o->help; *word; word += strspn(word, " ")) {
+        const int length = (int)strcspn(word, " ");
+        if (!begins && column + 1 + length > HELP_WIDTH) {
+            begins = true;
+            column = printf("\n") - 1;
+        }
+        column += printf("%*s%.*s", begins ? HELP_COLUMN - column : 1, "", length, word);
+        begins = false;
+        word += length;
+    }
+    putchar('\n');
+}
+
 static void print_help(const ni_command_line *line, const char *command) {
     print_usage(command, line->usage);
     printf("\n%s\n", line->about);
     if (line->options && line->options->name)
         puts("\nOptions:");
-    for (const ni_option *o = line->options; o && o->name; o++) {
-        char left[80];
-        snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
-        if (o->letter)
-            printf("  -%c, %-26s %s\n", o->letter, left, o->help);
-        else
-            printf("      %-26s %s\n", left, o->help);
-    }
+    for (const ni_option *o = line->options; o && o->name; o++)
+        print_option(o);
 }
 
 /* ---- options ---- */
@@ -180,7 +199,7 @@ nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void 
 
 /* ---- folders ---- */
 
-static bool is_folder(const char *path) {
+bool ni_cli_is_folder(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
@@ -189,7 +208,7 @@ static bool is_folder(const char *path) {
 static bool try_folder(char *path, size_t size, const char *root, const char *between, const char *kind) {
     char joined[4096];
     int n = snprintf(joined, sizeof joined, "%s/%s%s", root, between, kind);
-    if (n < 0 || (size_t)n >= sizeof joined || !is_folder(joined))
+    if (n < 0 || (size_t)n >= sizeof joined || !ni_cli_is_folder(joined))
         return false;
     char *real = realpath(joined, NULL);
     bool fits = real && strlen(real) < size;
@@ -223,9 +242,14 @@ nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err
     return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
 }
 
+int32_t ni_cli_threads(int64_t threads) {
+    return threads < 0 || threads > INT32_MAX ? -1 : (int32_t)threads;
+}
+
 nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err) {
-    if (threads < 0 || threads > 4096)
-        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)threads);
+    if (threads < 0 || threads > NI_MOST_THREADS)
+        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to %d", (long long)threads,
+                       NI_MOST_THREADS);
     const nb_backend_options options = {.threads = (int32_t)threads};
     return nb_backend_open(backend, &options, out, err);
 }

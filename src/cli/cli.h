@@ -81,8 +81,13 @@ typedef struct ni_command_line {
  * sets *count to -1: the command returns NB_OK at once. Unknown options fail with the nearest right one. */
 nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
 
+/* What --threads says; -1, which a backend refuses, for what is no number of threads. */
+int32_t ni_cli_threads(int64_t threads);
+
 /* What --backend names (NULL: cpu), with what --threads says: 0 = all the process may use. */
 nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err);
+
+bool ni_cli_is_folder(const char *path);
 
 /* The folder that holds `kind` ("recipes", "models"): $NIBBLE_HOME/kind, beside the executable (../kind,
  * ../share/nibble/kind), the source folder of the build. Fails if none exists. */

@@ -40,8 +40,6 @@ static const ni_command_line line = {
 static nb_status print_sentence(const nb_loaded *loaded, const nb_eval_report *report, const char *data,
                                 nb_error *err) {
     char tokens[32];
-    if (loaded->missing[0])
-        printf("%s begins without its state: the checkpoint does not hold %s\n", loaded->recipe.name, loaded->missing);
     printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report->loss,
            exp(report->loss), ni_count_text(report->tokens, tokens, sizeof tokens), data, (long long)report->step,
            loaded->recipe.name, report->seconds);
@@ -75,10 +73,12 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     NB_TRY(nb_load_checkpoint(be, folder, given->recipe ? &recipe : NULL, 0, 0, &loaded, err));
     const nb_run_config *run = &loaded.info.config;
     const char *data = given->data ? given->data : run->data.val;
-    int64_t sequences = given->sequences >= 0 ? given->sequences : run->eval.sequences;
+    int64_t sequences;
     nb_eval_report report;
-    nb_status status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
-                               : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
+    nb_status status = ni_cli_sequences(given->sequences, run, &sequences, err);
+    if (status == NB_OK)
+        status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
+                         : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
     char doubt[256];
     if (status == NB_OK && nb_model_doubts(loaded.model, doubt, sizeof doubt))
         fprintf(stderr, "nibble: warning: recipe %s: %s\n", loaded.recipe.name, doubt);
@@ -93,7 +93,7 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
 }
 
 nb_status ni_cli_eval(int argc, char **argv, nb_error *err) {
-    eval_options given = {.sequences = -1};
+    eval_options given = {.sequences = NI_OF_RUN};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)

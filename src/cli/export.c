@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/runs.h"
 #include "cli/serve.h"
+#include "files/file.h"
 #include "files/folder.h"
 #include "model/hf.h"
 #include "nibble/train.h"
@@ -68,12 +69,12 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
     ni_folder *folder;
     ni_hf_marks marks;
     NB_TRY(ni_hf_marks_read(from, &marks, err));
-    NB_TRY(ni_folder_begin(to, &folder, err));
+    NB_TRY(ni_folder_begin(to, false, &folder, err));
     nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);
     if (status == NB_OK)
         status = ni_cli_copy_tokenizer(from, ni_folder_path(folder), err);
     if (status == NB_OK)
-        return ni_folder_commit(folder, false, err);
+        return ni_folder_commit(folder, err);
     ni_folder_abandon(folder);
     return status;
 }
@@ -110,6 +111,15 @@ static nb_status check_family(const char *from, nb_error *err) {
     return NB_OK;
 }
 
+/* Before a model is read that may take an hour to write. */
+static nb_status check_out(const export_options *o, nb_error *err) {
+    bool exists;
+    if (strcmp(o->to, "gguf") != 0)
+        return ni_folder_check(o->out, false, err);
+    NB_TRY(ni_file_exists(o->out, &exists, err));
+    return exists ? nb_fail(err, NB_IO_ERROR, "%s: exists already", o->out) : NB_OK;
+}
+
 nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     export_options o = {.to = "hf", .type = "bf16"};
     ni_tensor_dtype type = NI_ST_BF16;
@@ -127,6 +137,7 @@ nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     if (!o.out)
         return nb_fail(err, NB_BAD_USAGE, "export: -o PATH is missing: where the folder or the file goes");
     NB_TRY(choose_type(o.type, &type, err));
+    NB_TRY(check_out(&o, err));
     NB_TRY(ni_cli_checkpoint(argv[1], from, err));
     NB_TRY(check_family(from, err));
     NB_TRY(ni_cli_open("cpu", 0, &be, err));

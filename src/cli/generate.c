@@ -76,9 +76,10 @@ static void free_generator(generator *g) {
 
 static nb_status prepare(generator *g, const char *folder, const generate_options *given, nb_error *err) {
     int32_t vocab = nb_model_get_config(g->loaded->model)->vocab;
-    NB_TRY(ni_tokenizer_load(given->tokenizer ? given->tokenizer : folder, &g->tokenizer, err));
+    const char *source = given->tokenizer ? given->tokenizer : folder;
+    NB_TRY(ni_tokenizer_load(source, &g->tokenizer, err));
     if (ni_tokenizer_vocab(g->tokenizer) > vocab)
-        return nb_fail(err, NB_BAD_FILE, "%s: %d tokens, and the model's vocab is %d", folder,
+        return nb_fail(err, NB_BAD_FILE, "%s: %d tokens, and the model's vocab is %d", source,
                        ni_tokenizer_vocab(g->tokenizer), vocab);
     g->logits = malloc((size_t)vocab * sizeof *g->logits);
     g->scratch = malloc(2 * (size_t)vocab * sizeof *g->scratch);

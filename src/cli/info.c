@@ -207,7 +207,7 @@ nb_status ni_cli_info(int argc, char **argv, nb_error *err) {
         return NB_OK;
     nb_isa isa;
     NB_TRY(ni_bench_isa(o.isa, &isa, err));
-    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    const nb_backend_options cpu = {ni_cli_threads(o.threads), isa};
     nb_backend *be;
     int device;
     if (o.backend && ni_cuda_device_of(o.backend, &device))

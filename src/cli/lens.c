@@ -65,12 +65,14 @@ static void role_of(const char *name, char *role, size_t size) {
     snprintf(role, size, "%.*s", length, length ? first + 1 : "");
 }
 
-static bool is_of(const char *name, const lens_options *o) {
+/* Whether a series is of the metric, the modules and the role that are asked for; all where nothing is said. */
+static bool wants(const void *context, const char *name) {
+    const lens_options *o = context;
     char module[PATH_LIMIT], role[64];
     snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
     role_of(name, role, sizeof role);
-    return strcmp(metric_of(name), o->metric) == 0 && (!o->module || fnmatch(o->module, module, 0) == 0) &&
-           (!o->role || strcmp(o->role, role) == 0);
+    return (!o->metric || strcmp(metric_of(name), o->metric) == 0) &&
+           (!o->module || fnmatch(o->module, module, 0) == 0) && (!o->role || strcmp(o->role, role) == 0);
 }
 
 static bool is_number(const ni_series_reader *r, int32_t name) {
@@ -88,7 +90,7 @@ typedef struct column {
 
 static bool has_any(const column *c, const lens_options *o) {
     for (int32_t n = 0; n < ni_series_names(c->reader); n++)
-        if (is_number(c->reader, n) && is_of(ni_series_name(c->reader, n), o))
+        if (is_number(c->reader, n) && wants(o, ni_series_name(c->reader, n)))
             return true;
     return false;
 }
@@ -111,7 +113,7 @@ static nb_status choose_names(column *columns, int32_t runs, const lens_options 
             return nb_fail(err, NB_NO_MEMORY, "no memory for the names of %s", c->title);
         for (int32_t n = 0; n < ni_series_names(c->reader); n++) {
             const char *name = ni_series_name(c->reader, n);
-            if (!is_number(c->reader, n) || !is_of(name, o))
+            if (!is_number(c->reader, n) || !wants(o, name))
                 continue;
             c->counts[n] = all_have(columns, runs, o, name);
             c->found += c->counts[n];
@@ -128,7 +130,7 @@ static nb_status one_role(const column *columns, int32_t runs, const lens_option
     for (int32_t r = 0; r < runs; r++)
         for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++) {
             const char *name = ni_series_name(columns[r].reader, n);
-            if (!is_number(columns[r].reader, n) || !is_of(name, o))
+            if (!is_number(columns[r].reader, n) || !wants(o, name))
                 continue;
             role_of(name, role, sizeof role);
             if (any && strcmp(role, first) != 0)
@@ -239,11 +241,12 @@ static bool is_repeated(const ni_series_reader *r, int32_t name) {
 
 static void list_names(const column *columns, int32_t runs) {
     for (int32_t r = 0; r < runs; r++) {
+        const ni_series_reader *reader = columns[r].reader;
         printf("%s:", columns[r].title);
-        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++)
-            if (is_number(columns[r].reader, n) && !is_repeated(columns[r].reader, n))
-                printf(" %s", metric_of(ni_series_name(columns[r].reader, n)));
-        putchar('\n');
+        for (int32_t n = 0; n < ni_series_names(reader); n++)
+            if (is_number(reader, n) && !is_repeated(reader, n))
+                printf(" %s", metric_of(ni_series_name(reader, n)));
+        printf("%s\n", ni_series_names(reader) ? "" : " nothing was measured yet");
     }
 }
 
@@ -270,7 +273,7 @@ static double common_share(const ni_series_reader *r, int32_t name, int64_t a_st
 
 static bool is_drifting(const ni_series_reader *r, int32_t name, const lens_options *o) {
     lens_options of = {.metric = "hot", .module = o->drift, .role = o->role ? o->role : "fprop.x"};
-    return is_of(ni_series_name(r, name), &of) && ni_series_points(r, name) > 0;
+    return wants(&of, ni_series_name(r, name)) && ni_series_points(r, name) > 0;
 }
 
 static nb_status print_drift(const column *c, const lens_options *o, nb_error *err) {
@@ -318,15 +321,6 @@ static nb_status print_drift(const column *c, const lens_options *o, nb_error *e
 }
 
 /* ---- for other programs ---- */
-
-static bool wants(const void *context, const char *name) {
-    const lens_options *o = context;
-    char module[PATH_LIMIT], role[64];
-    snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
-    role_of(name, role, sizeof role);
-    return (!o->metric || strcmp(metric_of(name), o->metric) == 0) &&
-           (!o->module || fnmatch(o->module, module, 0) == 0) && (!o->role || strcmp(o->role, role) == 0);
-}
 
 static nb_status write_rows(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
     int32_t found = 0;

@@ -1,6 +1,7 @@
 /* plan_machine.c: machine files: the keys, and the floor that they give. */
 #include "cli/plan_machine.h"
 
+#include "backend/table.h"
 #include "cli/cli.h"
 #include "nibble/train.h"
 
@@ -73,7 +74,7 @@ static const ni_key rows[] = {
      .type = NI_KEY_INT,
      FIELD(threads),
      .fallback = "0",
-     .high = 1024,
+     .high = NI_MOST_THREADS,
      .help = "threads, each with working memory of its own; 0: as the run file says"},
     {.path = "bandwidth",
      .type = NI_KEY_FLOAT,

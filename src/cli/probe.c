@@ -162,8 +162,10 @@ static nb_status loss_of(const probe *p, int32_t which, nb_eval_report *report, 
     nb_recipe recipe = quantizing(&p->recipe, &p->kinds, which);
     nb_loaded loaded;
     NB_TRY(nb_load_checkpoint(p->be, p->folder, &recipe, 0, 0, &loaded, err));
-    int64_t sequences = p->given->sequences >= 0 ? p->given->sequences : loaded.info.config.eval.sequences;
-    nb_status status = nb_loaded_evaluate(&loaded, p->data, sequences, report, err);
+    int64_t sequences;
+    nb_status status = ni_cli_sequences(p->given->sequences, &loaded.info.config, &sequences, err);
+    if (status == NB_OK)
+        status = nb_loaded_evaluate(&loaded, p->data, sequences, report, err);
     nb_loaded_free(&loaded);
     return status;
 }
@@ -207,7 +209,7 @@ static nb_status run(probe *p, nb_error *err) {
 }
 
 nb_status ni_cli_probe(int argc, char **argv, nb_error *err) {
-    probe_options given = {.sequences = -1, .steps = 2, .budget = 0.15};
+    probe_options given = {.sequences = NI_OF_RUN, .steps = 2, .budget = 0.15};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 typedef struct quantize_options {
     const char *as, *out, *dequantized, *round, *hadamard, *backend, *isa, *keep;
@@ -30,7 +29,8 @@ static const ni_option options[] = {
      "rotate first: 16:fixed, 32:none, 16:7 (signs drawn from 7); with :bf16 behind, rounded to BF16"},
     {"keep", 0, NI_OPTION_TEXT, offsetof(quantize_options, keep), "PATTERNS",
      "of a folder: tensors that stay as they are ('*embed*,*lm_head*')"},
-    {"backend", 0, NI_OPTION_TEXT, offsetof(quantize_options, backend), "NAME", "cpu (cuda: not in this build)"},
+    {"backend", 0, NI_OPTION_TEXT, offsetof(quantize_options, backend), "NAME",
+     "cpu (default), cuda or cuda:NUMBER; folders: cpu alone"},
     {"isa", 0, NI_OPTION_TEXT, offsetof(quantize_options, isa), "NAME",
      "auto, scalar, portable, avx2 or avx512: the same bits from each"},
     {0},
@@ -43,7 +43,7 @@ static const ni_command_line line = {
         "Quantizes a float32 matrix [rows, cols] along its columns, or every matrix of a folder of safetensors:\n"
         "NAME.codes, NAME.scales, ... in the place of NAME; with --dequantized decoded numbers under the old names,\n"
         "which transformers loads.\n\n"
-        "Aliases: nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, fp4-row, fp4-tensor.\n"
+        "Aliases: nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, hifloat4, fp4-row, fp4-tensor.\n"
         "The output holds `codes` (U8; 4-bit: [rows, cols/2], element 2i in the low nibble), `scales` (U8 bytes\n"
         "[rows, cols/16 or 32]), and where the format has them `tensor_scale`, `outer_scales`, `row_scales`,\n"
         "`column_scales` (F32; what a code is multiplied by). docs/formats.md says what every bit means.",
@@ -166,16 +166,29 @@ static nb_status write_codes(const char *path, const nb_qtensor *t, const quanti
     return ni_safetensors_write(path, tensors, count, metadata, 3, err);
 }
 
+/* How far the decoded numbers are from those that were given. */
+static const char *noise_text(const nb_quantize_stats *s, char *text, size_t size) {
+    const double ratio = s->sum_sq / s->sum_sq_error;
+    if (s->sum_sq_error == 0)
+        return "exact";
+    if (!isfinite(ratio))
+        return "not finite";
+    snprintf(text, size, "signal to noise %.2f dB", 10 * log10(ratio));
+    return text;
+}
+
 static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
-    char text[256];
+    char text[256], noise[48];
     double n = s->elements ? (double)s->elements : 1;
     printf("%lld x %lld as %s\n", (long long)t->rows, (long long)t->cols,
            nb_quantizer_text(&t->quantizer, text, sizeof text));
-    printf("amax %.6g, signal to noise %.2f dB, %.3f %% flushed to zero, %.3f %% saturated", s->amax,
-           10 * log10(s->sum_sq / s->sum_sq_error), 100 * (double)s->flushed / n, 100 * (double)s->saturated / n);
+    printf("amax %.6g, %s, %.3f %% flushed to zero, %.3f %% saturated", s->amax, noise_text(s, noise, sizeof noise),
+           100 * (double)s->flushed / n, 100 * (double)s->saturated / n);
     if (t->quantizer.scale_type == NB_SCALE_E4M3)
         printf(", %lld of %lld block scales zero", (long long)s->zero_scales, (long long)s->blocks);
     printf("\n");
+    if (!isfinite(s->amax))
+        fprintf(stderr, "nibble: warning: holds NaN or Inf; what shares a scale with them is lost (docs/formats.md)\n");
 }
 
 /* ---- the command ---- */
@@ -197,6 +210,7 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
             return nb_fail(err, NB_NO_MEMORY, "no memory for %lld x %lld codes", (long long)t->rows,
                            (long long)t->cols);
         be->ops->download(be, a->codes_on_host, a->codes, codes);
+        NB_TRY(be->ops->synchronize(be, err)); /* a fault on the way: what came is nothing to write */
         const nb_qtensor here = nb_qtensor_place(&t->quantizer, t->rows, t->cols, a->codes_on_host);
         NB_TRY(write_codes(o->out, &here, o, err));
     }
@@ -209,6 +223,7 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
     const nb_mat out = nb_mat_of(a->numbers, NB_F32, t->rows, t->cols); /* the input has served */
     NB_TRY(be->ops->decode(be, &out, &a->operand, false, NULL, true, err));
     be->ops->download(be, a->decoded_host, a->numbers, decoded);
+    NB_TRY(be->ops->synchronize(be, err));
     return ni_npy_write_f32(o->dequantized, a->decoded_host, t->rows, t->cols, err);
 }
 
@@ -246,11 +261,6 @@ static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *
     return status;
 }
 
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
 static nb_status quantize_folder(nb_backend *be, const char *from, const nb_quantizer *q, const nb_noise *noise,
                                  const quantize_options *o, nb_error *err) {
     if (strcmp(be->name, "cpu") != 0)
@@ -271,7 +281,7 @@ nb_status ni_cli_quantize(int argc, char **argv, nb_error *err) {
         return NB_OK;
     NB_TRY(read_quantizer(&o, &q, &noise, err));
     NB_TRY(open_backend(&o, &be, err));
-    if (is_folder(argv[1])) {
+    if (ni_cli_is_folder(argv[1])) {
         nb_status status = quantize_folder(be, argv[1], &q, &noise, &o, err);
         nb_backend_free(be);
         return status;

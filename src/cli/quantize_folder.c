@@ -294,7 +294,7 @@ static nb_status make_folder(nb_backend *be, const ni_folder_task *task, const c
                              nb_error *err) {
     work w = {.be = be, .task = task, .decoded = decoded, .map = json_object()};
     ni_folder *folder;
-    nb_status status = ni_folder_begin(path, &folder, err);
+    nb_status status = ni_folder_begin(path, false, &folder, err);
     if (status != NB_OK) {
         json_decref(w.map);
         return status;
@@ -305,7 +305,7 @@ static nb_status make_folder(nb_backend *be, const ni_folder_task *task, const c
         ni_folder_abandon(folder);
         return status;
     }
-    NB_TRY(ni_folder_commit(folder, false, err));
+    NB_TRY(ni_folder_commit(folder, err));
     char text[256];
     printf("%s: %lld matrices, %lld numbers %s %s\n", path, (long long)w.matrices, (long long)w.elements,
            decoded ? "decoded from" : "as", nb_quantizer_text(&task->quantizer, text, sizeof text));
@@ -313,6 +313,8 @@ static nb_status make_folder(nb_backend *be, const ni_folder_task *task, const c
 }
 
 nb_status ni_cli_quantize_folder(nb_backend *be, const ni_folder_task *task, nb_error *err) {
+    if (task->codes && task->dequantized) /* before the first is written */
+        NB_TRY(ni_folder_check(task->dequantized, false, err));
     if (task->codes)
         NB_TRY(make_folder(be, task, task->codes, false, err));
     if (task->dequantized)

@@ -1,6 +1,7 @@
 /* runs.c: what a folder on the command line means. */
 #include "cli/runs.h"
 
+#include "cli/cli.h"
 #include "files/file.h"
 #include "files/json.h"
 
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static bool holds(const char *folder, const char *name) {
@@ -22,11 +22,6 @@ static void tell(void *user, nb_note_kind kind, const char *sentence) {
     (void)user;
     if (kind == NB_NOTE_WARNING)
         fprintf(stderr, "note: %s\n", sentence);
-}
-
-static bool is_folder(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 /* Whether a folder is that of a run, or the folder "checkpoints" of one; `run` has the size of a path. */
@@ -56,7 +51,7 @@ nb_status ni_cli_checkpoint(const char *folder, char path[NB_PATH_SIZE], nb_erro
         return nb_fail(err, NB_BAD_USAGE, "%.64s...: the path is too long", folder);
     if (is_run(folder, run))
         return nb_checkpoint_newest(run, path, NB_PATH_SIZE, tell, NULL, err);
-    if (!is_folder(folder))
+    if (!ni_cli_is_folder(folder))
         return nb_fail(err, NB_BAD_FILE,
                        "%s: no such folder; expected a run, or a checkpoint, as RUN/checkpoints/step-00001000", folder);
     snprintf(path, NB_PATH_SIZE, "%s", folder);
@@ -70,6 +65,13 @@ nb_status ni_cli_check_model(const char *model, nb_error *err) {
     const bool found = nb_checkpoint_newest(run, path, NB_PATH_SIZE, NULL, NULL, NULL) == NB_OK;
     return nb_fail(err, NB_BAD_CONFIG, "model: %s is a run folder; expected one of its checkpoints%s%s", model,
                    found ? "; hint: " : ", and it has none", found ? path : "");
+}
+
+nb_status ni_cli_sequences(int64_t given, const nb_run_config *run, int64_t *sequences, nb_error *err) {
+    *sequences = given == NI_OF_RUN ? run->eval.sequences : given;
+    if (*sequences < 0)
+        return nb_fail(err, NB_BAD_USAGE, "--sequences: %lld; expected 0 (all) or more", (long long)given);
+    return NB_OK;
 }
 
 /* The BF16 twins of a comparison come first. */
@@ -134,7 +136,7 @@ nb_status ni_cli_each_run(int32_t count, char *const *folders, ni_take_run *take
     int32_t runs = 0;
     for (int32_t i = 0; i < count; i++) {
         int32_t before = runs;
-        if (count > 1 && access(folders[i], F_OK) == 0 && !is_folder(folders[i]))
+        if (count > 1 && access(folders[i], F_OK) == 0 && !ni_cli_is_folder(folders[i]))
             continue;
         if (holds(folders[i], "run.yaml")) {
             NB_TRY(take(context, folders[i], err));

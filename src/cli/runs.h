@@ -12,6 +12,10 @@ nb_status ni_cli_checkpoint(const char *folder, char path[NB_PATH_SIZE], nb_erro
  * named. */
 nb_status ni_cli_check_model(const char *model, nb_error *err);
 
+/* Sequences to evaluate on: what --sequences says (0: all), or NI_OF_RUN where it is not given. */
+#define NI_OF_RUN INT64_MIN
+nb_status ni_cli_sequences(int64_t given, const nb_run_config *run, int64_t *sequences, nb_error *err);
+
 /* Calls `take` for every run that the arguments mean, in their order: a run folder is itself, a parent stands for the
  * runs in it (BF16 twins first). Other files among several arguments, as a glob gives them, are passed over. */
 typedef nb_status ni_take_run(void *context, const char *run, nb_error *err);

@@ -6,7 +6,6 @@
 #include "data/tokenizer_files.h"
 #include "data/tokenizer_gguf.h"
 #include "data/tokenizer_kept.h"
-#include "files/file.h"
 #include "files/folder.h"
 #include "model/serve.h"
 #include "train/foreign.h"
@@ -137,10 +136,6 @@ static nb_status put_tokenizer(const char *from, int32_t vocab, ni_gguf *file, n
 }
 
 static nb_status write_gguf(ni_coded_model *coded, const char *from, const ni_serve_options *o, nb_error *err) {
-    bool exists;
-    NB_TRY(ni_file_exists(o->out, &exists, err));
-    if (exists)
-        return nb_fail(err, NB_IO_ERROR, "%s: exists already", o->out);
     ni_gguf *file = ni_gguf_new();
     if (!file)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its keys", o->out);
@@ -155,14 +150,14 @@ static nb_status write_folder(ni_coded_model *coded, const char *from, const ni_
     ni_folder *folder;
     ni_hf_marks marks;
     NB_TRY(ni_hf_marks_read(from, &marks, err));
-    NB_TRY(ni_folder_begin(o->out, &folder, err));
+    NB_TRY(ni_folder_begin(o->out, false, &folder, err));
     const char *path = ni_folder_path(folder);
     nb_status status = strcmp(o->to, "modelopt") == 0 ? ni_serve_modelopt(coded, path, o->type, marks, err)
                                                       : ni_serve_compressed_tensors(coded, path, o->type, marks, err);
     if (status == NB_OK)
         status = ni_cli_copy_tokenizer(from, path, err);
     if (status == NB_OK)
-        return ni_folder_commit(folder, false, err);
+        return ni_folder_commit(folder, err);
     ni_folder_abandon(folder);
     return status;
 }

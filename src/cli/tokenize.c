@@ -7,6 +7,7 @@
 #include "files/folder.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -97,6 +98,8 @@ static nb_status check_output(const tokenize_options *o, nb_error *err) {
     char meta[4096];
     DIR *folder = opendir(o->out);
     int32_t entries = 0;
+    if (!folder && errno == ENOTDIR)
+        return nb_fail(err, NB_BAD_USAGE, "%s: exists already and is no folder; give another name", o->out);
     for (struct dirent *entry = NULL; folder && (entry = readdir(folder)) != NULL;)
         entries += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
     if (folder)
@@ -189,13 +192,13 @@ static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, disp
 static nb_status write_folder(const tokenize_options *o, const inputs *in, const ni_tokenizer *tokenizer,
                               const ni_corpus_options *corpus, ni_corpus_counts *counts, nb_error *err) {
     ni_folder *folder;
-    NB_TRY(ni_folder_begin(o->out, &folder, err));
+    NB_TRY(ni_folder_begin(o->out, o->force, &folder, err));
     nb_status status = ni_corpus_write(tokenizer, in->texts, in->count, ni_folder_path(folder), corpus, counts, err);
     if (status != NB_OK) {
         ni_folder_abandon(folder);
         return status;
     }
-    return ni_folder_commit(folder, o->force, err);
+    return ni_folder_commit(folder, err);
 }
 
 static nb_status make_parent(const char *path, nb_error *err) {

@@ -1,4 +1,5 @@
 /* verify.c: `nibble verify`: reads everything under a path again and compares it with the checksums that it carries. */
+#include "base/text.h"
 #include "cli/cli.h"
 #include "data/dataset.h"
 #include "data/shard.h"
@@ -11,6 +12,7 @@
 #include "train/metrics.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +23,7 @@
 static const ni_command_line line = {
     .usage = "PATH...",
     .about =
-        "Reads checkpoints, run folders, token shards and folders of them, exports, series and event files, and "
+        "Reads checkpoints, run folders, token shards and folders of them, safetensors, series and event files, and "
         "compares\n"
         "every byte that has a checksum with it. A line for each: good, wrong and why, or plain (whole, and without a\n"
         "checksum of its own). Exit status 0 if nothing is wrong, else 1.\n"
@@ -43,11 +45,6 @@ static void tell(tally *t, nb_status status, bool summed, const char *path, cons
     t->wrong += status != NB_OK;
     t->good += status == NB_OK && summed;
     t->plain += status == NB_OK && !summed;
-}
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 static bool exists_in(const char *folder, const char *name) {
@@ -82,10 +79,10 @@ static void verify_log(tally *t, const char *path) {
     nb_status status = ni_file_read(path, SIZE_MAX / 2, &bytes, &size, &err);
     bool summed = true, torn, damaged = false;
     if (status == NB_OK) {
-        if (ends_with(path, ".jsonl")) {
+        if (ni_ends_with(path, ".jsonl")) {
             summed = false; /* each line is read, and carries no checksum */
             ni_metrics_keep(bytes, size, INT64_MAX, INT64_MAX, &damaged);
-        } else if (ends_with(path, ".nbs")) {
+        } else if (ni_ends_with(path, ".nbs")) {
             int64_t cut = 0;
             ni_series_reader *reader = NULL;
             status = ni_series_parse(bytes, size, &reader, &cut, &err);
@@ -111,11 +108,11 @@ static void verify_tensors(tally *t, const char *path) {
 }
 
 static bool is_shard(const char *name) {
-    return ends_with(name, ".bin") || ends_with(name, ".npy");
+    return ni_ends_with(name, ".bin") || ni_ends_with(name, ".npy");
 }
 
 static bool is_log(const char *name) {
-    return ends_with(name, ".jsonl") || ends_with(name, ".nbs") || strstr(name, ".tfevents.") != NULL;
+    return ni_ends_with(name, ".jsonl") || ni_ends_with(name, ".nbs") || strstr(name, ".tfevents.") != NULL;
 }
 
 static bool verify_file(tally *t, const char *path) {
@@ -123,7 +120,7 @@ static bool verify_file(tally *t, const char *path) {
         verify_shard(t, path);
     else if (is_log(path))
         verify_log(t, path);
-    else if (ends_with(path, ".safetensors"))
+    else if (ni_ends_with(path, ".safetensors"))
         verify_tensors(t, path);
     else
         return false;
@@ -132,9 +129,14 @@ static bool verify_file(tally *t, const char *path) {
 
 /* ---- folders ---- */
 
-/* Names of a folder in order, without those that begin with a dot; free with free_names. -1: it cannot be listed. */
-static int names_of(const char *folder, struct dirent ***names) {
-    return scandir(folder, names, NULL, alphasort);
+/* Names of a folder in order; free with free_names. 0 of one that is not there; one that cannot be listed is wrong. */
+static int names_of(tally *t, const char *folder, struct dirent ***names) {
+    *names = NULL;
+    int count = scandir(folder, names, NULL, alphasort);
+    nb_error err = {0};
+    if (count < 0 && errno != ENOENT)
+        tell(t, ni_fail_errno(&err, folder, "list the folder"), true, folder, &err);
+    return count < 0 ? 0 : count;
 }
 
 static void free_names(struct dirent **names, int count) {
@@ -145,7 +147,7 @@ static void free_names(struct dirent **names, int count) {
 
 static void verify_unlisted(tally *t, const char *folder, const ni_manifest *m) {
     struct dirent **names;
-    int count = names_of(folder, &names);
+    int count = names_of(t, folder, &names);
     for (int i = 0; i < count; i++) {
         const char *name = names[i]->d_name;
         nb_error err = {0};
@@ -155,8 +157,7 @@ static void verify_unlisted(tally *t, const char *folder, const ni_manifest *m) 
             tell(t, NB_BAD_FILE, true, folder, &err);
         }
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
 }
 
 static void verify_checkpoint(tally *t, const char *folder) {
@@ -203,14 +204,13 @@ static void verify_data(tally *t, const char *run, const char *pattern, uint64_t
 static void verify_files(tally *t, const char *folder) {
     struct dirent **names;
     char path[PATH_LIMIT];
-    int count = names_of(folder, &names);
+    int count = names_of(t, folder, &names);
     for (int i = 0; i < count; i++) {
         if (names[i]->d_name[0] != '.' && !strstr(names[i]->d_name, ".damaged-") &&
             snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name) < (int)sizeof path)
             verify_file(t, path);
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
 }
 
 static void verify_run(tally *t, const char *run) {
@@ -218,14 +218,13 @@ static void verify_run(tally *t, const char *run) {
     struct dirent **names;
     nb_error err = {0};
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    int count = names_of(path, &names);
+    int count = names_of(t, path, &names);
     for (int i = 0; i < count; i++) {
         if (strncmp(names[i]->d_name, "step-", 5) == 0 &&
             snprintf(path, sizeof path, "%s/checkpoints/%s", run, names[i]->d_name) < (int)sizeof path)
             verify_checkpoint(t, path);
     }
-    if (count >= 0)
-        free_names(names, count);
+    free_names(names, count);
     verify_files(t, run);
     snprintf(path, sizeof path, "%s/lens", run);
     verify_files(t, path);
@@ -255,7 +254,7 @@ static nb_status verify(tally *t, const char *path, nb_error *err) {
         return NB_OK;
     return nb_fail(err, NB_BAD_USAGE,
                    "%s: holds nothing that can be verified; expected a checkpoint, a run folder, "
-                   "token shards, a series or an export",
+                   "token shards, a series or .safetensors",
                    path);
 }
 

@@ -98,9 +98,8 @@ nb_status ni_keys_fail(nb_error *err, const ni_yaml_node *node, const char *path
 
 /* How ni_keys_print comments each line. */
 typedef enum ni_keys_comments {
-    NI_COMMENTS_NONE,   /* YAML alone: reading it back gives the same struct */
-    NI_COMMENTS_ORIGIN, /* "# recipes/a.yaml:7" or "# default: arXiv:..." */
-    NI_COMMENTS_HELP    /* "# help" above each key */
+    NI_COMMENTS_NONE,  /* YAML alone: reading it back gives the same struct */
+    NI_COMMENTS_ORIGIN /* "# recipes/a.yaml:7" or "# default: arXiv:..." */
 } ni_keys_comments;
 
 /* Writes the struct as YAML, every key present that is not null. `node` is what it was read from (for ORIGIN; may be

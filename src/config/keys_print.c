@@ -209,8 +209,6 @@ static void print_row(printer *p, const ni_key *row, const void *record, const n
     open_maps(p, path);
     const char *dot = strrchr(path, '.');
     int indent = 2 * (depth_of(path) - 1);
-    if (p->comments == NI_COMMENTS_HELP && row->help)
-        fprintf(p->to, "%*s# %s\n", indent, "", row->help);
     int width = fprintf(p->to, "%*s%s: %s", indent, "", dot ? dot + 1 : path, value);
     free(value);
     if (p->comments == NI_COMMENTS_ORIGIN)

@@ -282,23 +282,35 @@ static nb_status read_default(const ni_key *row, void *record, const char *path,
     return nb_fail(err, NB_INTERNAL, "the default of %s is not valid: %s", path, inner.message);
 }
 
+static bool is_said(const ni_yaml_node *node) {
+    return node && !ni_yaml_is_null(node);
+}
+
 static nb_status read_defaults(const ni_keys *table, void *record, const ni_yaml_node *map, const char *prefix,
                                bool absent, nb_error *err) {
     for (size_t i = 0; i < table->count; i++) {
         const ni_key *row = &table->rows[i];
-        const ni_yaml_node *said = ni_yaml_find(map, row->path);
-        bool missing = !said || ni_yaml_is_null(said);
         char full[NI_KEYS_PATH_SIZE];
         ni_keys_join(full, sizeof full, prefix, row->path);
-        if (row->type == NI_KEY_TABLE) {
-            void *field = (char *)record + row->offset;
-            if (missing)
-                NB_TRY(read_table(row->table, field, NULL, full, absent || row->optional, err));
-        } else if (row->fallback) {
+        if (row->type == NI_KEY_TABLE && !is_said(ni_yaml_find(map, row->path)))
+            NB_TRY(read_table(row->table, (char *)record + row->offset, NULL, full, absent || row->optional, err));
+        else if (row->fallback)
             NB_TRY(read_default(row, record, full, err));
-        } else if (missing && !absent) {
-            return ni_yaml_fail(err, map, "the key '%s' is missing (%s)", full, row->help ? row->help : "required");
-        }
+    }
+    return NB_OK;
+}
+
+/* Told after what is there was read: a key that is missing is often one that is misspelt. */
+static nb_status check_required(const ni_keys *table, const ni_yaml_node *map, const char *prefix, nb_error *err) {
+    for (size_t i = 0; i < table->count; i++) {
+        const ni_key *row = &table->rows[i];
+        const ni_yaml_node *said = ni_yaml_find(map, row->path);
+        char full[NI_KEYS_PATH_SIZE];
+        if (row->fallback || row->type == NI_KEY_TABLE || is_said(said))
+            continue;
+        ni_keys_join(full, sizeof full, prefix, row->path);
+        return ni_yaml_fail(err, said ? said : map, "the key '%s' is missing (%s)", full,
+                            row->help ? row->help : "required");
     }
     return NB_OK;
 }
@@ -310,11 +322,15 @@ static nb_status read_table(const ni_keys *table, void *record, const ni_yaml_no
     bool is_map = node && node->kind == NI_YAML_MAP;
     if (node && !is_map && !(table->read_short && node->kind == NI_YAML_SCALAR))
         return fail_type(err, node, "keys below it");
-    NB_TRY(read_defaults(table, record, is_map ? node : NULL, prefix, absent || (node && !is_map), err));
+    const ni_yaml_node *map = is_map ? node : NULL;
+    const bool lax = absent || (node && !is_map);
+    NB_TRY(read_defaults(table, record, map, prefix, lax, err));
     if (is_map)
         NB_TRY(read_entries(table, record, node, "", prefix, err));
     else if (node)
         NB_TRY(table->read_short(record, node, err));
+    if (!lax)
+        NB_TRY(check_required(table, map, prefix, err));
     return table->finish && !absent ? table->finish(record, node, err) : NB_OK;
 }
 

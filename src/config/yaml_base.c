@@ -26,7 +26,8 @@ static void append_child(ni_yaml_node *map, ni_yaml_node *child) {
     *at = child;
 }
 
-/* A value written over another takes its place; null takes it away (and stays, so that a message can name its line). */
+/* A value written over another takes its place; null takes it away (and stays, so that a message can name its line).
+ * What is wrong with keys that were laid together is as a rule the work of who came last. */
 void ni_yaml_merge(ni_yaml_node *under, ni_yaml_node *over, ni_yaml_replaces *replaces) {
     for (ni_yaml_node *n = over->first, *next; n; n = next) {
         next = n->next;
@@ -35,6 +36,8 @@ void ni_yaml_merge(ni_yaml_node *under, ni_yaml_node *over, ni_yaml_replaces *re
             append_child(under, n);
         } else if (old->kind == NI_YAML_MAP && n->kind == NI_YAML_MAP && !(replaces && replaces(n))) {
             ni_yaml_merge(old, n, replaces);
+            old->file = n->file;
+            old->line = n->line;
         } else {
             ni_yaml_node *after = old->next;
             const char *key = old->key;

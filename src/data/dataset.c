@@ -10,13 +10,20 @@
 #include <string.h>
 #include <xxhash.h>
 
+/* A shard as it was when the dataset was opened. */
+typedef struct page {
+    int64_t tokens;
+    int32_t width; /* bytes of a token */
+    uint64_t sum;  /* XXH3-64 of the tokens' bytes */
+} page;
+
 struct ni_dataset {
     ni_dataset_options options;
     int32_t shard_count;
     ni_shard *shards;
     char **paths;
-    ni_dataset_shard *pages; /* [shard_count]: what one reading of each showed */
-    int64_t *first;          /* [shard_count + 1]: position in the stream of each shard's first token */
+    page *pages;    /* [shard_count]: what one reading of each showed */
+    int64_t *first; /* [shard_count + 1]: position in the stream of each shard's first token */
     int64_t all_sequences, sequences;
     uint64_t fingerprint;
 };
@@ -80,7 +87,7 @@ static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     int64_t *first = realloc(data->first, (count + 2) * sizeof *first);
     if (first)
         data->first = first;
-    ni_dataset_shard *pages = realloc(data->pages, (count + 1) * sizeof *pages);
+    page *pages = realloc(data->pages, (count + 1) * sizeof *pages);
     if (pages)
         data->pages = pages;
     char *name = strdup(path);
@@ -102,7 +109,7 @@ static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     ni_shard_survey seen;
     if (ni_shard_survey_all(&shard, data->options.vocab, &seen, err) != NB_OK)
         return nb_fail_within(err, "%s", path);
-    data->pages[count] = (ni_dataset_shard){name, shard.count, shard.width, seen.tokens_sum};
+    data->pages[count] = (page){shard.count, shard.width, seen.tokens_sum};
     return seen.beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, seen.beyond, err);
 }
 
@@ -233,15 +240,11 @@ uint64_t ni_dataset_fingerprint(const ni_dataset *data) {
 uint64_t ni_dataset_sum(const ni_dataset *data) {
     uint64_t hash = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
     for (int32_t i = 0; i < data->shard_count; i++) {
-        const uint64_t page[] = {(uint64_t)data->pages[i].tokens, (uint64_t)data->pages[i].width, data->pages[i].sum};
-        hash = XXH3_64bits_withSeed(page, sizeof page, hash);
+        const page *p = &data->pages[i];
+        const uint64_t words[] = {(uint64_t)p->tokens, (uint64_t)p->width, p->sum};
+        hash = XXH3_64bits_withSeed(words, sizeof words, hash);
     }
     return XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, hash);
-}
-
-int32_t ni_dataset_shards(const ni_dataset *data, const ni_dataset_shard **shards) {
-    *shards = data->pages;
-    return data->shard_count;
 }
 
 /* ---- filling ---- */

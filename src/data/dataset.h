@@ -43,15 +43,6 @@ uint64_t ni_dataset_sum(const ni_dataset *data);
 /* What checkpoints kept before that: of sizes and of the first and last 4 KiB of each shard. */
 uint64_t ni_dataset_fingerprint(const ni_dataset *data);
 
-/* A shard as it was when the dataset was opened. */
-typedef struct ni_dataset_shard {
-    const char *path;
-    int64_t tokens;
-    int32_t width; /* bytes of a token */
-    uint64_t sum;  /* XXH3-64 of the tokens' bytes */
-} ni_dataset_shard;
-int32_t ni_dataset_shards(const ni_dataset *data, const ni_dataset_shard **shards); /* returns how many */
-
 /* The sequence that sample `index` of the run shows. */
 int64_t ni_dataset_sequence_of(const ni_dataset *data, int64_t index);
 

@@ -163,6 +163,7 @@ nb_status ni_shard_bytes(const ni_shard *shard, int64_t begin, size_t size, char
         close(fd);
     return status;
 }
+
 static int32_t token_at(const char *bytes, int32_t width, int64_t index) {
     uint16_t narrow;
     uint32_t wide;

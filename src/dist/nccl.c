@@ -3,6 +3,7 @@
 
 #include "base/beside.h"
 #include "base/limited.h"
+#include "base/progress.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -155,16 +156,10 @@ static ni_trade broken(const nccl *n, int result, const char *what, ni_wire_news
     return NI_TRADE_BROKEN;
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Waits for the stream; where it does not come to its end in time, or NCCL finds a rank gone, the communicator is given
  * up, which ends what is under way. */
 static ni_trade finish(nccl *n, double patience, ni_wire_news *news) {
-    const double until = now() + patience;
+    const double until = ni_seconds() + patience;
     for (int tests = 0;; tests++) {
         const int state = n->stream_query(n->stream);
         int error = SUCCESS;
@@ -172,7 +167,7 @@ static ni_trade finish(nccl *n, double patience, ni_wire_news *news) {
             return NI_TRADE_DONE;
         const int asked = n->comm_get_async_error(n->comm, &error);
         const bool failed = state != CU_NOT_READY || asked != SUCCESS || (error != SUCCESS && error != IN_PROGRESS);
-        if (failed || now() > until) {
+        if (failed || ni_seconds() > until) {
             n->comm_abort(n->comm);
             n->dead = true;
             if (failed)

@@ -6,6 +6,8 @@
  */
 #include "dist/tcp.h"
 
+#include "base/progress.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,12 +39,6 @@ typedef struct door {
     socklen_t size;
 } door;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static nb_status late(const ni_place *p, const char *what, nb_error *err) {
     return nb_fail(err, NB_IO_ERROR,
                    "tcp: rank %d of %d at %s port %d: %s within %.0f s; hint: NIBBLE_PATIENCE=SECONDS", (int)p->rank,
@@ -56,7 +52,7 @@ static nb_status no(const ni_place *p, const char *what, nb_error *err) {
 /* Waits until the socket can be read (or written), at most until `until`. */
 static bool ready(int socket, short events, double until) {
     struct pollfd wait = {.fd = socket, .events = events};
-    for (double left; (left = until - now()) > 0;) {
+    for (double left; (left = until - ni_seconds()) > 0;) {
         const int found = poll(&wait, 1, (int)(left * 1e3) + 1);
         if (found > 0)
             return true;
@@ -128,7 +124,7 @@ static int listen_at(int port, uint16_t *chosen) {
 
 /* Calls and sends end here: a peer that lives and takes nothing is not waited for. */
 static bool limit(int socket, double until) {
-    const double left = until - now();
+    const double left = until - ni_seconds();
     const struct timeval most = {.tv_sec = left > 1 ? (time_t)left : 1};
     return setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most) == 0;
 }
@@ -150,7 +146,7 @@ static nb_status call_rank_0(const ni_place *p, double until, int *out, nb_error
     const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
     char port[16], why[160] = "";
     snprintf(port, sizeof port, "%d", (int)p->port);
-    for (; now() < until; nanosleep(&pause, NULL)) {
+    for (; ni_seconds() < until; nanosleep(&pause, NULL)) {
         struct addrinfo *found;
         const int result = getaddrinfo(p->address, port, &wish, &found);
         if (result != 0) {
@@ -174,7 +170,7 @@ static nb_status next_caller(const ni_place *p, int door_socket, uint64_t secret
     *who = -1;
     while (ready(door_socket, POLLIN, until)) {
         const int s = accept(door_socket, NULL, NULL); /* does not wait: a caller may be gone again */
-        const double soon = now() + 5;
+        const double soon = ni_seconds() + 5;
         if (s < 0)
             continue;
         fcntl(s, F_SETFD, FD_CLOEXEC);
@@ -295,7 +291,7 @@ static nb_status prepare(const ni_place *p, const int *sockets, nb_error *err) {
 }
 
 nb_status ni_tcp_meet(const ni_place *p, int *sockets, nb_error *err) {
-    const double until = now() + p->patience;
+    const double until = ni_seconds() + p->patience;
     door *doors = calloc((size_t)p->world, sizeof *doors);
     nb_status status;
     for (int32_t r = 0; r < p->world; r++)

@@ -5,6 +5,8 @@
  */
 #include "dist/tcp.h"
 
+#include "base/progress.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -12,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { LETTER = 1, LAST = 2 };
@@ -38,12 +39,6 @@ typedef struct tcp {
     way *out, *in;        /* [world] */
     struct pollfd *polls; /* [world] */
 } tcp;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static ni_trade lost(ni_wire_news *news, int32_t whose, const char *text) {
     *news = (ni_wire_news){.whose = whose, .status = NB_IO_ERROR, .lost = 1};
@@ -176,7 +171,7 @@ static ni_trade silent(const tcp *t, double patience, ni_wire_news *news) {
 
 static ni_trade trade(void *self, const ni_letter *out, const ni_letter *in, double patience, ni_wire_news *news) {
     tcp *t = self;
-    double last = now();
+    double last = ni_seconds();
     begin(t, out, in);
     for (;;) {
         bool moved = false, whole;
@@ -184,8 +179,8 @@ static ni_trade trade(void *self, const ni_letter *out, const ni_letter *in, dou
         if (how != NI_TRADE_DONE || whole)
             return how;
         if (moved)
-            last = now();
-        const double since = now() - last, left = patience - since;
+            last = ni_seconds();
+        const double since = ni_seconds() - last, left = patience - since;
         if (left <= 0)
             return silent(t, patience, news);
         if (since < t->look) {
@@ -228,7 +223,7 @@ static void drain(int socket, double until) {
     struct pollfd wait = {.fd = socket, .events = POLLIN};
     char bytes[4096];
     shutdown(socket, SHUT_WR);
-    for (double left; (left = until - now()) > 0;) {
+    for (double left; (left = until - ni_seconds()) > 0;) {
         if (poll(&wait, 1, (int)(left * 1e3) + 1) <= 0)
             continue;
         const ssize_t n = recv(socket, bytes, sizeof bytes, 0);
@@ -239,7 +234,7 @@ static void drain(int socket, double until) {
 
 static void close_all(void *self) {
     tcp *t = self;
-    const double until = now() + 1;
+    const double until = ni_seconds() + 1;
     for (int32_t r = 0; r < t->world; r++)
         if (t->sockets[r] >= 0)
             shutdown(t->sockets[r], SHUT_WR);

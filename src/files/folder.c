@@ -16,6 +16,7 @@ enum { MAX_DEPTH = 32 }; /* of folders in folders: one descriptor each */
 
 struct ni_folder {
     char *path, *temporary;
+    bool replace;
 };
 
 static bool is_dot(const char *name) {
@@ -81,7 +82,31 @@ nb_status ni_folder_remove_abandoned(const char *path, nb_error *err) {
 
 /* ---- construction ---- */
 
-nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err) {
+static bool is_empty(const char *path) {
+    DIR *folder = opendir(path);
+    struct dirent *entry = NULL;
+    while (folder && (entry = readdir(folder)) != NULL && is_dot(entry->d_name))
+        ;
+    if (folder)
+        closedir(folder);
+    return !entry;
+}
+
+static nb_status fail_taken(const char *path, nb_error *err) {
+    return nb_fail(err, NB_IO_ERROR, "%s: exists already and is not empty", path);
+}
+
+/* Whoever cannot look hears of it from who makes the folder. */
+nb_status ni_folder_check(const char *path, bool replace, nb_error *err) {
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return NB_OK;
+    if (!S_ISDIR(st.st_mode))
+        return nb_fail(err, NB_IO_ERROR, "%s: exists already and is no folder", path);
+    return replace || is_empty(path) ? NB_OK : fail_taken(path, err);
+}
+
+nb_status ni_folder_begin(const char *path, bool replace, ni_folder **out, nb_error *err) {
     *out = NULL;
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
@@ -89,6 +114,7 @@ nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err) {
     size_t room = length + 48;
     ni_folder *folder = calloc(1, sizeof *folder);
     if (folder) {
+        folder->replace = replace;
         folder->path = strndup(path, length);
         folder->temporary = malloc(room);
     }
@@ -99,14 +125,16 @@ nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err) {
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to make the folder", path);
     }
     int made = -1;
-    for (int attempt = 0; made != 0 && attempt < 1000; attempt++) {
+    nb_status status = ni_folder_check(folder->path, replace, err);
+    for (int attempt = 0; status == NB_OK && made != 0 && attempt < 1000; attempt++) {
         snprintf(folder->temporary, room, "%s.tmp-%ld-%d", folder->path, (long)getpid(), attempt);
         made = mkdir(folder->temporary, 0777);
         if (made != 0 && errno != EEXIST)
             break;
     }
     if (made != 0) {
-        nb_status status = ni_fail_errno(err, path, "make the folder");
+        if (status == NB_OK)
+            status = ni_fail_errno(err, path, "make the folder");
         free(folder->temporary);
         free(folder->path);
         free(folder);
@@ -164,12 +192,12 @@ nb_status ni_folder_sync(const ni_folder *folder, nb_error *err) {
     return sync_tree(AT_FDCWD, folder->temporary, folder->path, 0, err);
 }
 
-nb_status ni_folder_commit(ni_folder *folder, bool replace, nb_error *err) {
+nb_status ni_folder_commit(ni_folder *folder, nb_error *err) {
     nb_status status = ni_folder_sync(folder, err);
     if (status == NB_OK && rename(folder->temporary, folder->path) != 0) {
         bool exists = errno == ENOTEMPTY || errno == EEXIST;
-        if (exists && !replace)
-            status = nb_fail(err, NB_IO_ERROR, "%s: exists already and is not empty", folder->path);
+        if (exists && !folder->replace)
+            status = fail_taken(folder->path, err);
         else if (!exists || exchange(folder->temporary, folder->path) != 0)
             status = ni_fail_errno(err, folder->path, "put the new folder in place");
     }

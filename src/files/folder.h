@@ -8,8 +8,12 @@
 /* A folder under construction. Fill ni_folder_path() with files, then commit. */
 typedef struct ni_folder ni_folder;
 
+/* Whether a folder can take this name: what is no folder under it, and without `replace` a folder with something in it,
+ * is NB_IO_ERROR. For who has much to do before ni_folder_begin, which asks the same. */
+nb_status ni_folder_check(const char *path, bool replace, nb_error *err);
+
 /* Makes an empty folder `path.tmp-PID-N` beside `path`. Parents of `path` must exist. */
-nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err);
+nb_status ni_folder_begin(const char *path, bool replace, ni_folder **out, nb_error *err);
 
 /* Where to write meanwhile: the temporary folder. */
 const char *ni_folder_path(const ni_folder *folder);
@@ -20,7 +24,7 @@ nb_status ni_folder_sync(const ni_folder *folder, nb_error *err);
 /* Syncs every file in it, renames it to its final name, syncs the parent, frees `folder` whatever happens; after a
  * failure the temporary folder is gone. If the final name exists: with `replace` the two are exchanged in one step and
  * the old one removed, otherwise NB_IO_ERROR. */
-nb_status ni_folder_commit(ni_folder *folder, bool replace, nb_error *err);
+nb_status ni_folder_commit(ni_folder *folder, nb_error *err);
 
 /* Removes the temporary folder and frees `folder`. NULL is allowed. */
 void ni_folder_abandon(ni_folder *folder);

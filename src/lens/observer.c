@@ -10,7 +10,6 @@
 #include "lens/tiles.h"
 
 #include <fnmatch.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,10 +261,6 @@ const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
     if (o->options.spread == 1)
         return &o->lens;
     return o->part == 0 ? &o->first_part : &o->later_part;
-}
-
-nb_status ni_observer_scalar(ni_observer *o, int64_t step, const char *name, double value, nb_error *err) {
-    return isfinite(value) ? ni_tensorboard_scalar(o->record.events, name, step, value, err) : NB_OK;
 }
 
 nb_status ni_observer_end_step(ni_observer *o, int64_t step, nb_error *err) {

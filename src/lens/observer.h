@@ -36,9 +36,6 @@ void ni_observer_free(ni_observer *observer); /* before the backends that it loo
 /* The lens for the first micro-batch of `step`. Between windows it only hears what mechanisms tell. */
 const nb_lens *ni_observer_lens(ni_observer *observer, int64_t step);
 
-/* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
-nb_status ni_observer_scalar(ni_observer *observer, int64_t step, const char *name, double value, nb_error *err);
-
 /* Whether the step at hand looks at this block. */
 bool ni_observer_looks(const ni_observer *observer, int32_t block);
 

@@ -14,6 +14,7 @@
  * rest: none is their public code, which loses S.
  */
 #include "backend/table.h"
+#include "format/vector_scales.h"
 #include "linear/linear.h"
 #include "nibble/lens.h"
 #include "recipe/mechanism.h"
@@ -307,16 +308,12 @@ static nb_status make_dense_w(occ *o, const ni_linear_call *call, ni_linear *lay
     return call->be->ops->make_operands(call->be, &(ni_source){.operand = coded}, &making, 1, err);
 }
 
-static bool has_one_scale(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-}
-
 /* wgrad.dy are the codes of dgrad.dy, which have one scale: both operands of wgrad are codes. Else X is numbers there.
  */
 static bool turns_codes(const nb_plan *plan) {
     const nb_operand_rule *dy = &plan->roles[NB_WGRAD_DY];
     return plan->mechanisms.occ.rest == NB_OCC_DENSE && dy->from && dy->source == NB_DGRAD_DY && !dy->requantize &&
-           dy->via != NB_VIA_FOLD && has_one_scale(&plan->roles[NB_DGRAD_DY].quantizer);
+           dy->via != NB_VIA_FOLD && ni_has_tensor_scale(&plan->roles[NB_DGRAD_DY].quantizer);
 }
 
 static nb_status report_dense(const occ *o, const ni_linear_call *call, nb_error *err);

@@ -222,7 +222,7 @@ struct nb_model {
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
     int64_t documents;                /* of the micro-batch at hand */
-    void *unit_weight;                /* sphere: real; 1/sqrt(dim) for each dim of ni_sphere_dims in a row */
+    void *unit_weight;                /* sphere: real; 1/sqrt(dim), dim times, for each dim of dims_of (sphere.c) */
     void *unit_grad;                  /* sphere: real [the largest of them]: slopes of weights that nobody learns */
     double *losses;                   /* backend [NI_LOSS_SLOTS] (model/loss.h) */
     void *kept;                       /* what layers keep between nb_model_step; NULL until the first */

@@ -144,13 +144,6 @@ void ni_param_array_add(ni_param_array *to, const ni_param_array *from) {
     }
 }
 
-void ni_param_array_join(ni_param_array *to, const ni_param_array *from) {
-    for (int32_t i = 0; i < to->count; i++) {
-        const ni_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
-        to->be->ops->scaled_join(to->be, &sum, &other, to->at[i].length);
-    }
-}
-
 nb_status ni_param_array_take_sections(ni_param_array *array, int32_t sections, const int32_t *section, nb_error *err) {
     array->section = calloc((size_t)sections + 1, sizeof *array->section);
     if (!array->section)

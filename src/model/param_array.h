@@ -52,9 +52,6 @@ void ni_param_array_zero(ni_param_array *array);
 void ni_param_array_copy(ni_param_array *to, const ni_param_array *from);
 void ni_param_array_add(ni_param_array *to, const ni_param_array *from); /* to += from */
 
-/* The same on numbers under the same scales: each sum is rounded and saturates. Narrow types with scales only. */
-void ni_param_array_join(ni_param_array *to, const ni_param_array *from);
-
 /* Sections as another array of the same model has them. */
 nb_status ni_param_array_take_sections(ni_param_array *array, int32_t sections, const int32_t *section, nb_error *err);
 

@@ -64,7 +64,7 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
     ni_folder *made;
     if (ni_trainer_check_params(t, err) != NB_OK)
         return nb_fail_within(err, "no checkpoint is written");
-    NB_TRY(ni_folder_begin(folder, &made, err));
+    NB_TRY(ni_folder_begin(folder, true, &made, err));
     nb_status status = fill_folder(t, ni_folder_path(made), err);
     if (status == NB_OK)
         status = ni_folder_sync(made, err);
@@ -74,7 +74,7 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
         ni_folder_abandon(made);
         return status;
     }
-    return ni_folder_commit(made, true, err);
+    return ni_folder_commit(made, err);
 }
 
 /* ---- loading ---- */
@@ -249,6 +249,11 @@ nb_status ni_checkpoint_check(const nb_trainer *t, const char *folder, nb_start 
     }
     NB_TRY(ni_manifest_read(folder, &m, err));
     nb_status status = check_folder(t, folder, &m, as, err);
+    if (status == NB_OK && as == NB_START_FORK && m.at.step == t->steps)
+        status = nb_fail(err, NB_BAD_CONFIG,
+                         "%s: is at step %lld, where this run ends; expected steps that are left to train; hint: steps "
+                         "counts from step 0, not from the checkpoint",
+                         folder, (long long)m.at.step);
     ni_manifest_free(&m);
     return status;
 }

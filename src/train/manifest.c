@@ -1,6 +1,7 @@
 /* manifest.c: writes, reads and verifies nibble.json. */
 #include "manifest.h"
 
+#include "base/text.h"
 #include "files/checksum.h"
 #include "files/file.h"
 #include "files/json.h"
@@ -28,11 +29,6 @@ void ni_manifest_free(ni_manifest *manifest) {
     json_decref(manifest->root);
     ni_products_free(&manifest->products);
     memset(manifest, 0, sizeof *manifest);
-}
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 /* ---- JSON that says when memory ran out ---- */
@@ -69,7 +65,7 @@ static nb_status file_entry(const char *path, json_t *entry, nb_error *err) {
         return ni_fail_errno(err, path, "examine");
     char sum[NI_CHECKSUM_SIZE];
     NB_TRY(ni_checksum_file(path, sum, err));
-    bool whole = true, has_tensors = ends_with(path, ".safetensors");
+    bool whole = true, has_tensors = ni_ends_with(path, ".safetensors");
     json_t *tensors = has_tensors ? json_object() : NULL;
     put(entry, "bytes", json_integer(info.st_size), &whole);
     put(entry, "xxh3", json_string(sum), &whole);
@@ -412,7 +408,6 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) 
     NB_TRY(ni_file_exists(path, &exists, err));
     if (!exists)
         return fail_without_page(folder, err);
-    snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     char *text;
     size_t size;
     NB_TRY(ni_file_read(path, MANIFEST_LIMIT, &text, &size, err));

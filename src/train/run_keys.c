@@ -1,5 +1,6 @@
 /* run_keys.c: every key of a run file, once: name, type, default, range, help and where the default comes from. */
 #include "run_keys.h"
+#include "backend/table.h"
 
 #define FIELD(member) NI_FIELD(nb_run_config, member)
 #define MOST 1e15 /* counts of steps and tokens; exact in double */
@@ -528,7 +529,7 @@ static const ni_key rows[] = {
      .type = NI_KEY_INT,
      FIELD(threads),
      .fallback = "auto",
-     .high = 4096,
+     .high = NI_MOST_THREADS,
      .words = auto_words,
      .help = "threads of the CPU backend",
      .source = "our choice"},

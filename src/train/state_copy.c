@@ -1,6 +1,7 @@
 /* state_copy.c: what mechanisms keep between steps, copied to the host and put back. */
 #include "state_copy.h"
 #include "backend/table.h"
+#include "base/text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,11 +36,6 @@ nb_status ni_state_copy_take(nb_trainer *t, ni_state_copy *out, nb_error *err) {
     return NB_OK;
 }
 
-static bool ends_with(const char *name, const char *end) {
-    const size_t length = strlen(name), tail = strlen(end);
-    return length >= tail && strcmp(name + length - tail, end) == 0;
-}
-
 nb_status ni_state_copy_put(nb_trainer *t, const ni_state_copy *copy, const char *leave, nb_error *err) {
     int32_t count = nb_model_state(t->model, NULL, 0);
     nb_state_tensor *fresh = calloc((size_t)count + 1, sizeof *fresh);
@@ -50,7 +46,7 @@ nb_status ni_state_copy_put(nb_trainer *t, const ni_state_copy *copy, const char
         for (int32_t j = 0; j < copy->count; j++) {
             const nb_state_tensor *old = &copy->tensors[j];
             if (strcmp(fresh[i].name, old->name) != 0 || fresh[i].elements != old->elements ||
-                (leave && ends_with(old->name, leave)))
+                (leave && ni_ends_with(old->name, leave)))
                 continue;
             size_t bytes = (size_t)old->elements * nb_dtype_size(old->dtype);
             if (fresh[i].on_host)

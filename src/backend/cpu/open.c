@@ -58,10 +58,9 @@ static bool left(nb_backend *be, size_t *left, size_t *all) {
 nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err) {
     const nb_backend_options defaults = {0, NB_ISA_AUTO};
     const nb_backend_options *o = options ? options : &defaults;
-    enum { MOST_THREADS = 1024 };
-    if (o->threads < 0 || o->threads > MOST_THREADS)
+    if (o->threads < 0 || o->threads > NI_MOST_THREADS)
         return nb_fail(err, NB_BAD_USAGE, "threads: %d is not a number of threads; expected 0 (all) to %d", o->threads,
-                       MOST_THREADS);
+                       NI_MOST_THREADS);
     if (o->isa > NB_ISA_AVX512)
         return nb_fail(err, NB_BAD_USAGE, "isa: %d is not an instruction set", (int)o->isa);
     nb_isa isa = o->isa == NB_ISA_AUTO ? ni_isa_best() : o->isa;

@@ -181,7 +181,7 @@ typedef struct ni_tile_scale_of_copy {
     ni_philox_shared drawn; /* of the copy's stream */
 } ni_tile_scale_of_copy;
 
-/* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
+/* Maxima that are being found, zero between calls, and the scales of the copies being made. */
 typedef struct ni_tile_room {
     uint32_t amax[2]; /* plain, rotated */
     uint32_t unused[6];
