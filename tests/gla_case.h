@@ -113,16 +113,15 @@ static UNUSED double *gate_work(const linear *p, const pair_work *w) {
 }
 
 /* Of result `index` of o, dq, dk, dv, dgate, in roundings of FP32. */
-static UNUSED double *linear_work(int which, int index, double narrow) {
-    const linear p = linear_of(which);
-    pair_work w = {zeros(p.nv), zeros(p.nk), zeros(p.nk), zeros(p.nv)};
-    for (int64_t b = 0; b < p.g.batch; b++)
-        for (int64_t h = 0; h < p.g.heads; h++)
-            for (int64_t t = 0; t < p.g.seq; t++)
-                for (int64_t j = p.g.doc_start[b * p.g.seq + t]; j <= t; j++)
-                    add_pair(&p, &w, b, h, t, j, narrow);
+static UNUSED double *linear_work(const linear *p, int index, double narrow) {
+    pair_work w = {zeros(p->nv), zeros(p->nk), zeros(p->nk), zeros(p->nv)};
+    for (int64_t b = 0; b < p->g.batch; b++)
+        for (int64_t h = 0; h < p->g.heads; h++)
+            for (int64_t t = 0; t < p->g.seq; t++)
+                for (int64_t j = p->g.doc_start[b * p->g.seq + t]; j <= t; j++)
+                    add_pair(p, &w, b, h, t, j, narrow);
     double *all[] = {w.o, w.dq, w.dk, w.dv};
-    return index < 4 ? all[index] : gate_work(&p, &w);
+    return index < 4 ? all[index] : gate_work(p, &w);
 }
 
 #endif

@@ -57,10 +57,11 @@ static void reset_by_ratio(void **state) {
             move(c.w[0], at);
             float before = c.w[0][OSCILLATES];
             float *q = forward_weight(be, &c);
-            c.group->layers[0].maximum_found = true;
+            c.group->layers[0].maximum_found = c.group->layers[0].weight_found = true;
             step(&c, at);
             assert_false(c.group->layers[0].maximum_found); /* what the optimizer left is not of these masters */
-            if (at < 31) {                                  /* before the start, and inside the window: nothing moves */
+            assert_false(c.group->layers[0].weight_found);
+            if (at < 31) { /* before the start, and inside the window: nothing moves */
                 assert_true(c.w[0][OSCILLATES] == before);
                 continue;
             }

@@ -152,10 +152,49 @@ static void maxima_of_masters_are_of_one_change(void **state) {
     nb_backend_free(be.real);
 }
 
+/* What the optimizer leaves in act, or zeros in its place; returns how many parameters are left there. */
+static int leave_numbers(nb_model *model, bool zero) {
+    const float *p = nb_model_params(model);
+    int left = 0;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *param = nb_model_param(model, i);
+        uint16_t *const numbers = ni_model_numbers(model, i);
+        for (int64_t k = 0; numbers && k < param->rows * param->cols; k++)
+            numbers[k] = zero ? 0 : ni_bf16_even(p[param->offset + k]);
+        left += numbers != NULL;
+    }
+    return left;
+}
+
+static void numbers_of_masters_are_of_one_change(void **state) {
+    (void)state;
+    nb_backend *be;
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
+    nb_model_config config = case_config(NB_LLAMA, false);
+    nb_recipe recipe = bf16_recipe();
+    nb_model *model = case_model(be, &config, &recipe, true);
+    const nb_pass pass = {.step = 3, .rounding_seed = 5};
+    case_batch b;
+    make_case_batch(&b, config.vocab, 1);
+    const double loss = loss_and_grads_of(model, &b, &pass);
+    enum { WEIGHTS = 7 }; /* of a block, and the head's */
+    assert_int_equal(leave_numbers(model, true), WEIGHTS * config.layers + 1);
+    nb_model_params_changed(model);
+    assert_true(loss_and_grads_of(model, &b, &pass) != loss);
+    nb_model_params_changed(model);
+    assert_true(loss_and_grads_of(model, &b, &pass) == loss);
+    leave_numbers(model, false);
+    nb_model_params_changed(model);
+    assert_true(loss_and_grads_of(model, &b, &pass) == loss);
+    nb_model_free(model);
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(amaxes_reach_the_quantizers, release_buffers),
         cmocka_unit_test_teardown(maxima_of_masters_are_of_one_change, release_buffers),
+        cmocka_unit_test_teardown(numbers_of_masters_are_of_one_change, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,8 @@ static results run_gla(nb_backend *be, shape s) {
 
 static double *work_gla(int index, shape s, const results *want) {
     (void)want;
-    return linear_work((int)s.n, index, 0);
+    const linear p = linear_of((int)s.n);
+    return linear_work(&p, index, 0);
 }
 
 static void gla(void **state) {

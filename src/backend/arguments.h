@@ -4,6 +4,14 @@
 
 #include "nibble/backend.h"
 
+/* What makes the gate of gated linear attention, as gla_gate_forward has it; da and dbias as gla_gate_backward has
+ * them, for the backward pass. */
+typedef struct ni_gla_gate {
+    const void *a, *bias;
+    double normalizer, clamp;
+    void *da, *dbias;
+} ni_gla_gate;
+
 /* Gated linear attention (arXiv:2312.06635). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads,
  * value_dim].
  */
@@ -14,6 +22,9 @@ typedef struct ni_gla {
     /* Of dq, dk and dv as matrices [batch * seq, heads * width], [1] each: filled as those of nb_mat; NULL: nobody
      * asks. */
     uint32_t *amax[3], *turned_amax[3];
+    /* The gate is made where it is read, and da and dbias where dgate would be: `gate` and `dgate` are then not read.
+     * Only where the backend makes_gates; NULL: they are given. */
+    const ni_gla_gate *made;
     void *left; /* [gla_left_bytes] backend memory: what a forward pass leaves for its backward pass; NULL: that makes
                    it again */
 } ni_gla;

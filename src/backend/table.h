@@ -87,6 +87,10 @@ struct nb_backend {
     /* Words of maxima (nb_mat.amax and the like) become 0, and whatever fills one of them for the first time from here
      * on may rely on it: nothing else writes there. NULL: nothing is gained by that. */
     void (*clear_maxima)(nb_backend *be, void *words, size_t bytes);
+    /* sum_squares, and fill_zero, of each; NULL: nothing is gained by asking for many. */
+    void (*square_many)(nb_backend *be, double *out, const void *const *x, const int64_t *n, int32_t count);
+    void (*clear_many)(nb_backend *be, void *const *at, const size_t *bytes, int32_t count);
+    bool makes_gates;   /* gated linear attention makes its gates of what they are made of (ni_gla.made) */
     bool any_first_key; /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */

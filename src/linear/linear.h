@@ -61,7 +61,8 @@ typedef struct ni_linear {
     nb_operand plain[NB_ROLE_COUNT];            /* of a product in BF16 */
     void *weight; /* W in act [N, K]; NULL if no GEMM of the plan reads it so, or if act is real */
     bool weight_fresh;
-    bool weight_lies; /* in somebody else's memory (ni_weight_lay) */
+    bool weight_found; /* as `maximum_found`: the optimizer left it here as it moved the master */
+    bool weight_lies;  /* in somebody else's memory (ni_weight_lay) */
 } ni_linear;
 
 typedef struct ni_attached_mechanism {

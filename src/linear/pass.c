@@ -138,7 +138,8 @@ void ni_linear_group_changed(ni_linear_group *group) {
     group->moves++;
     for (int32_t i = 0; i < group->count; i++) {
         ni_linear *layer = &group->layers[i];
-        layer->weight_fresh = false;
+        layer->weight_fresh = layer->weight_found;
+        layer->weight_found = false;
         layer->maximum_known = layer->maximum_found;
         layer->maximum_found = false;
         layer->own[NB_FPROP_W].fresh = layer->own[NB_DGRAD_W].fresh = false;
@@ -408,9 +409,10 @@ nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, 
 
 /* ---- between steps ---- */
 
-static void forget_maxima(ni_linear_group *group) {
+/* What the optimizer left is not of these masters. */
+static void forget_found(ni_linear_group *group) {
     for (int32_t i = 0; i < group->count; i++)
-        group->layers[i].maximum_found = false;
+        group->layers[i].maximum_found = group->layers[i].weight_found = false;
 }
 
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
@@ -418,7 +420,7 @@ nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass
         const ni_attached_mechanism *m = &group->mechanisms[i];
         size_t mark = scratch->used;
         if (m->table->after_step && !m->table->keeps_masters)
-            forget_maxima(group);
+            forget_found(group);
         if (m->table->after_step)
             NB_TRY(m->table->after_step(m->state, group, pass, scratch, err));
         scratch->used = mark;

@@ -23,13 +23,13 @@ typedef struct ni_gla_layer {
     ni_norm norm;           /* [values / heads] */
     ni_linear_group *in, *gate_out, *out;
     void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
-    void *gate;                    /* saved: real [rows, keys] */
+    void *gate;                    /* saved: real [rows, keys]; NULL: made where it is read (ni_gla.made) */
     void *left;                    /* saved: [left_bytes], of the scan (ni_gla.left); NULL: nothing */
     size_t left_bytes;
     void *kept[4];           /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
     void *o, *rstd, *normed; /* saved: act [rows, values], real [rows, heads], act [rows, values] */
     ni_amaxes normed_amaxes;
-    void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
+    void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real, as gate */
     ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;                   /* of a pass */
 } ni_gla_layer;
 
@@ -95,13 +95,14 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     ni_gla_layer *l = layer;
     const size_t keys = ni_act_bytes(builder, l->keys), values = ni_act_bytes(builder, l->values);
     const size_t low = ni_act_bytes(builder, l->low_rank), gate = ni_real_bytes(builder, l->keys);
+    const bool makes_gates = builder->model->be->makes_gates;
     l->q = ni_arena_take(saved, keys);
     l->k = ni_arena_take(saved, keys);
     l->v = ni_arena_take(saved, values);
     l->g = ni_arena_take(saved, values);
     l->low = ni_arena_take(saved, low);
     l->a = ni_arena_take(saved, keys);
-    l->gate = ni_arena_take(saved, gate);
+    l->gate = makes_gates ? NULL : ni_arena_take(saved, gate);
     l->o = ni_arena_take(saved, values);
     l->rstd = ni_arena_take(saved, ni_real_bytes(builder, l->heads));
     l->normed = ni_arena_take(saved, values);
@@ -118,7 +119,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->dg = ni_arena_take(working, values);
     l->dlow = ni_arena_take(working, low);
     l->da = ni_arena_take(working, keys);
-    l->dgate = ni_arena_take(working, gate);
+    l->dgate = makes_gates ? NULL : ni_arena_take(working, gate);
     const ni_wanted_amaxes of_slopes = ni_linear_group_wants(l->in, true);
     l->dq_amaxes = ni_amax_words(builder, of_slopes);
     l->dk_amaxes = ni_amax_words(builder, of_slopes);
@@ -146,6 +147,11 @@ static ni_gla shape(const ni_gla_layer *l, const ni_run *run) {
     return s;
 }
 
+static ni_gla_gate gate_of(const ni_gla_layer *l) {
+    return (ni_gla_gate){
+        .a = l->a, .bias = l->bias, .normalizer = l->normalizer, .clamp = l->clamp, .da = l->da, .dbias = l->bias_grad};
+}
+
 static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
     ni_gla_layer *l = layer;
     nb_backend *be = run->be;
@@ -163,8 +169,12 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     NB_TRY(ni_run_group(run, l->gate_out, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
-    be->ops->gla_gate_forward(be, gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
+    const ni_gla_gate made = gate_of(l);
     ni_gla s = shape(l, run);
+    if (kept || !be->makes_gates)
+        be->ops->gla_gate_forward(be, gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
+    else
+        s.made = &made;
     if (kept) { /* the recurrence over all of them again: few operations beside those of the linear layers */
         s.seq = run->kept + 1;
         s.doc_start = run->kept_document;
@@ -195,12 +205,15 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     NB_TRY(ni_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
     const nb_mat dg = nb_mat_of(l->dg, be->act, run->rows * l->heads, l->norm.dim);
     be->ops->gated_norm_backward(be, l->do_, &dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd);
+    const ni_gla_gate made = gate_of(l);
     ni_gla s = shape(l, run);
+    s.made = be->makes_gates ? &made : NULL;
     for (int i = 0; i < 3; i++)
         s.amax[i] = dprojected[i].amax, s.turned_amax[i] = dprojected[i].turned_amax;
     NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
-    be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
-                               l->clamp);
+    if (!be->makes_gates)
+        be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
+                                   l->clamp);
     NB_TRY(ni_linear_group_backward(l->gate_out, run->pass, run->scratch, &low, &da, &dlow, err));
     return ni_linear_group_backward(l->in, run->pass, run->scratch, x, dprojected, dx, err);
 }

@@ -207,9 +207,8 @@ static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {
         ni_param_array_zero(&params->grads);
     if (scored == 0)
         return;
-    for (int32_t i = 0; i < params->count && !params->window; i++)
-        if (params->list[i].rank == 1 || (i == model->embedding && !model->config.tied))
-            ni_params_zero_gradient(params, i);
+    if (!params->window)
+        ni_params_clear_sums(params);
     for (int32_t i = 0; i < model->group_count; i++)
         ni_linear_group_begin_gradients(model->groups[i]);
 }
@@ -293,6 +292,15 @@ uint32_t *ni_model_maximum(nb_model *model, int32_t param) {
     if (layer)
         layer->maximum_found = true;
     return model->weight_maxima + param; /* others' too: words side by side are cleared at once */
+}
+
+void *ni_model_numbers(nb_model *model, int32_t param) {
+    const ni_weight_reader *r = &model->readers[param];
+    ni_linear *const layer = r->group ? &r->group->layers[r->layer] : NULL;
+    if (!layer || !layer->master || !layer->weight || layer->weight_lies || model->traits->sphere)
+        return NULL;
+    layer->weight_found = true;
+    return layer->weight;
 }
 
 ni_scaled ni_model_master(const nb_model *model, int32_t index) {

@@ -157,17 +157,35 @@ int32_t ni_param_array_parts(const ni_param_array *array) {
     return array->dtype != array->be->real ? array->count : array->sections ? array->sections : 1;
 }
 
+static void square_many(nb_backend *be, double *out, const void *const *x, const int64_t *n, int32_t count) {
+    if (be->square_many) {
+        be->square_many(be, out, x, n, count);
+        return;
+    }
+    for (int32_t i = 0; i < count; i++)
+        be->ops->sum_squares(be, out + i, x[i], n[i]);
+}
+
 /* What lies between tensors is zero. */
 void ni_param_array_square_sections(const ni_param_array *array, int32_t begin, int32_t end, double *parts) {
-    nb_backend *be = array->be;
+    enum { MOST = 64 };
+    const void *x[MOST];
+    int64_t n[MOST];
+    int32_t count = 0; /* of sections before s, side by side */
     for (int32_t s = begin; s < end; s++) {
         const int32_t first = array->section[s], next = array->section[s + 1];
-        if (first < array->begin || next > array->end)
+        const bool has = first >= array->begin && next <= array->end;
+        if (!has || count == MOST) {
+            square_many(array->be, parts + s - count, x, n, count);
+            count = 0;
+        }
+        if (!has)
             continue;
         const int64_t from = array->at[first].offset, to = next < array->end ? array->at[next].offset : array->elements;
-        be->ops->sum_squares(be, parts + s, (const char *)array->data + (size_t)from * nb_dtype_size(array->dtype),
-                             to - from);
+        x[count] = (const char *)array->data + (size_t)from * nb_dtype_size(array->dtype);
+        n[count++] = to - from;
     }
+    square_many(array->be, parts + end - count, x, n, count);
 }
 
 void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {

@@ -56,7 +56,6 @@ static int64_t length_of(const ni_params *params, int32_t index) {
 static nb_status place_window(ni_params *params, int32_t outlives, nb_error *err) {
     nb_backend *be = params->be;
     int64_t shared = outlives >= 0 ? aligned(length_of(params, outlives)) : 0, end = shared;
-    params->outlives = outlives;
     params->window_at = calloc((size_t)params->count, sizeof *params->window_at);
     if (!params->window_at)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", params->count);
@@ -88,6 +87,7 @@ static nb_status allocate_gradients(ni_params *params, const nb_gradient_store *
                                     nb_error *err) {
     nb_backend *be = params->be;
     bool narrow = gradients->format != NB_F32;
+    params->outlives = outlives;
     if (narrow && !be->ops->scaled_encode)
         return nb_fail(err, NB_UNSUPPORTED, "gradients.format: backend %s keeps gradients in %s; expected fp32",
                        be->name, nb_dtype_name(be->real));
@@ -99,9 +99,37 @@ static nb_status allocate_gradients(ni_params *params, const nb_gradient_store *
     return narrow || params->hands_on ? place_window(params, outlives, err) : NB_OK;
 }
 
-void ni_params_zero_gradient(ni_params *params, int32_t index) {
-    nb_backend *be = params->be;
-    be->ops->fill_zero(be, ni_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
+static void clear_many(nb_backend *be, void *const *at, const size_t *bytes, int32_t count) {
+    if (be->clear_many) {
+        be->clear_many(be, at, bytes, count);
+        return;
+    }
+    for (int32_t i = 0; i < count; i++)
+        be->ops->fill_zero(be, at[i], bytes[i]);
+}
+
+/* What is only added to: vectors, and an embedding that no product writes first. Weights of linear layers are written
+ * over, whatever is there. */
+static void clear_sums(ni_params *params, int32_t begin, int32_t end) {
+    enum { MOST = 64 };
+    void *at[MOST];
+    size_t bytes[MOST];
+    int32_t count = 0;
+    for (int32_t i = begin; i < end; i++) {
+        const nb_param *p = &params->list[i];
+        if (p->rank == 1 || (p->embedding && i != params->outlives)) {
+            at[count] = ni_params_grad(params, i);
+            bytes[count++] = (size_t)length_of(params, i) * nb_dtype_size(params->be->real);
+        }
+        if (count < MOST && i + 1 < end)
+            continue;
+        clear_many(params->be, at, bytes, count);
+        count = 0;
+    }
+}
+
+void ni_params_clear_sums(ni_params *params) {
+    clear_sums(params, 0, params->count);
 }
 
 void ni_params_begin_backward(ni_params *params, bool whole) {
@@ -110,14 +138,6 @@ void ni_params_begin_backward(ni_params *params, bool whole) {
     params->be->ops->fill_zero(params->be, params->window, params->window_bytes);
     if (!params->hands_on && !whole)
         ni_param_array_zero(&params->grads);
-}
-
-/* What a section only adds to: vectors, and an embedding that no product writes first. Weights of linear layers are
- * written over, whatever is there. */
-static void clear_sums(ni_params *params, int32_t section) {
-    for (int32_t i = section; i < params->count && params->section_of[i] == section; i++)
-        if (params->list[i].rank == 1 || (params->list[i].embedding && i != params->outlives))
-            ni_params_zero_gradient(params, i);
 }
 
 /* What is handed on lies in the window as in the array, with zeroes between its tensors. */
@@ -155,7 +175,7 @@ void ni_params_pack(ni_params *params, int32_t section) {
     if (params->hands_on && params->window)
         clear_section(params, section, end);
     else if (params->window && section > 0) /* the backward pass goes from the last section to the first */
-        clear_sums(params, params->section_of[section - 1]);
+        clear_sums(params, params->section_of[section - 1], section);
     if (!params->hands_on && params->final)
         params->final(params->final_self, params->list[section].offset);
 }

@@ -75,8 +75,8 @@ void *ni_params_open(ni_params *params, int32_t index);
 void ni_params_close(ni_params *params, int32_t index);
 void *ni_params_grad(const ni_params *params, int32_t index); /* where backward adds; NULL unless training */
 
-/* Where gradients are real. */
-void ni_params_zero_gradient(ni_params *params, int32_t index);
+/* Where gradients are real: zeroes what a backward pass only adds to. */
+void ni_params_clear_sums(ni_params *params);
 
 /* Clears the gradients, those that are packed unless a `whole` pass packs all of them anew; then packs the section that
  * begins with tensor `section`, once it is complete. Where gradients are real there is nothing to do but to tell who

@@ -18,4 +18,7 @@ bool ni_model_ramp(const nb_model *model, int32_t param, ni_ramped *out);
 /* Where the optimizer, which moves this parameter now, leaves its largest magnitude; NULL: nobody asks. */
 uint32_t *ni_model_maximum(nb_model *model, int32_t param);
 
+/* Where it leaves the parameter rounded to act, for products in BF16; NULL: none reads it, or it moves again. */
+void *ni_model_numbers(nb_model *model, int32_t param);
+
 #endif

@@ -86,6 +86,7 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
         optimizer->tensors[plain] = tensor_of(optimizer, model, grads, config, i);
         if (ramped && update_ramped(optimizer, model, i, &optimizer->tensors[plain], &step))
             continue;
+        optimizer->tensors[plain].copy = ni_model_numbers(model, i);
         optimizer->tensors[plain++].amax = ni_model_maximum(model, i);
     }
     if (plain > 0)

@@ -357,8 +357,9 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
     ni_combiner_before(&t->combiner, t->model, &t->reducer);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale, true);
-    NB_TRY(ni_hand_over_masters(&t->handed, err));
-    nb_status status = nb_model_after_step(t->model, &pass, err);
+    nb_status status = ni_hand_over_masters(&t->handed, err);
+    if (status == NB_OK)
+        status = nb_model_after_step(t->model, &pass, err);
     if (status == NB_OK)
         status = ni_combiner_after(&t->combiner, t->model, &t->reducer, err);
     nb_model_params_changed(t->model);

@@ -33,6 +33,48 @@ static void run_bad_sums(trial *t) {
     t->be->ops->sum(t->be, output(t, "sum with -Inf", NB_F64, 1), input(t, NB_F32, x, 100), 100);
 }
 
+/* ---- many arrays at once: the bits of one after the other ---- */
+
+enum { ARRAYS = 100 };
+
+/* Some are read four at a time, some lie where they may not be. */
+static void run_squares_many(trial *t) {
+    const void *x[ARRAYS];
+    int64_t n[ARRAYS];
+    double apart[ARRAYS], together[ARRAYS];
+    float *const all = input_real(t, 1, ARRAYS * 4096, 1, 1);
+    double *const out = scratch(t, sizeof apart);
+    for (int i = 0; i < ARRAYS; i++) {
+        x[i] = all + (int64_t)i * 4096 + i % 3;
+        n[i] = i % 7 ? 1 + i * 797 % 4000 : 16 * (i + 1);
+        t->be->ops->sum_squares(t->be, out + i, x[i], n[i]);
+    }
+    t->be->ops->download(t->be, apart, out, sizeof apart);
+    if (t->be->square_many)
+        t->be->square_many(t->be, out, x, n, ARRAYS);
+    t->be->ops->download(t->be, together, out, sizeof together);
+    const uint8_t same = memcmp(apart, together, sizeof apart) == 0;
+    record(t, "the bits of one after the other", &same, NB_U8, 1, true);
+}
+
+/* The last are longer than what goes with others, or no whole words. */
+static void run_clear_many(trial *t) {
+    enum { N = 400000 };
+    uint8_t *const image = poisoned(N), *const at = upload(t, image, N);
+    void *cleared[ARRAYS];
+    size_t bytes[ARRAYS];
+    for (int i = 0; i < ARRAYS; i++) {
+        cleared[i] = at + i * 2000 + 4;
+        bytes[i] = i == ARRAYS - 1 ? 150000 : i == ARRAYS - 2 ? 1001 : 4 * (size_t)(1 + i * 31 % 490);
+    }
+    if (t->be->clear_many)
+        t->be->clear_many(t->be, cleared, bytes, ARRAYS);
+    else
+        for (int i = 0; i < ARRAYS; i++)
+            t->be->ops->fill_zero(t->be, cleared[i], bytes[i]);
+    keep(t, "partly cleared", at, NB_U8, N, true);
+}
+
 /* ---- narrow tensors ---- */
 
 static ni_scaled scaled(trial *t, nb_dtype type, nb_scale_rule rule, int64_t n) {
@@ -247,6 +289,8 @@ static void run_ramped(trial *t) {
 static const test_case OPTIMIZERS[] = {
     {"sum sum_squares", "in double", DOUBLE, SPAN_SHAPES, run_sums, work_sums, NULL},
     {"sum sum_squares", "not finite", BITS, 1, run_bad_sums, NULL, NULL},
+    {"sum_squares", "many", BITS, 1, run_squares_many, NULL, NULL},
+    {"fill_zero", "many", BITS, 1, run_clear_many, NULL, NULL},
     {"scaled_encode scaled_decode scaled_add scaled_rescale scaled_join", "five types, two rules", BITS, SCALED_SHAPES,
      run_scaled, NULL, NULL},
     {"scaled_encode scaled_decode scaled_join", "all codes, hard numbers", BITS, TYPE_COUNT, run_hard, NULL, NULL},

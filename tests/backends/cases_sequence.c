@@ -336,7 +336,87 @@ static void run_gla(trial *t) {
 }
 
 static double *work_gla(const trial *want, int index) {
-    return linear_work(want->shape, index, NARROW);
+    const linear p = linear_of(want->shape);
+    return linear_work(&p, index, NARROW);
+}
+
+/* ---- the same with its gate: made where it is read, or before and behind ---- */
+
+/* Shapes of GLA: padded keys, documents inside of sub-blocks, several blocks of channels, steep gates; scans by
+ * warpgroups. */
+static const int MADE[] = {4, 7, 15, 17, 18, 23, 24, 25, 26};
+enum { MADE_SHAPES = sizeof MADE / sizeof *MADE };
+
+typedef struct made_gate {
+    linear p; /* with the gate that is made */
+    double *a, *bias;
+    double normalizer, clamp;
+} made_gate;
+
+static double open_gate(const made_gate *m, int64_t i) {
+    const double x = m->a[i] + m->bias[i % (m->p.g.heads * m->p.g.key_dim)];
+    return ((x < 0 ? x : 0) - log1p(exp(-fabs(x)))) / m->normalizer;
+}
+
+static made_gate made_of(int shape) {
+    made_gate m = {.p = linear_of(MADE[shape])};
+    m.normalizer = 1 / GLA[MADE[shape]].gate;
+    m.clamp = shape % 3 ? -2 / m.normalizer : -INFINITY;
+    m.a = normals_in(NB_BF16, 6, m.p.nk, 0, 2);
+    m.bias = normals_in(NB_F32, 7, m.p.g.heads * m.p.g.key_dim, 0, 1);
+    for (int64_t i = 0; i < m.p.nk; i++)
+        m.p.gate[i] = fmax(open_gate(&m, i), m.clamp);
+    return m;
+}
+
+static void run_made(trial *t) {
+    const made_gate m = made_of(t->shape);
+    nb_backend *be = t->be;
+    ni_gla g = m.p.g;
+    const int64_t nk = m.p.nk, nv = m.p.nv, rows = g.batch * g.seq, keys = g.heads * g.key_dim;
+    g.doc_start = upload(t, m.p.g.doc_start, (size_t)rows * sizeof(int32_t));
+    const size_t left = be->ops->gla_left_bytes(be, &g);
+    g.left = left && t->shape % 2 ? scratch(t, left) : NULL;
+    void *q = input(t, be->act, m.p.q, nk), *k = input(t, be->act, m.p.k, nk), *v = input(t, be->act, m.p.v, nv);
+    void *d_o = input(t, be->act, m.p.d_o, nv), *o = output(t, "o", be->act, nv), *dq = output(t, "dq", be->act, nk),
+         *dk = output(t, "dk", be->act, nk), *dv = output(t, "dv", be->act, nv);
+    const ni_gla_gate made = {.a = input(t, be->act, m.a, nk),
+                              .bias = input(t, be->real, m.bias, keys),
+                              .normalizer = m.normalizer,
+                              .clamp = m.clamp,
+                              .da = output(t, "da", be->act, nk),
+                              .dbias = input(t, be->real, zeros(keys), keys)};
+    void *gate = NULL, *dgate = NULL;
+    if (be->makes_gates) {
+        g.made = &made;
+    } else {
+        gate = scratch(t, (size_t)nk * nb_dtype_size(be->real));
+        dgate = scratch(t, (size_t)nk * nb_dtype_size(be->real));
+        be->ops->gla_gate_forward(be, gate, made.a, made.bias, rows, keys, made.normalizer, made.clamp);
+    }
+    EXPECT_OK(t, be->ops->gla_forward(be, &g, o, q, k, v, gate, &err));
+    EXPECT_OK(t, be->ops->gla_backward(be, &g, dq, dk, dv, dgate, d_o, q, k, v, gate, &err));
+    if (!be->makes_gates)
+        be->ops->gla_gate_backward(be, made.da, made.dbias, dgate, made.a, made.bias, rows, keys, made.normalizer,
+                                   made.clamp);
+    keep(t, "dbias", made.dbias, be->real, keys, false);
+}
+
+enum { MADE_DA = 4, MADE_DBIAS };
+
+/* A slope is a sigmoid, at most 1, of dgate; a gate that lies at the corner may fall on either side of it. */
+static double *work_made(const trial *want, int index) {
+    const made_gate m = made_of(want->shape);
+    const int64_t keys = m.p.g.heads * m.p.g.key_dim, rows = m.p.nk / keys;
+    double *w = linear_work(&m.p, index < MADE_DA ? index : MADE_DA, NARROW), *sums = zeros(keys);
+    const double *da = numbers_of(want, MADE_DA);
+    for (int64_t i = 0; i < m.p.nk && index >= MADE_DA; i++) {
+        const double size = fabs(m.a[i]) + fabs(m.bias[i % keys]);
+        const double corner = fabs(open_gate(&m, i) - m.clamp) < 1e-4 / m.normalizer ? w[i] / m.normalizer / U : 0;
+        w[i] = w[i] / m.normalizer + fabs(da[i]) * (8 + size) + corner;
+        sums[i % keys] += w[i] + (double)(rows + 1) * fabs(da[i]);
+    }
+    return index == MADE_DBIAS ? sums : w;
 }
 
 /* A name and a reason for what a model needs. */
@@ -361,5 +441,7 @@ static const test_case SEQUENCES[] = {
      work_packed, NULL},
     {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},
     {"gla_forward gla_backward gla_left_bytes", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
+    {"gla_forward gla_backward gla_gate_forward gla_gate_backward", "gates of what makes them", DOUBLE, MADE_SHAPES,
+     run_made, work_made, NULL},
 };
 const case_list sequence_cases = {SEQUENCES, sizeof SEQUENCES / sizeof *SEQUENCES};

@@ -29,6 +29,11 @@ typedef struct ni_cuda_gla {
     uint32_t *amax[3], *turned_amax[3];
     void *
         left; /* what the forward leaves for the backward, ni_cuda_gla_chunk_bytes; NULL: the backward makes it again */
+    /* Gates are made of a and bias where they are read, and da and dbias in the place of dgate (ni_gla.made). a NULL: they are
+     * given. */
+    const void *a, *bias;
+    void *da, *dbias;
+    float normalizer, clamp;
     bool rings; /* compute capability 9.0: scans by warpgroups, for shapes that they are for (gla_scan.h) */
 } ni_cuda_gla;
 

@@ -21,6 +21,15 @@ enum {
     PAIR_THREADS = 256,   /* one for each channel and sub-block */
 };
 
+/* What gates are made of where none are given (gla_gate.cuh), and what becomes of dgate then. */
+typedef struct gla_made {
+    const bf16 *a; /* [rows, heads * key_dim]; NULL: they are given */
+    const float *bias;
+    float per, clamp; /* 1 / normalizer; in units of ln 2 */
+    bf16 *da;
+    float *dbias; /* [batch * chunks, heads * key_dim]: of each chunk */
+} gla_made;
+
 /* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */
 typedef struct gla_args {
     int seq, heads, key_dim, value_dim, chunks;
@@ -31,6 +40,7 @@ typedef struct gla_args {
     const float *gate;
     bf16 *o, *dq, *dk, *dv;
     float *dgate;
+    gla_made made;
     uint32_t *amax[3], *turned[3]; /* of dq, dk, dv; NULL: nobody asks */
     /* scratch, by record */
     bf16 *queries; /* [CHUNK, key_pad]: scale q exp(b_t), 0 in a document that began in the chunk */
@@ -95,6 +105,26 @@ static __device__ __forceinline__ void copy_tile(bf16 *to, int to_pitch, const b
     }
 }
 
+/* ---- gates that are made where they are read: of x = a + bias, in units of ln 2, as gla_gate.cu makes them ---- */
+
+#define LOG2E 1.44269504f
+
+static __device__ __forceinline__ float open_gate(float x, const gla_made &made) {
+    const float y = x * LOG2E;
+    return made.per * ((x < 0 ? y : 0) - __log2f(1 + exp2_approx(-fabsf(y))));
+}
+
+static __device__ __forceinline__ float gate_of(float x, const gla_made &made) {
+    const float gate = open_gate(x, made);
+    return gate < made.clamp ? made.clamp : gate;
+}
+
+/* da of dgate. */
+static __device__ __forceinline__ float slope_of(float x, float dgate, const gla_made &made) {
+    const float less = exp2_approx(-fabsf(x * LOG2E)), sigmoid = __fdividef(x > 0 ? less : 1, 1 + less); /* of -x */
+    return open_gate(x, made) < made.clamp ? 0 : dgate * made.per * sigmoid;
+}
+
 /* ---- a chunk of CHANNELS channels, for the pairs inside it ---- */
 
 typedef struct chunk_tile {
@@ -147,22 +177,28 @@ typedef struct loaded {
     bool steep; /* some of the block's are */
 } loaded;
 
-/* Loads channels [channel, channel + CHANNELS) and sums their gates, a thread for each channel of a sub-block. Ends in a
- * barrier. */
+/* Loads channels [channel, channel + CHANNELS) of a head and sums their gates, a thread for each channel of a sub-block.
+ * Ends in a barrier. */
+template <bool made>
 static __device__ __forceinline__ loaded load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
-                                                       int channel) {
-    const float log2e = 1.44269504f, lowest = -180;
+                                                       int head, int channel) {
+    const float lowest = -180;
     const int own = channel + threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int rows = a.seq - begin, here = own < a.key_dim ? rows - sub * SUB : 0;
     const int64_t pitch = (int64_t)a.heads * a.key_dim;
     copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_commit();
-    const float *from = a.gate + head_row + sub * SUB * pitch + own;
+    const int64_t first = head_row + sub * SUB * pitch + own;
+    const float bias = made && here > 0 ? a.made.bias[head * a.key_dim + own] : 0;
     float gate[SUB], fall = 0;
 #pragma unroll
-    for (int t = 0; t < SUB; t++, from += pitch) {
-        gate[t] = t < here ? *from * log2e : 0;
+    for (int t = 0; t < SUB; t++) {
+        const int64_t at = first + t * pitch;
+        if (made)
+            gate[t] = t < here ? gate_of(low_bf16(a.made.a[at]) + bias, a.made) : 0;
+        else
+            gate[t] = t < here ? a.gate[at] * LOG2E : 0;
         fall += t ? fabsf(gate[t]) : 0;
     }
     const uint32_t begins = begins_in(c, sub);

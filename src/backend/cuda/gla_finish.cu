@@ -3,6 +3,7 @@
  * Exponentials go through first and last positions of sub-blocks, and inside of one, in FP32, through its first where
  * gates are not steep and no document begins; else each pair has its own.
  */
+#include "backend/cuda/kernels.h"
 #include "gla_chunk.cuh"
 #include "turned.cuh"
 
@@ -18,6 +19,7 @@ typedef struct finish_tile {
     bf16 rounded[CHUNK][PITCH]; /* dP */
     chunk_tile chunk;
     float q[CHUNK][PITCH], k[CHUNK][PITCH]; /* S do_t and D v_t, then dq and dk but for pairs in a sub-block */
+    float dbias[SUBS][CHANNELS];
 } finish_tile;
 
 static __device__ __forceinline__ void load_d_pairs(finish_tile *c, const gla_args &a, int64_t record) {
@@ -198,6 +200,33 @@ static __device__ __noinline__ void add_any(finish_tile *c, int i, int first) {
     }
 }
 
+/* dgate of a thread's channel, as many positions as there are. */
+static __device__ __forceinline__ void store_column(float *to, int64_t pitch, const float (&dgate)[SUB], int here) {
+#pragma unroll
+    for (int t = 0; t < SUB; t++, to += pitch)
+        if (t < here)
+            *to = dgate[t];
+}
+
+/* da of it, from `first` on; returns what comes to dbias. */
+static __device__ __forceinline__ float store_gate_slopes(const gla_made &made, const float (&dgate)[SUB],
+                                                          int64_t first, int64_t pitch, int here, int column) {
+    const float bias = here > 0 ? made.bias[column] : 0;
+    float x[SUB], dbias = 0;
+#pragma unroll
+    for (int t = 0; t < SUB; t++)
+        x[t] = t < here ? low_bf16(made.a[first + t * pitch]) + bias : 0;
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        if (t >= here)
+            continue;
+        const float slope = slope_of(x[t], dgate[t], made);
+        made.da[first + t * pitch] = (bf16)pack_bf16(slope, 0);
+        dbias += slope;
+    }
+    return dbias;
+}
+
 /* dq and dk of `rows` positions and `width` channels, out of the places of q and k. */
 static __device__ __forceinline__ void store_slopes(const chunk_tile *c, const gla_args &a, int64_t to, int64_t pitch,
                                                     int rows, int width) {
@@ -240,7 +269,7 @@ static __device__ __forceinline__ void join_maxima(const chunk_tile *chunk, cons
     }
 }
 
-static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
+template <bool made> static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args a) {
     finish_tile *c = (finish_tile *)shared_memory();
     chunk_tile *chunk = &c->chunk;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
@@ -259,7 +288,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
 #pragma unroll 1
     for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
         load_inter(c, a, record, channel);
-        const loaded found = load_channels(chunk, a, head_row, begin, channel);
+        const loaded found = load_channels<made>(chunk, a, head_row, begin, head, channel);
         add_far(c, a, begin);
         __syncthreads();
         const uint32_t begins = begins_in(chunk, sub);
@@ -278,24 +307,35 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
         for (int later = SUBS - 1; later > sub; later--)
             sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
         const int here = channel + own < a.key_dim ? a.seq - begin - sub * SUB : 0;
-        float *to = a.dgate + head_row + (sub * SUB + SUB - 1) * pitch + channel + own;
+        const int64_t first = head_row + sub * SUB * pitch + channel + own;
+        float dgate[SUB];
 #pragma unroll
-        for (int t = SUB - 1; t >= 0; t--, to -= pitch) {
+        for (int t = SUB - 1; t >= 0; t--) {
             sum += slopes[t][own];
-            if (t < here)
-                *to = found.cut >> t & 1 ? 0 : sum;
+            dgate[t] = found.cut >> t & 1 ? 0 : sum;
             sum = begins >> t & 1 ? 0 : sum;
         }
+        if (made)
+            c->dbias[sub][own] = store_gate_slopes(a.made, dgate, first, pitch, here, head * a.key_dim + channel + own);
+        else
+            store_column(a.dgate + first, pitch, dgate, here);
         store_slopes(chunk, a, head_row + channel, pitch, a.seq - begin, a.key_dim - channel);
         join_maxima(chunk, a, known);
         __syncthreads();
+        if (made && sub == 0 && channel + own < a.key_dim)
+            a.made.dbias[((int64_t)batch * a.chunks + blockIdx.x) * pitch + head * a.key_dim + channel + own] =
+                c->dbias[0][own] + c->dbias[1][own] + c->dbias[2][own] + c->dbias[3][own];
     }
 }
 
 cudaError_t gla_launch_finish(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const dim3 grid((unsigned)a.chunks, (unsigned)(g->batch * g->heads));
-    const cudaError_t error = allow_shared(finish, sizeof(finish_tile));
-    return error ? error
-                 : (cudaError_t)ni_launch_following((cudaStream_t)stream, finish, grid, PAIR_THREADS,
-                                                    sizeof(finish_tile), a);
+    const auto kernel = a.made.a ? finish<true> : finish<false>;
+    cudaError_t error = allow_shared(kernel, sizeof(finish_tile));
+    if (!error)
+        error =
+            (cudaError_t)ni_launch_following((cudaStream_t)stream, kernel, grid, PAIR_THREADS, sizeof(finish_tile), a);
+    return error || !a.made.a ? error
+                              : (cudaError_t)ni_cuda_launch_add_partials(stream, (float *)g->dbias, a.made.dbias,
+                                                                         g->batch * a.chunks, g->heads * g->key_dim);
 }

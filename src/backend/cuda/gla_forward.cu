@@ -115,7 +115,7 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
         a.decay[record * a.key_pad + own] = c->begins[0] | c->begins[1] ? 0 : exp2_approx(c->b[CHUNK - 1][threadIdx.x]);
 }
 
-static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a) {
+template <bool made> static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a) {
     chunk_tile *c = (chunk_tile *)shared_memory();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int begin = blockIdx.x * CHUNK, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
@@ -127,7 +127,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
         __syncthreads();
-        const bool steep = load_channels(c, a, head_row, begin, channel).steep;
+        const bool steep = load_channels<made>(c, a, head_row, begin, head, channel).steep;
         store_decayed(c, a, record, begin, channel);
         if (begins_in(c, way.row) >> 1)
             add_pairs<true>(sum, c, way, steep);
@@ -164,8 +164,8 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 4) pairs(const gla_args a
 }
 
 cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    return launch(pairs, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)), PAIR_THREADS, sizeof(chunk_tile),
-                  stream, a);
+    return launch(a.made.a ? pairs<true> : pairs<false>, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)),
+                  PAIR_THREADS, sizeof(chunk_tile), stream, a);
 }
 
 /* ---- scan over chunks, by value columns ---- */
@@ -442,6 +442,9 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
         a->key_pad *= 2;
     a->scale = g->scale;
     a->doc_start = g->doc_start;
+    if (g->a)
+        a->made = {(const bf16 *)g->a, (const float *)g->bias, 1 / g->normalizer,
+                   g->clamp * LOG2E,   (bf16 *)g->da,          NULL};
     const size_t records = (size_t)(g->batch * g->heads * a->chunks), rows = records * CHUNK, key = (size_t)a->key_pad;
     char *base = (char *)workspace;
     const size_t chunks = lay_out_chunks(a, g, g->left ? g->left : workspace);
@@ -452,6 +455,8 @@ bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool back
         a->inter_k = (float *)take(base, &used, rows * key * sizeof *a->inter_k);
         a->crossing = (float *)take(base, &used, records * key * sizeof *a->crossing);
         a->d_pairs = (float *)take(base, &used, rows * CHUNK * sizeof *a->d_pairs);
+        if (g->a)
+            a->made.dbias = (float *)take(base, &used, records * (size_t)g->key_dim * sizeof *a->made.dbias);
     }
     *bytes = used;
     return true;

@@ -182,6 +182,9 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.lends_codes = ni_cuda_lends_codes;
     object->backend.multiply_many = ni_cuda_joins(cuda) ? ni_cuda_multiply_many : NULL;
     object->backend.clear_maxima = ni_cuda_clear_maxima;
+    object->backend.square_many = ni_cuda_square_many;
+    object->backend.clear_many = ni_cuda_clear_many;
+    object->backend.makes_gates = true;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;
     object->backend.companion = &ni_cuda_companion;

@@ -1,76 +1,15 @@
-/* optimizer.cu: AdamW, and sums in double.
+/* optimizer.cu: AdamW, and sums of squares under one scale.
  *
  * What is stored between steps must not depend on a fused multiply-add, so each operation is spelt: the bits are those
  * of src/backend/ref/optimizer.inc and scaled.c.
  */
-#include "backend/cuda/follow.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/list.cuh"
 #include "backend/cuda/narrow.cuh"
 
 #include <math.h>
 
-/* ---- sums: a fixed number of blocks, so that the tree depends on n alone ---- */
-
-static __global__ void sum_parts(double *partial, const float *x, int64_t n, bool squares) {
-    __shared__ double room[NI_WARPS];
-    double sum = 0;
-    for (NI_EACH(i, n)) {
-        const double v = x[i];
-        sum += squares ? v * v : v;
-    }
-    sum = ni_block_sum(sum, room);
-    if (threadIdx.x == 0)
-        partial[blockIdx.x] = sum;
-}
-
-static __global__ void sum_of_parts(double *out, const double *partial) {
-    __shared__ double room[NI_WARPS];
-    double sum = 0;
-    ni_wait_for_it();
-    for (int i = threadIdx.x; i < NI_CUDA_SUM_BLOCKS; i += blockDim.x)
-        sum += partial[i];
-    sum = ni_block_sum(sum, room);
-    if (threadIdx.x == 0)
-        *out = sum;
-}
-
-/* The same of plain FP32, four at a time; several are asked for before the first is waited for. */
-static __global__ void sum_parts_of_fours(double *partial, const float4 *x, int64_t fours, bool squares) {
-    enum { AT_ONCE = 4 };
-    __shared__ double room[NI_WARPS];
-    const int64_t step = (int64_t)gridDim.x * blockDim.x;
-    double a = 0, b = 0;
-    for (int64_t first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; first < fours; first += AT_ONCE * step) {
-        float4 v[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
-            if (first + i * step < fours)
-                v[i] = x[first + i * step];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            const double p = v[i].x, q = v[i].y, r = v[i].z, s = v[i].w;
-            if (first + i * step >= fours)
-                continue;
-            a += squares ? p * p + q * q : p + q;
-            b += squares ? r * r + s * s : r + s;
-        }
-    }
-    const double sum = ni_block_sum(a + b, room);
-    if (threadIdx.x == 0)
-        partial[blockIdx.x] = sum;
-}
-
-int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (n % 4 == 0 && ni_aligned(x))
-        sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
-    else
-        sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, n, squares);
-    const cudaError_t code = cudaGetLastError();
-    return code != cudaSuccess ? code
-                               : ni_launch_following(on, sum_of_parts, dim3(1), dim3(NI_THREADS), 0, out, partial);
-}
+/* ---- sums ---- */
 
 /* Squares of tensors under one scale each, many of them a launch: the parts of a tensor depend on its n alone. */
 

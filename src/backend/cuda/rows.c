@@ -229,6 +229,14 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
     memcpy(shape->amax, g->amax, sizeof shape->amax);
     memcpy(shape->turned_amax, g->turned_amax, sizeof shape->turned_amax);
     shape->left = g->left;
+    if (g->made) {
+        shape->a = g->made->a;
+        shape->bias = g->made->bias;
+        shape->da = g->made->da;
+        shape->dbias = g->made->dbias;
+        shape->normalizer = (float)g->made->normalizer;
+        shape->clamp = (float)g->made->clamp;
+    }
     const size_t bytes = ni_cuda_gla_workspace_bytes(shape, backward);
     if (ni_cuda_gla_chunk_bytes(shape) == 0 && g->batch * g->seq > 0)
         return nb_fail(

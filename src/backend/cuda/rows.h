@@ -10,6 +10,8 @@
 #include "backend/ops.inc"
 
 nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count,
-                                nb_error *err); /* nb_backend's */
+                                nb_error *err); /* nb_backend's, as the others */
+void ni_cuda_square_many(nb_backend *be, double *out, const void *const *x, const int64_t *n, int32_t count);
+void ni_cuda_clear_many(nb_backend *be, void *const *at, const size_t *bytes, int32_t count);
 
 #endif

@@ -1,5 +1,6 @@
 /* rows_optimizer.c: optimizer, reductions and tensors under one scale, handed to their kernels. */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/many.h"
 #include "backend/cuda/rows.h"
 
 static void *stream_of(nb_backend *be) {
@@ -40,6 +41,41 @@ void ni_cuda_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) 
     double *partial = partial_sums(be, "sum_squares");
     if (partial)
         ni_cuda_good(be, ni_cuda_launch_sum(stream_of(be), out, x, n, true, partial), "sum_squares");
+}
+
+static int32_t at_once(int32_t count) {
+    return count < NI_CUDA_LIST_MOST ? count : NI_CUDA_LIST_MOST;
+}
+
+void ni_cuda_square_many(nb_backend *be, double *out, const void *const *x, const int64_t *n, int32_t count) {
+    const size_t parts = (size_t)at_once(count) * NI_CUDA_SUM_BLOCKS;
+    double *partial = ni_cuda_scratch(be, parts * sizeof *partial, "sum_squares");
+    int code = cudaSuccess;
+    for (int32_t i = 0; partial && i < count && code == cudaSuccess; i += NI_CUDA_LIST_MOST)
+        code = ni_cuda_launch_squares(stream_of(be), out + i, x + i, n + i, at_once(count - i), partial);
+    ni_cuda_good(be, code, "sum_squares");
+}
+
+/* What a block alone would take long for is cleared by itself. */
+void ni_cuda_clear_many(nb_backend *be, void *const *at, const size_t *bytes, int32_t count) {
+    enum { MOST_BYTES = 1 << 16 };
+    void *small[NI_CUDA_LIST_MOST];
+    size_t its[NI_CUDA_LIST_MOST];
+    int32_t listed = 0;
+    int code = cudaSuccess;
+    for (int32_t i = 0; i < count; i++) {
+        if (bytes[i] > MOST_BYTES || bytes[i] % sizeof(uint32_t)) {
+            ni_cuda_fill_zero(be, at[i], bytes[i]);
+        } else {
+            small[listed] = at[i];
+            its[listed++] = bytes[i];
+        }
+        if (listed < NI_CUDA_LIST_MOST && i + 1 < count)
+            continue;
+        code = code == cudaSuccess ? ni_cuda_launch_clear(stream_of(be), small, its, listed) : code;
+        listed = 0;
+    }
+    ni_cuda_good(be, code, "clear_many");
 }
 
 void ni_cuda_scaled_squares_many(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {

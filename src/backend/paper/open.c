@@ -29,6 +29,7 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
 #define NI_OP_PLAIN(type, name, arguments) object->ops.name = ni_paper_##name;
 #include "backend/ops.inc"
     object->backend.multiply_many = hopper ? ni_paper_multiply_many : NULL; /* as cuda/open.c: memory */
+    object->backend.makes_gates = hopper;                                   /* likewise */
     object->backend.paper = true;
     object->backend.host_memory = !hopper;
     object->backend.lends_codes = ni_lends_codes;

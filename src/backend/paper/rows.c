@@ -232,8 +232,10 @@ static double value_bytes(nb_backend *be, const ni_gla *g) {
     return act(be, g->batch * g->seq * g->heads * g->value_dim);
 }
 
+/* Of gates, or of what they are made of. */
 static double gate_bytes(nb_backend *be, const ni_gla *g) {
-    return real(be, g->batch * g->seq * g->heads * g->key_dim);
+    const int64_t dim = g->heads * g->key_dim, n = g->batch * g->seq * dim;
+    return g->made ? act(be, n) + real(be, dim) : real(be, n);
 }
 
 /* Elements of all states that tokens go through. */
