@@ -48,6 +48,7 @@ typedef struct ni_source {
                                   columns beyond those of the numbers. */
     const int32_t *columns;    /* [column_count] backend memory: only these columns, in this order; NULL: all */
     int64_t column_count;
+    bool leading; /* that list is 0, 1, 2, ... */
     const nb_operand *row_scales, *column_scales; /* multiply row r (column c) by that operand's FP32 row scale r (c):
                                   scales that lie on a contraction, folded into the other operand (docs/gemm.md) */
 } ni_source;

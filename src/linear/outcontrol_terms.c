@@ -93,6 +93,7 @@ static ni_source codes_of(const ni_outcontrol_state *o, int part) {
     if (ni_outcontrol_is_filled_up(o, part)) {
         source.columns = o->places;
         source.column_count = o->channels[part];
+        source.leading = true;
     }
     return source;
 }

@@ -105,6 +105,25 @@ static void run_turned_product(trial *t) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
 }
 
+/* The first columns of codes, but for some, down a product. */
+enum { LEFT_OUT = 5 };
+static void keep_leading(trial *t, const nb_operand *codes, const nb_quantizer *q, const nb_operand *left,
+                         const nb_noise *noise) {
+    const int64_t count = codes->cols - LEFT_OUT;
+    int32_t *columns = poisoned(sizeof *columns * (size_t)count);
+    for (int64_t c = 0; c < count; c++)
+        columns[c] = (int32_t)c;
+    nb_operand some = placed(t, q, count, codes->rows, NI_RIGHT, &left->quantizer);
+    some.reread = false;
+    const ni_source source = {.operand = codes,
+                              .columns = upload(t, columns, sizeof *columns * (size_t)count),
+                              .column_count = count,
+                              .leading = true};
+    make(t, &source, &(ni_making){.out = &some, .transpose = true, .noise = noise}, 1);
+    const nb_mat out = nb_mat_of(output(t, "first columns of codes", NB_F32, 16 * count), NB_F32, 16, count);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &out, &(ni_term){.a = left, .b = &some}, 1, false, &err));
+}
+
 /* Numbers of double blocks for a product alone, down columns: of numbers, and of codes. */
 static void run_double_ways(trial *t) {
     static const int64_t sizes[2][2] = {{256, 256}, {128, 640}};
@@ -134,6 +153,7 @@ static void run_double_ways(trial *t) {
                      of_anew = nb_mat_of(output(t, "columns of codes", NB_F32, 16 * cols), NB_F32, 16, cols);
         EXPECT_OK(t, be->ops->multiply(be, &of_down, &(ni_term){.a = &left, .b = &down}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_anew, &(ni_term){.a = &left, .b = &anew}, 1, false, &err));
+        keep_leading(t, &codes, &column, &left, &noise);
     }
 }
 
@@ -220,6 +240,7 @@ static void run_eight_bits(trial *t) {
         EXPECT_OK(t, be->ops->multiply(be, &of_row, &(ni_term){.a = &row, .b = &right}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_anew, &(ni_term){.a = &left, .b = &anew}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_again, &(ni_term){.a = &left, .b = &again}, 1, false, &err));
+        keep_leading(t, &bytes, &q, &left, &noise);
     }
 }
 

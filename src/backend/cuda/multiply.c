@@ -90,8 +90,8 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
     const nb_qtensor codes = ni_codes_of(o);
     const bool across = o->form & NI_CUDA_ACROSS;
     *out = (side){.numbers = o->form & NI_CUDA_BORROWED ? o->numbers
-                             : across                   ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
-                                                        : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
+                             : across                   ? ni_cuda_across_matrix(o)
+                                                        : ni_cuda_value_matrix(o),
                   .transposed = across};
     if (o->form & NI_CUDA_CARRIED)
         return NB_OK;

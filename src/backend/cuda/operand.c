@@ -217,15 +217,15 @@ static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_opera
 }
 
 /* Its values are to hold what the codes decode to: the operand, and where that goes. */
-static nb_mat read_across(nb_operand *out, const nb_operand *from) {
+static nb_mat read_across(nb_operand *out) {
     out->form = NI_CUDA_ACROSS | NI_CUDA_UNCODED;
     out->outer = NULL;
-    return nb_mat_of(ni_cuda_values_of(out), NB_BF16, from->rows, from->cols);
+    return ni_cuda_across_matrix(out);
 }
 
 static nb_status decode_across(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     const nb_qtensor codes = ni_codes_of(from);
-    const nb_mat values = read_across(out, from);
+    const nb_mat values = read_across(out);
     return ni_cuda_status(be,
                           are_rows_decoded(&codes, &values, NB_ELEMENT_E2M1)
                               ? ni_cuda_decode_rows(stream_of(be), &values, &codes, 1)
@@ -278,13 +278,13 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
         NB_TRY(check_turn(out[i], from[i], &to, &source, err));
         NB_TRY(ni_cuda_check_coded(from[i], "turn", err));
         codes[listed] = ni_codes_of(from[i]);
-        values[listed] = nb_mat_of(ni_cuda_values_of(out[i]), NB_BF16, from[i]->rows, from[i]->cols);
+        values[listed] = ni_cuda_across_matrix(out[i]);
         if (!is_read_across(be, out[i], from[i]) ||
             !are_rows_decoded(&codes[listed], &values[listed], NB_ELEMENT_E2M1)) {
             NB_TRY(ni_cuda_turn(be, out[i], from[i], err));
             continue;
         }
-        read_across(out[i], from[i]);
+        read_across(out[i]);
         if (++listed < NI_CUDA_LIST_MOST)
             continue;
         code = ni_cuda_decode_rows(stream_of(be), values, codes, listed);

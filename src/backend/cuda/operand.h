@@ -54,6 +54,13 @@ static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
 }
 
+/* The same of an operand whose values lie across, [cols, rows]: rows of whole vectors. */
+static inline nb_mat ni_cuda_across_matrix(const nb_operand *o) {
+    nb_mat values = nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows);
+    values.stride = (o->rows + 7) / 8 * 8;
+    return values;
+}
+
 /* The values hold everything: they are multiplied by plain numbers, and have other scales than one, which stays outside
  * of that product too. */
 static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {

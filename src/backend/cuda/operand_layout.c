@@ -25,8 +25,9 @@ uint16_t *ni_cuda_values_of(const nb_operand *o) {
     return (uint16_t *)(void *)((char *)o->memory + ni_cuda_rounded(ni_canonical_bytes(o)));
 }
 
+/* Either way: across they lie in rows of whole vectors. */
 static size_t value_bytes(const nb_operand *o) {
-    return ni_cuda_rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t));
+    return ni_cuda_rounded((size_t)(ni_cuda_across_matrix(o).stride * o->cols) * sizeof(uint16_t));
 }
 
 uint8_t *ni_cuda_bytes_beside(const nb_operand *o) {

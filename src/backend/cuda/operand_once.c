@@ -60,7 +60,7 @@ ni_cuda_tile_copy ni_cuda_tile_copy_of(nb_backend *be, const ni_making *making, 
     out->outer = codes.tensor_scale;
     return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
                                .values = ni_cuda_values_of(out),
-                               .stride = making->transpose ? out->rows : out->cols,
+                               .stride = making->transpose ? ni_cuda_across_matrix(out).stride : out->cols,
                                .at = making->at,
                                .contraction = out->cols,
                                .codes = coded ? codes.codes : NULL,
@@ -272,9 +272,17 @@ static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_ma
 
 /* ---- making, at once: double blocks (quantize_double.cu) ---- */
 
+/* Codes of all columns, or of the first ones where values alone are made of them: kernels write whole vectors of these. */
+static bool is_simple_or_leading(nb_backend *be, const ni_source *source, const ni_making *making) {
+    ni_source rest = *source;
+    if (source->leading && !ni_cuda_are_codes_read(be, making))
+        rest.columns = NULL;
+    return ni_source_is_simple(&rest);
+}
+
 /* What the kernels read of it: numbers as they lie, or codes (`coded`: which ones); false: the four stages do. */
-static bool sixteens_source(const ni_source *source, const ni_making *making, bool (*coded)(const nb_quantizer *),
-                            ni_cuda_double_source *out) {
+static bool sixteens_source(nb_backend *be, const ni_source *source, const ni_making *making,
+                            bool (*coded)(const nb_quantizer *), ni_cuda_double_source *out) {
     const nb_mat *x = source->numbers;
     const nb_operand *from = source->operand;
     if (x) {
@@ -284,16 +292,19 @@ static bool sixteens_source(const ni_source *source, const ni_making *making, bo
         return ni_source_is_simple(source) && ni_cuda_is_sixteens(x->rows) && ni_cuda_is_sixteens(x->cols) &&
                x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
     }
-    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !coded(&from->quantizer))
+    if (!making->transpose || ni_is_plain(from) || !coded(&from->quantizer) ||
+        !is_simple_or_leading(be, source, making))
         return false;
-    *out = (ni_cuda_double_source){.rows = from->rows, .cols = from->cols, .codes = ni_codes_of(from)};
+    *out = (ni_cuda_double_source){
+        .rows = from->rows, .cols = source->columns ? source->column_count : from->cols, .codes = ni_codes_of(from)};
     return from->cols % 32 == 0;
 }
 
-static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+static bool is_double_copy(nb_backend *be, const ni_source *source, const ni_making *making,
+                           ni_cuda_double_source *out) {
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) ||
-        !ni_cuda_is_double(ni_making_quantizer(making)) || !sixteens_source(source, making, ni_cuda_is_double, out))
+        !ni_cuda_is_double(ni_making_quantizer(making)) || !sixteens_source(be, source, making, ni_cuda_is_double, out))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && out->rows % 128 == 0;
@@ -339,7 +350,7 @@ static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_maki
     const bool bytes = ni_cuda_is_mxfp8(q); /* of which only values are made here */
     if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
         !(has_block_rule(q) || (bytes && !ni_cuda_are_codes_read(be, making))) ||
-        !sixteens_source(source, making, bytes ? are_eights_or_bytes : are_eights, out) ||
+        !sixteens_source(be, source, making, bytes ? are_eights_or_bytes : are_eights, out) ||
         out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
@@ -430,7 +441,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         ni_cuda_double_source from;
         ni_cuda_columns columns;
         ni_cuda_split split;
-        if (!done[i] && is_double_copy(source, m, &from)) {
+        if (!done[i] && is_double_copy(be, source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_double(be, &from, m, err));
         } else if (!done[i] && ni_cuda_is_vector_copy(source, m, &from)) {
