@@ -34,7 +34,7 @@ printf 'name: x\nbase: nvfp4\nfprop: {x: {block: 1x32}}\n' > "$work/blocks.yaml"
 expect 2 "blocks.yaml:3: fprop.x: nvfp4: block must be 1x16 or 16x16" "$nibble" recipe check "$work/blocks.yaml"
 expect 2 "empty.yaml: is empty" "$nibble" recipe check "$work/empty.yaml"
 expect 2 "no recipe is called 'nvpf4'.*did you mean 'nvfp4'?" "$nibble" recipe show nvpf4
-expect 2 "no-such.yaml: No such file" "$nibble" recipe check "$work/no-such.yaml"
+expect 2 "no-such.yaml: cannot open: No such file" "$nibble" recipe check "$work/no-such.yaml"
 expect 2 "expected 'list', 'show NAME'" "$nibble" recipe shwo nvfp4
 expect 2 "unknown option --yml; did you mean --yaml?" "$nibble" recipe show nvfp4 --yml
 expect 2 "something is missing; usage: nibble recipe list, or: nibble recipe show NAME.*, or: nibble recipe check" "$nibble" recipe

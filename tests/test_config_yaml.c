@@ -190,7 +190,7 @@ static void bad_bases_are_refused(void **state) {
     expect_load(state, "c0", NB_BAD_CONFIG, "a chain of more than 8 files");
     expect_load(state, "c1", NB_OK, "");
     expect_load(state, "nothing", NB_BAD_CONFIG, "no recipe is called 'nothing'");
-    expect_load(state, "./nothing.yaml", NB_BAD_CONFIG, "./nothing.yaml: No such file");
+    expect_load(state, "./nothing.yaml", NB_BAD_CONFIG, "./nothing.yaml: cannot open: No such file");
     expect_load(state, "", NB_BAD_CONFIG, "empty");
 }
 

@@ -138,10 +138,6 @@ nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, d
 
 /* ---- what is printed ---- */
 
-static const char *bytes_text(double bytes, char *text, size_t size) {
-    return ni_bytes_text(bytes, text, size);
-}
-
 static void print_head(nb_backend *be, nb_trainer *trainer, const nb_run_config *config, int64_t step) {
     const nb_model_config *model = nb_model_get_config(nb_trainer_model(trainer));
     const ni_paper *paper = ni_paper_of(be);
@@ -155,7 +151,8 @@ static void print_head(nb_backend *be, nb_trainer *trainer, const nb_run_config 
     if (paper->hopper)
         puts("operands as on Hopper");
     else
-        printf("operands as on a CPU with %s, %d threads\n", nb_isa_name(paper->cpu.isa), (int)paper->cpu.threads);
+        printf("operands as on a CPU with %s, %d thread%s\n", nb_isa_name(paper->cpu.isa), (int)paper->cpu.threads,
+               paper->cpu.threads == 1 ? "" : "s");
 }
 
 static int largest_first(const void *a, const void *b) {
@@ -212,9 +209,9 @@ static void print_memory(const ni_paper *paper, const nb_trainer *trainer, doubl
     const int32_t count = memory_rows(paper, trainer, rows, &total);
     printf("\nmemory%62s %7s\n", "", "share");
     for (int32_t i = 0; i < count && rows[i].peak > 0; i++)
-        printf("  %-52s %13s %6.1f %%\n", rows[i].what, bytes_text((double)rows[i].peak, text, sizeof text),
+        printf("  %-52s %13s %6.1f %%\n", rows[i].what, ni_bytes_text((double)rows[i].peak, text, sizeof text),
                100 * (double)rows[i].peak / total);
-    printf("  %-52s %13s\n", "total, beside program and libraries", bytes_text(total, text, sizeof text));
+    printf("  %-52s %13s\n", "total, beside program and libraries", ni_bytes_text(total, text, sizeof text));
     if (!paper->hopper)
         ni_process_print(trainer, program, total);
 }

@@ -138,8 +138,9 @@ static bool show(void *context, int64_t done, int64_t total) {
 
 static void print_side(const char *name, const ni_corpus_side *s) {
     if (s->tokens > 0)
-        printf("  %-6s %12" PRId64 " tokens  %9" PRId64 " documents  %5.2f bytes/token  %" PRId64 " shard%s\n", name,
-               s->tokens, s->documents, (double)s->bytes / (double)s->tokens, s->shards, s->shards == 1 ? "" : "s");
+        printf("  %-6s %12" PRId64 " tokens  %9" PRId64 " %-9s  %5.2f bytes/token  %" PRId64 " shard%s\n", name,
+               s->tokens, s->documents, s->documents == 1 ? "document" : "documents",
+               (double)s->bytes / (double)s->tokens, s->shards, s->shards == 1 ? "" : "s");
 }
 
 static void print_summary(const tokenize_options *o, const ni_tokenizer *t, const ni_corpus_counts *counts,
