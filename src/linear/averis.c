@@ -324,7 +324,7 @@ static nb_status bare_numbers(const ni_linear_call *call, const nb_operand *from
 static nb_status wgrad_operands(const ni_linear_call *call, ni_linear *layer, const nb_operand **dy,
                                 const nb_operand **x, nb_error *err) {
     ni_cached_operand *of_dy[2] = {layer->operands[NB_DGRAD_DY], layer->operands[NB_WGRAD_DY]};
-    NB_TRY(ni_operands_ready(call, of_dy, 2, err));
+    NB_TRY(ni_operands_ready(call, of_dy, 2, NULL, err));
     *dy = &of_dy[1]->operand;
     return ni_operand_ready(call, layer, NB_WGRAD_X, x, err);
 }

@@ -51,6 +51,7 @@ enum { NI_MOST_TERMS = 4 };
 typedef struct ni_terms {
     ni_term list[NI_MOST_TERMS];
     int32_t count;
+    ni_beside beside; /* an operand among them that is placed and not made yet */
 } ni_terms;
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
@@ -148,7 +149,7 @@ typedef struct ni_mechanism {
     /* `terms` comes in as the one product of the layer's own operands, which are made afterwards if they are still in
      * it; the hook appends, changes, or takes out. Operands of its own it makes here: in scratch, those of dgrad with
      * ni_scratch_keep, for the products of all layers are summed at the end; those of wgrad hold as long, if not
-     * one_layer. */
+     * one_layer. One that is made of dY as it came may be left to `beside`. */
     nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
     /* With `terms`: the layer's own operands of W are read all the same, and *list gets what else is made of the

@@ -278,11 +278,13 @@ static nb_status look_at(const ni_linear_call *call, ni_cached_operand *o, const
     return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = &source, .transposed = transpose}, err);
 }
 
-/* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. */
+/* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. What is to be
+ * made *beside them, if it is of these numbers, is made too, and is then NULL. */
 static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count,
-                                 const nb_mat *numbers, const bool *transpose, nb_error *err) {
+                                 const nb_mat *numbers, const bool *transpose, const ni_beside **beside,
+                                 nb_error *err) {
     request requests[2];
-    ni_making makings[2];
+    ni_making makings[3];
     int32_t made = 0;
     nb_quantize_stats *stats;
     ni_source source = {.numbers = numbers};
@@ -303,8 +305,13 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
         else if (o->fold)
             source.column_scales = &o->fold->operand;
     }
-    if (made)
-        NB_TRY(call->be->ops->make_operands(call->be, &source, makings, made, err));
+    const bool with =
+        *beside && (*beside)->numbers->data == numbers->data && !source.row_scales && !source.column_scales;
+    if (with)
+        makings[made] = (*beside)->making;
+    if (made + with)
+        NB_TRY(call->be->ops->make_operands(call->be, &source, makings, made + with, err));
+    *beside = with ? NULL : *beside;
     for (int32_t i = 0; i < made; i++) {
         const nb_mat shown = as_it_came(call, requests[i].o, numbers);
         NB_TRY(show_made(call, &makings[i], &requests[i].o->name, &shown, err));
@@ -314,12 +321,13 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
 
 /* ---- making, of another role's operand: the same tensor, other way up ---- */
 
-static nb_status make_of_operand(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
+static nb_status make_of_operand(const ni_linear_call *call, ni_cached_operand *o, const ni_beside **beside,
+                                 nb_error *err) {
     nb_backend *be = call->be;
     const nb_operand *from = &o->source->operand;
     if (nb_quantizer_is_bf16(&from->quantizer)) { /* its numbers, which the rule may quantize */
         const bool transpose = !from->transposed;
-        return make_of_numbers(call, &o, 1, &from->numbers, &transpose, err);
+        return make_of_numbers(call, &o, 1, &from->numbers, &transpose, beside, err);
     }
     NB_TRY(open_operand(call, o, (shape){from->rows, from->cols}, err));
     if (o->rule.requantize && !nb_quantizer_is_bf16(&o->rule.quantizer)) {
@@ -446,7 +454,8 @@ static nb_status sources_ready(const ni_linear_call *call, const ni_cached_opera
     return o->fold ? ni_operand_ready(call, layer, o->fold->name.role, &ignored, err) : NB_OK;
 }
 
-static nb_status make(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count, nb_error *err) {
+static nb_status make(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count,
+                      const ni_beside **beside, nb_error *err) {
     bool done = false, transpose[2];
     nb_mat numbers;
     NB_TRY(sources_ready(call, list[0], err));
@@ -455,14 +464,15 @@ static nb_status make(const ni_linear_call *call, ni_cached_operand *const *list
     if (done)
         return NB_OK;
     if (list[0]->source)
-        return make_of_operand(call, list[0], err);
+        return make_of_operand(call, list[0], beside, err);
     for (int32_t i = 0; i < count; i++)
         transpose[i] = is_transposed(list[i]->name.role);
     NB_TRY(numbers_of(call, list[0], &numbers, err));
-    return make_of_numbers(call, list, count, &numbers, transpose, err);
+    return make_of_numbers(call, list, count, &numbers, transpose, beside, err);
 }
 
-nb_status ni_operands_ready(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count, nb_error *err) {
+nb_status ni_operands_ready(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count,
+                            const ni_beside *beside, nb_error *err) {
     for (int32_t i = 0; i < count; i++) {
         ni_cached_operand *now[2] = {list[i], NULL};
         int32_t together = 1;
@@ -473,20 +483,22 @@ nb_status ni_operands_ready(const ni_linear_call *call, ni_cached_operand *const
         for (int32_t j = i + 1; j < count && together == 1; j++)
             if (is_stale(call, list[j]) && same_numbers(list[i], list[j]))
                 now[together++] = list[j];
-        NB_TRY(make(call, now, together, err));
+        NB_TRY(make(call, now, together, &beside, err));
         for (int32_t j = 0; j < together; j++) {
             now[j]->fresh = now[j]->shown = true;
             now[j]->made++;
         }
     }
-    return NB_OK;
+    if (!beside)
+        return NB_OK;
+    return call->be->ops->make_operands(call->be, &(ni_source){.numbers = beside->numbers}, &beside->making, 1, err);
 }
 
 nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role role, const nb_operand **out,
                            nb_error *err) {
     ni_cached_operand *o = layer->operands[role];
     *out = &o->operand;
-    return ni_operands_ready(call, &o, 1, err);
+    return ni_operands_ready(call, &o, 1, NULL, err);
 }
 
 nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {

@@ -68,9 +68,15 @@ typedef struct ni_cached_operand {
     nb_operand operand;
 } ni_cached_operand;
 
-/* Makes those of the list that are stale. */
+/* An operand of a mechanism's own, made in the reading of the layer's operands that are made of the same numbers. */
+typedef struct ni_beside {
+    const nb_mat *numbers; /* NULL: there is none */
+    ni_making making;
+} ni_beside;
+
+/* Makes those of the list that are stale, and what is to be made beside them (NULL: nothing). */
 nb_status ni_operands_ready(const struct ni_linear_call *call, ni_cached_operand *const *list, int32_t count,
-                            nb_error *err);
+                            const ni_beside *beside, nb_error *err);
 /* The operand of this role, as the layer reads it. */
 nb_status ni_operand_ready(const struct ni_linear_call *call, struct ni_linear *layer, nb_role role,
                            const nb_operand **out, nb_error *err);

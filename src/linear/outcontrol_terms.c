@@ -421,19 +421,17 @@ static nb_status wgrad_x_ready(ni_outcontrol_state *o, const ni_linear_call *cal
                                               : x4_of_numbers(o, call, layer, x4, err);
 }
 
-/* F(dY^T). */
-static nb_status dy8_of_numbers(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                                nb_error *err) {
+/* F(dY^T), made beside wgrad.dy. */
+static nb_status place_dy8(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                           ni_beside *beside, nb_error *err) {
     const ni_operand_request request = {.quantizer = &mxfp8,
                                         .other = &mxfp8,
                                         .rows = layer->out,
                                         .cols = call->x->rows,
                                         .side = NI_LEFT,
                                         .multiplied_only = true};
-    const ni_source gradient = {.numbers = &call->dy[layer->index]};
-    NB_TRY(ni_operand_place(call, &request, &o->wgrad_dy8, err));
-    return call->be->ops->make_operands(call->be, &gradient, &(ni_making){.out = &o->wgrad_dy8, .transpose = true}, 1,
-                                        err);
+    *beside = (ni_beside){.numbers = &call->dy[layer->index], .making = {.out = &o->wgrad_dy8, .transpose = true}};
+    return ni_operand_place(call, &request, &o->wgrad_dy8, err);
 }
 
 static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
@@ -441,7 +439,7 @@ static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     const nb_operand *dys[NI_OUT_PARTS] = {&o->wgrad_dy8, terms->list[0].a};
     NB_TRY(wgrad_x_ready(o, call, layer, err));
     if (o->channels[NI_OUT_FP8] > 0)
-        NB_TRY(dy8_of_numbers(o, call, layer, err));
+        NB_TRY(place_dy8(o, call, layer, &terms->beside, err));
     terms->count = 0;
     for (int part = 0; part < NI_OUT_PARTS; part++)
         if (o->channels[part] > 0)

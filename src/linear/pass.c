@@ -88,13 +88,17 @@ static bool reads(const ni_terms *terms, const nb_operand *operand) {
     return false;
 }
 
-/* The layer's own operands that these products read, those of one matrix side by side. */
+/* The layer's own operands that these products read, those of one matrix side by side, and a mechanism's beside them.
+ */
 static nb_status make_what_is_read(const ni_linear_call *call, ni_linear *layer, const ni_terms *const *products,
                                    int32_t count, nb_error *err) {
     static const nb_role order[NB_ROLE_COUNT] = {NB_FPROP_X,  NB_WGRAD_X,  NB_FPROP_W,
                                                  NB_DGRAD_DY, NB_WGRAD_DY, NB_DGRAD_W};
     ni_cached_operand *list[NB_ROLE_COUNT];
+    const ni_beside *beside = NULL;
     int32_t found = 0;
+    for (int32_t p = 0; p < count; p++)
+        beside = products[p]->beside.numbers ? &products[p]->beside : beside;
     for (int32_t i = 0; i < NB_ROLE_COUNT && layer->plan.quantized; i++) {
         ni_cached_operand *o = layer->operands[order[i]];
         bool wanted = false;
@@ -103,7 +107,7 @@ static nb_status make_what_is_read(const ni_linear_call *call, ni_linear *layer,
         if (wanted || (found == 1 && ni_comes_early(call, o)))
             list[found++] = o;
     }
-    return ni_operands_ready(call, list, found, err);
+    return ni_operands_ready(call, list, found, beside, err);
 }
 
 /* ---- staleness ---- */

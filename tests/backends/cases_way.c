@@ -244,11 +244,96 @@ static void run_eight_bits(trial *t) {
     }
 }
 
+/* Columns of normal numbers times 2^100, 2^-90, 1 and, where sums of them are not compared, 2^-130; there are an Inf
+ * and a NaN among them. */
+static nb_mat wild_columns(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride, bool compared) {
+    static const int powers[] = {100, -90, 0, -130};
+    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
+    float *x = m.data;
+    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
+    for (int64_t i = 0; i < rows * stride; i++) {
+        const int64_t r = i / stride, c = i % stride;
+        if (c < cols)
+            x[i] = c == 5 && r == 40   ? INFINITY
+                   : c == 70 && r == 9 ? NAN
+                                       : (float)ldexp(x[i], powers[c % (compared ? 3 : 4)]);
+        narrow[i] = ni_bf16_even(x[i]);
+    }
+    nb_mat out = m;
+    out.dtype = type;
+    out.data = upload(t, type == NB_F32 ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type));
+    out.amax = NULL;
+    return out;
+}
+
+/* All that a product reads of an operand of columns. */
+static void keep_columns(trial *t, const char *what, const nb_quantizer *left, const nb_operand *right) {
+    const nb_operand ones = picker(t, left, right->cols, right->cols, NI_LEFT, &right->quantizer);
+    const nb_mat c = nb_mat_of(output(t, what, NB_F32, right->cols * right->rows), NB_F32, right->cols, right->rows);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &ones, .b = right}, 1, false, &err));
+}
+
+static void expect_same_memory(trial *t, const char *what, const nb_operand *a, const nb_operand *b) {
+    const size_t bytes = t->be->ops->operand_bytes(t->be, a);
+    const int32_t unlike = differing(t, a->memory, b->memory, bytes) + (a->form != b->form);
+    record(t, what, &unlike, NB_I32, 1, true);
+}
+
+/* Double blocks and MXFP8 of the same columns, for products alone, in one reading: as each of them alone; behind a copy
+ * of rows, and without one. */
+static void run_two_formats_down(trial *t) {
+    static const int64_t sizes[2][2] = {{256, 80}, {128, 128}};
+    static const int bits[] = {0, 8, 16};
+    enum { NUMBERS = 4 };
+    const int64_t rows = sizes[t->shape][0], cols = sizes[t->shape][1], stride = cols + 8;
+    const nb_noise noise = noise_at(t);
+    for (int i = 0; i < 6 * NUMBERS; i++) {
+        const int kind = i / 6, way = i % 6;
+        const bool with_rows = cols % 128 == 0 && way % 2 == 0;
+        const nb_dtype type = i == 4 ? NB_F32 : NB_BF16;
+        if (kind > 0 && way % 3 != kind % 3)
+            continue;
+        nb_quantizer row = ni_format_family_find("nvfp4")->defaults, column,
+                     q = ni_format_family_find("mxfp8")->defaults;
+        row.outer = NB_OUTER_ROW128;
+        column = row;
+        column.rule = way & 1 ? NB_RULE_HEADROOM : NB_RULE_ABSMAX;
+        column.hadamard_size = way & 1 ? 16 : 0;
+        column.hadamard_signs = way & 1 ? NB_SIGNS_FRESH : NB_SIGNS_NONE;
+        column.round = bits[way / 2] ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
+        column.sr_bits = bits[way / 2] == 16 ? 16 : 8;
+        q.rule = way % 3 == 0 ? NB_RULE_CEIL : way % 3 == 1 ? NB_RULE_FLOOR : NB_RULE_CEIL_LOG2;
+        const nb_mat x = kind < 2 ? uploaded(t, kind ? DATA_WIDE : DATA_NORMAL, type, rows, cols, stride)
+                                  : wild_columns(t, type, rows, cols, stride, kind == 2);
+        nb_operand a = placed(t, &row, rows, cols, NI_LEFT, &row),
+                   four = placed(t, &column, cols, rows, NI_RIGHT, &row),
+                   eight = placed(t, &q, cols, rows, NI_RIGHT, &q), alone[2] = {four, eight};
+        four.reread = eight.reread = false;
+        for (int k = 0; k < 2; k++) {
+            alone[k].reread = false;
+            alone[k].memory = scratch(t, t->be->ops->operand_bytes(t->be, &alone[k]));
+            make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone[k], .transpose = true, .noise = &noise}, 1);
+        }
+        const ni_making all[3] = {{.out = &a, .noise = &noise},
+                                  {.out = &four, .transpose = true, .noise = &noise},
+                                  {.out = &eight, .transpose = true}};
+        make(t, &(ni_source){.numbers = &x}, with_rows ? all : all + 1, with_rows ? 3 : 2);
+        expect_same_memory(t, "double blocks, with and without MXFP8", &four, &alone[0]);
+        expect_same_memory(t, "MXFP8, with and without double blocks", &eight, &alone[1]);
+        if (kind == 3)
+            continue;
+        keep_columns(t, "double blocks", &row, &four);
+        keep_columns(t, "MXFP8", &q, &eight);
+    }
+}
+
 static const test_case OPERAND_WAYS[] = {
     {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
     {"make_operands multiply", "MXFP8, numbers alone", BITS, WAYS, run_eight_bits, NULL, NULL},
     {"turn multiply", "numbers of rows, for a product", BITS, 1, run_turned_product, NULL, NULL},
     {"make_operands multiply", "double blocks, numbers alone", BITS, 2, run_double_ways, NULL, NULL},
+    {"make_operands multiply", "double blocks and MXFP8 down the same columns", BITS, 2, run_two_formats_down, NULL,
+     NULL},
     {"turn multiply", "one scale, times codes and times numbers", BITS, 1, run_by_numbers, NULL, NULL},
 };
 const case_list way_cases = {OPERAND_WAYS, sizeof OPERAND_WAYS / sizeof *OPERAND_WAYS};

@@ -6,6 +6,7 @@
 #include "backend/cuda/list.h"
 #include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
+#include "backend/cuda/quantize_double_eight.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
@@ -432,6 +433,23 @@ static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_
            is_block_copy(be, source, column, &from);
 }
 
+/* The next making goes with this column copy of double blocks: MXFP8 down the same columns, both for products alone. */
+static bool is_eight_beside(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                            const ni_making *making, const ni_making *next) {
+    const nb_quantizer *q = ni_making_quantizer(next);
+    ni_cuda_double_source same;
+    return making->transpose && from->numbers && !from->wide && !ni_cuda_are_codes_read(be, making) &&
+           next->transpose && ni_cuda_is_mxfp8(q) && q->hadamard_size == 0 && is_block_copy(be, source, next, &same);
+}
+
+static nb_status make_double_and_eight(nb_backend *be, const ni_cuda_double_source *from, const ni_making *makings,
+                                       nb_error *err) {
+    const ni_cuda_tile_copy copies[2] = {ni_cuda_tile_copy_of(be, &makings[0], false),
+                                         ni_cuda_tile_copy_of(be, &makings[1], false)};
+    return ni_cuda_status(be, ni_cuda_quantize_double_and_eight(stream_of(be), from, &copies[0], &copies[1]),
+                          "quantize: double blocks and MXFP8 down columns", err);
+}
+
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
@@ -442,8 +460,10 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         ni_cuda_columns columns;
         ni_cuda_split split;
         if (!done[i] && is_double_copy(be, source, m, &from)) {
-            done[i] = NI_CUDA_MADE;
-            NB_TRY(make_double(be, &from, m, err));
+            const bool pair = i + 1 < count && !done[i + 1] && is_eight_beside(be, source, &from, m, m + 1);
+            done[i] = done[i + pair] = NI_CUDA_MADE;
+            NB_TRY(pair ? make_double_and_eight(be, &from, m, err) : make_double(be, &from, m, err));
+            i += pair;
         } else if (!done[i] && ni_cuda_is_vector_copy(source, m, &from)) {
             done[i] = NI_CUDA_MADE;
             NB_TRY(ni_cuda_make_vector(be, source, &from, m, err));
