@@ -39,6 +39,13 @@ nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_maki
     return be->ops->make_operands(be, &(ni_source){.numbers = c->clamped}, making, 1, err);
 }
 
+nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                    const int32_t *const *columns, int32_t count, nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(be->ops->decode(be, out, from[i], false, columns[i], true, err));
+    return NB_OK;
+}
+
 nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,
                              nb_error *err) {
     NB_TRY(be->ops->decode(be, out, from, false, NULL, true, err));

@@ -122,6 +122,10 @@ nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void *
 nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                               nb_error *err);
 
+/* decode_columns by `decode`. */
+nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                    const int32_t *const *columns, int32_t count, nb_error *err);
+
 /* make_clamped, decode_with_rest and make_compensated by the table's other operations. */
 nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err);
 nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,

@@ -222,17 +222,14 @@ static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_
     return show_w(o, call, layer, &master, err);
 }
 
-/* Decodes a part into its columns of `whole` (F32). */
-static nb_status join_part(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int part,
-                           const nb_mat *whole, nb_error *err) {
+/* Decodes a part whose blocks are filled up into its columns of `whole` (F32). */
+static nb_status join_filled(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int part,
+                             const nb_mat *whole, nb_error *err) {
     nb_backend *be = o->group->be;
-    const nb_operand *codes = &o->w[layer->index][part];
     size_t mark = scratch->used;
     nb_mat wide, channels;
-    if (!ni_outcontrol_is_filled_up(o, part))
-        return be->ops->decode(be, whole, codes, false, columns_of(o, part), true, err);
     NB_TRY(place_wide(o, scratch, NB_F32, whole->rows, part, &wide, err));
-    NB_TRY(be->ops->decode(be, &wide, codes, false, NULL, true, err));
+    NB_TRY(be->ops->decode(be, &wide, &o->w[layer->index][part], false, NULL, true, err));
     channels = channels_of(o, &wide, part);
     be->ops->scatter_columns(be, whole, &channels, columns_of(o, part), false);
     scratch->used = mark;
@@ -242,10 +239,21 @@ static nb_status join_part(const ni_outcontrol_state *o, const ni_linear *layer,
 /* The parts from `first` on. */
 static nb_status join(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int first,
                       const nb_mat *whole, nb_error *err) {
-    for (int part = first; part < NI_OUT_PARTS; part++)
-        if (o->channels[part] > 0)
-            NB_TRY(join_part(o, layer, scratch, part, whole, err));
-    return NB_OK;
+    nb_backend *be = o->group->be;
+    const nb_operand *codes[NI_OUT_PARTS];
+    const int32_t *columns[NI_OUT_PARTS];
+    int32_t count = 0;
+    for (int part = first; part < NI_OUT_PARTS; part++) {
+        if (o->channels[part] == 0)
+            continue;
+        if (ni_outcontrol_is_filled_up(o, part)) {
+            NB_TRY(join_filled(o, layer, scratch, part, whole, err));
+            continue;
+        }
+        codes[count] = &o->w[layer->index][part];
+        columns[count++] = columns_of(o, part);
+    }
+    return count ? be->ops->decode_columns(be, whole, codes, columns, count, err) : NB_OK;
 }
 
 /* ---- fprop: two terms ---- */

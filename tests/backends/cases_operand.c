@@ -236,6 +236,33 @@ static void run_decode(trial *t) {
     }
 }
 
+/* Two operands into columns of one matrix: all of its columns, and some of them, whose neighbours stay. The last shape
+ * has longer rows than a kernel may hold. */
+static void run_decode_columns(trial *t) {
+    enum { SHAPES = 3 };
+    static const int64_t ROWS[SHAPES] = {5, 70, 3}, EIGHTS[SHAPES] = {32, 128, 2944}, FOURS[SHAPES] = {128, 768, 9472};
+    const int64_t rows = ROWS[t->shape], eights = EIGHTS[t->shape], fours = FOURS[t->shape], cols = eights + fours;
+    const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
+    nb_quantizer blocks = nvfp4(1);
+    blocks.outer = NB_OUTER_ROW128;
+    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
+    for (int64_t c = 0; c < cols; c++)
+        columns[c] = (int32_t)((11 * c + 3) % cols);
+    const int32_t *first = upload(t, columns, sizeof *columns * (size_t)cols), *at[2] = {first, first + eights};
+    for (int i = 0; i < 4; i++) {
+        const int64_t wide = i % 2 ? cols + 12 : cols;
+        const data_kind kind = i / 2 ? DATA_CORNERS : DATA_NORMAL;
+        const nb_mat x = uploaded(t, kind, NB_F32, rows, eights, eights),
+                     y = uploaded(t, kind, NB_F32, rows, fours, fours);
+        const nb_operand eight = made(t, &bytes, &x, NI_RIGHT, &bytes),
+                         four = made(t, &blocks, &y, NI_RIGHT, &blocks), *const from[2] = {&eight, &four};
+        const nb_mat whole = nb_mat_of(output(t, "of two", NB_F32, rows * wide), NB_F32, rows, wide),
+                     half = nb_mat_of(output(t, "of one", NB_F32, rows * wide), NB_F32, rows, wide);
+        EXPECT_OK(t, t->be->ops->decode_columns(t->be, &whole, from, at, 2, &err));
+        EXPECT_OK(t, t->be->ops->decode_columns(t->be, &half, &from[1], &at[1], 1, &err));
+    }
+}
+
 /* One scale a row: as many numbers as a warp may hold of it in registers, and more. */
 static void run_long_rows(trial *t) {
     static const int64_t widths[] = {1040, 2064, 6160};
@@ -268,5 +295,6 @@ static const test_case OPERANDS[] = {
     {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
+    {"decode_columns", "two formats", BITS, 3, run_decode_columns, NULL, NULL},
 };
 const case_list operand_cases = {OPERANDS, sizeof OPERANDS / sizeof *OPERANDS};

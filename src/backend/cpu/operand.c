@@ -324,6 +324,11 @@ nb_status ni_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *fro
     return ni_cpu_dequantize(be, out, &codes, transpose, with_outer, err);
 }
 
+nb_status ni_cpu_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                const int32_t *const *columns, int32_t count, nb_error *err) {
+    return ni_compose_decode_columns(be, out, from, columns, count, err);
+}
+
 nb_status ni_cpu_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     return ni_ref_canonical(be, out, from, err);
 }

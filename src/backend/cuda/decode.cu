@@ -52,29 +52,75 @@ template <bool BF16> static __global__ void decode_blocks(nb_mat out, nb_qtensor
     }
 }
 
-/* Into chosen columns of FP32 numbers, eight codes a thread. */
-template <bool BYTES>
-static __global__ void __launch_bounds__(THREADS) decode_chosen(nb_mat out, nb_qtensor t, const int32_t *columns) {
-    const uint32_t across = (uint32_t)t.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, r = i / across;
-    const int64_t c = (i - r * across) * 8;
-    if (r >= t.rows)
-        return;
-    const ni_eight x = BYTES ? ni_decode_bytes(t, r, c) : ni_decode_eight(t, r, c);
-    const int4 low = __ldg((const int4 *)(columns + c)), high = __ldg((const int4 *)(columns + c + 4));
-    const int to[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    float *const row = (float *)out.data + r * out.stride;
+/* ---- columns of FP32 numbers ---- */
+
+/* Rows of a part, eight codes a thread, to where its columns are in rows of the whole. */
+static __device__ void spread(float *tile, int cols, const nb_qtensor &t, const int32_t *columns, int64_t r0,
+                              int rows) {
+    const bool bytes = t.quantizer.element == NB_ELEMENT_E4M3;
+    const uint32_t across = (uint32_t)t.cols / 8, units = (uint32_t)rows * across;
+    for (uint32_t i = threadIdx.x; i < units; i += THREADS) {
+        const uint32_t r = i / across;
+        const int64_t c = (i - r * across) * 8;
+        const ni_eight x = bytes ? ni_decode_bytes(t, r0 + r, c) : ni_decode_eight(t, r0 + r, c);
+        const int4 low = __ldg((const int4 *)(columns + c)), high = __ldg((const int4 *)(columns + c + 4));
+        const int to[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int k = 0; k < 8; k++)
-        row[to[k]] = ni_f32_add(0.0f, x.x[k]); /* as scatter_columns */
+        for (int k = 0; k < 8; k++)
+            tile[r * cols + to[k]] = ni_f32_add(0.0f, x.x[k]); /* as scatter_columns */
+    }
 }
 
-static bool are_eights(const nb_mat *out, const nb_qtensor *from, const int32_t *columns) {
+/* Some rows in shared memory, which are written as they lie; `others`: columns that no part has stay. */
+static __global__ void __launch_bounds__(THREADS)
+    decode_columns(const __grid_constant__ ni_cuda_column_codes d, int each, bool others) {
+    extern __shared__ float4 tile[];
+    const int64_t r0 = blockIdx.x * (int64_t)each, stride = d.out.stride / 4;
+    const int cols = (int)d.out.cols, rows = (int)min((int64_t)each, d.out.rows - r0);
+    const uint32_t across = (uint32_t)cols / 4, units = (uint32_t)rows * across;
+    float4 *const out = (float4 *)d.out.data + r0 * stride;
+    for (uint32_t i = threadIdx.x; others && i < units; i += THREADS)
+        tile[i] = out[i / across * stride + i % across];
+    __syncthreads();
+    for (int part = 0; part < d.count; part++)
+        spread((float *)tile, cols, d.parts[part], d.columns[part], r0, rows);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < units; i += THREADS)
+        out[i / across * stride + i % across] = tile[i];
+}
+
+enum { TILE_ROOM = 16 * 1024, MOST_TILE_ROOM = 48 * 1024, BLOCKS_EACH = 4 };
+
+static bool are_eights(const nb_qtensor *from, const int32_t *columns) {
     const nb_quantizer *q = &from->quantizer;
-    return out->dtype == NB_F32 && from->cols % 8 == 0 && from->rows * (from->cols / 8) <= INT32_MAX &&
-           ni_aligned(from->codes) && ni_aligned(columns) &&
+    return from->cols % 8 == 0 && ni_aligned(from->codes) && ni_aligned(columns) &&
            (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_E4M3) &&
            (q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0);
 }
+
+bool ni_cuda_can_decode_columns(const ni_cuda_column_codes *d) {
+    const nb_mat *const out = &d->out;
+    bool can = out->dtype == NB_F32 && out->cols % 4 == 0 && out->stride % 4 == 0 && ni_aligned(out->data) &&
+               out->cols * (int64_t)sizeof(float) <= MOST_TILE_ROOM;
+    for (int i = 0; i < d->count; i++)
+        can = can && are_eights(&d->parts[i], d->columns[i]);
+    return can;
+}
+
+int ni_cuda_launch_decode_columns(void *stream, const ni_cuda_column_codes *d, int multiprocessors) {
+    const int64_t bytes = d->out.cols * (int64_t)sizeof(float),
+                  busy = ni_divide_up(d->out.rows, (int64_t)multiprocessors * BLOCKS_EACH);
+    int64_t each = bytes < TILE_ROOM ? TILE_ROOM / bytes : 1, width = 0;
+    each = each < busy ? each : busy;
+    for (int i = 0; i < d->count; i++)
+        width += d->parts[i].cols;
+    if (d->out.rows * bytes > 0)
+        decode_columns<<<(unsigned)ni_divide_up(d->out.rows, each), THREADS, (size_t)(each * bytes),
+                         (cudaStream_t)stream>>>(*d, (int)each, width < d->out.cols);
+    return cudaGetLastError();
+}
+
+/* ---- launches ---- */
 
 static bool are_blocks(const nb_mat *out, const nb_qtensor *from) {
     const nb_quantizer *q = &from->quantizer;
@@ -92,14 +138,6 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
             decode_blocks<true><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
         else
             decode_blocks<false><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
-        return cudaGetLastError();
-    }
-    if (columns && !transpose && outer && are_eights(out, from, columns)) {
-        const unsigned grid = (unsigned)ni_divide_up(from->rows * (from->cols / 8), THREADS);
-        if (grid && from->quantizer.element == NB_ELEMENT_E4M3)
-            decode_chosen<true><<<grid, THREADS, 0, (cudaStream_t)stream>>>(*out, *from, columns);
-        else if (grid)
-            decode_chosen<false><<<grid, THREADS, 0, (cudaStream_t)stream>>>(*out, *from, columns);
         return cudaGetLastError();
     }
     if (from->rows * from->cols > 0)

@@ -306,6 +306,11 @@ static nb_status decode_plain(nb_backend *be, const nb_mat *out, const nb_operan
     return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), out, &numbers, columns, false), "decode", err);
 }
 
+static nb_status decode_columns(nb_backend *be, const ni_cuda_column_codes *codes, nb_error *err) {
+    return ni_cuda_status(be, ni_cuda_launch_decode_columns(stream_of(be), codes, ni_cuda_of(be)->multiprocessors),
+                          "decode: columns", err);
+}
+
 nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                          const int32_t *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
@@ -313,10 +318,32 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
         return decode_plain(be, out, from, transpose, columns, err);
     NB_TRY(ni_cuda_check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
+    if (with_outer && columns) {
+        const ni_cuda_column_codes alone = {.out = *out, .parts = {codes}, .columns = {columns}, .count = 1};
+        if (ni_cuda_can_decode_columns(&alone))
+            return decode_columns(be, &alone, err);
+    }
     if (with_outer && !transpose && !columns && are_rows_decoded(&codes, out, NB_ELEMENT_E2M1))
         return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes, 1), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
+}
+
+nb_status ni_cuda_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                 const int32_t *const *columns, int32_t count, nb_error *err) {
+    ni_cuda_column_codes all = {.out = *out};
+    bool coded = count <= NI_CUDA_COLUMN_CODES;
+    for (int32_t i = 0; i < count && coded; i++) {
+        NB_TRY(ni_check_decode(out, from[i], false, columns[i], err));
+        coded = !ni_is_plain(from[i]);
+        if (!coded)
+            break;
+        NB_TRY(ni_cuda_check_coded(from[i], "decode", err));
+        all.parts[all.count] = ni_codes_of(from[i]);
+        all.columns[all.count++] = columns[i];
+    }
+    return coded && ni_cuda_can_decode_columns(&all) ? decode_columns(be, &all, err)
+                                                     : ni_compose_decode_columns(be, out, from, columns, count, err);
 }
 
 nb_status ni_cuda_decode_with_rest(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,

@@ -257,6 +257,17 @@ int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qt
 int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
                           const int32_t *columns, bool outer);
 
+/* Codes of four bits or E4M3 in blocks, each into its columns of FP32 numbers; no column twice. */
+enum { NI_CUDA_COLUMN_CODES = 2 };
+typedef struct ni_cuda_column_codes {
+    nb_mat out;
+    nb_qtensor parts[NI_CUDA_COLUMN_CODES];
+    const int32_t *columns[NI_CUDA_COLUMN_CODES];
+    int count;
+} ni_cuda_column_codes;
+bool ni_cuda_can_decode_columns(const ni_cuda_column_codes *codes);
+int ni_cuda_launch_decode_columns(void *stream, const ni_cuda_column_codes *codes, int multiprocessors);
+
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
 int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
 

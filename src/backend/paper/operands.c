@@ -415,6 +415,24 @@ nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *f
     return NB_OK;
 }
 
+nb_status ni_paper_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                  const int32_t *const *columns, int32_t count, nb_error *err) {
+    (void)columns;
+    double read = 0, n = 0, most = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const nb_operand *o = from[i];
+        const double numbers = (double)(o->rows * o->cols);
+        NB_TRY(ni_check_decode(out, o, false, columns[i], err));
+        read += ni_is_plain(o) ? ni_paper_mat_bytes(&o->numbers)
+                               : (double)nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total;
+        n += numbers;
+        most = numbers > most ? numbers : most;
+    }
+    NI_PAPER_NOTE(decode_columns, read, sizeof(float) * n, NI_PAPER_stages, n); /* as decode */
+    ni_paper_room(be, NI_ROOM_PART, sizeof(float) * most);
+    return NB_OK;
+}
+
 nb_status ni_paper_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     NB_TRY(ni_check_canonical(out, from, err));
     const double bytes = (double)nb_qtensor_bytes(&out->quantizer, out->rows, out->cols).total;

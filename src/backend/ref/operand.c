@@ -247,6 +247,11 @@ nb_status ni_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *fro
     return ni_ref_dequantize(be, out, &codes, transpose, with_outer, err);
 }
 
+nb_status ni_ref_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
+                                const int32_t *const *columns, int32_t count, nb_error *err) {
+    return ni_compose_decode_columns(be, out, from, columns, count, err);
+}
+
 nb_status ni_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     (void)be;
     NB_TRY(ni_check_canonical(out, from, err));
