@@ -276,7 +276,7 @@ static __global__ void column_sum(const __grid_constant__ ni_cuda_column_sum s, 
     const int64_t r0 = blockIdx.x * (int64_t)each;
     const int cols = (int)s.out.cols, rows = (int)min((int64_t)each, s.out.rows - r0);
     float *const out = (float *)s.out.data + r0 * s.out.stride;
-    const float *from = (const float *)s.from.data + r0 * s.from.stride;
+    const float *const from = (const float *)s.from.data + r0 * s.from.stride;
     for (int i = (int)threadIdx.x; i < rows * cols; i += NI_THREADS)
         sum[i] = s.add ? out[i / cols * s.out.stride + i % cols] : 0.0f;
     for (int part = 0; part < s.count; part++) {
@@ -284,9 +284,8 @@ static __global__ void column_sum(const __grid_constant__ ni_cuda_column_sum s, 
         __syncthreads();
         for (int i = (int)threadIdx.x; i < rows * width; i += NI_THREADS) {
             float *const to = &sum[i / width * cols + s.columns[part][i % width]];
-            *to = ni_f32_add(*to, from[i / width * s.from.stride + i % width]);
+            *to = ni_f32_add(*to, from[i / width * s.from.stride + s.first[part] + i % width]);
         }
-        from += width;
     }
     __syncthreads();
     for (int i = (int)threadIdx.x; i < rows * cols; i += NI_THREADS)

@@ -189,6 +189,12 @@ static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, cons
     return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
 }
 
+/* Columns of a product's own matrix beside others, each of which is aligned as the library likes it. */
+static int64_t apart(int64_t cols) {
+    enum { FLOATS = 64 };
+    return (cols + FLOATS - 1) / FLOATS * FLOATS;
+}
+
 /* All terms have columns of their own: the products side by side, and then all of them into C at once. */
 static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
                                   bool accumulate, bool *done, nb_error *err) {
@@ -198,20 +204,20 @@ static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c,
     for (int32_t i = 0; i < count && *done; i++) {
         *done = terms[i].a && terms[i].columns;
         s.columns[i] = terms[i].columns;
+        s.first[i] = width;
         s.widths[i] = terms[i].b->rows;
-        width += s.widths[i];
+        width += apart(s.widths[i]);
     }
-    *done &= width <= c->cols;
     if (!*done)
         return NB_OK;
     s.from = nb_mat_of(take(&scratch, (size_t)(c->rows * width) * sizeof(float)), NB_F32, c->rows, width);
     if (!s.from.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    nb_mat part = s.from;
     for (int32_t i = 0; i < count; i++) {
+        nb_mat part = s.from;
+        part.data = (float *)s.from.data + s.first[i];
         part.cols = s.widths[i];
         NB_TRY(product(be, scratch, &part, terms[i].a, terms[i].b, false, err));
-        part.data = (float *)part.data + part.cols;
     }
     return ni_cuda_status(be, ni_cuda_launch_column_sum(stream_of(be), &s), "multiply: columns", err);
 }
@@ -414,15 +420,16 @@ nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t 
 /* ---- sums ---- */
 
 static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool joined) {
-    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, all = 0;
+    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, all = 0, columns = 0;
     for (int32_t i = 0; i < count; i++) {
         size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
         units_of(be, terms[i].a, terms[i].b, &coded);
         bytes = coded > bytes ? coded : bytes;
         most = bytes > most ? bytes : most;
         all += bytes;
+        columns += terms[i].columns ? rounded((size_t)(c->rows * apart(terms[i].b->rows)) * sizeof(float)) : 0;
     }
-    return 2 * matrix + (joined ? all : most);
+    return 2 * matrix + columns + (joined ? all : most);
 }
 
 nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
