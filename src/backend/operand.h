@@ -112,7 +112,8 @@ typedef struct ni_term {
     const int32_t *columns; /* [b->rows] backend memory: C[:, columns[j]] += (A B^T)[:, j]; NULL: all of C */
 } ni_term;
 
-/* One sum of them, for nb_backend.multiply_many: C = (accumulate ? C : 0) + the terms. */
+/* One sum of them, for nb_backend.multiply_many: C = (accumulate ? C : 0) + the terms. Where all have columns,
+ * none of these is in two of them. */
 typedef struct ni_sum {
     nb_mat c;
     const ni_term *terms;

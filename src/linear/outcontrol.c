@@ -368,7 +368,6 @@ const ni_mechanism ni_mechanism_outcontrol = {
     .decode_scratch = out_decode_scratch,
     .fp4_elements = out_fp4_elements,
     .terms = out_terms,
-    .one_layer = true,
     .keeps_masters = true,
     .after_step = out_after_step,
     .tensors = out_tensors,

@@ -26,9 +26,8 @@ typedef struct ni_outcontrol_state {
     bool x_fresh;
     nb_operand w[NI_GROUP_LAYERS][NI_OUT_PARTS];
     uint32_t w_moves[NI_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
-    nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8; /* of the products at hand */
-    nb_operand wgrad_x[NI_OUT_PARTS];               /* of the backward pass at hand */
-    const ni_cached_operand *wgrad_x_of;            /* in whose place they are; NULL: they are not made */
+    /* Of the backward pass at hand; wgrad_x of the first of the layers that read it alike. */
+    nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8[NI_GROUP_LAYERS], wgrad_x[NI_GROUP_LAYERS][NI_OUT_PARTS];
     size_t bytes;
 } ni_outcontrol_state;
 

@@ -271,15 +271,6 @@ static nb_status fprop_terms(ni_outcontrol_state *o, const ni_linear_call *call,
 
 /* ---- dgrad: another W ---- */
 
-/* A backward pass begins with the first layer. */
-static void forget_wgrad_x(ni_outcontrol_state *o, const ni_linear *layer) {
-    int32_t first = 0;
-    while (!(o->group->layers[first].mechanisms >> o->index & 1))
-        first++;
-    if (layer->index == first)
-        o->wgrad_x_of = NULL;
-}
-
 /* Numbers in act, as dgrad reads them, or codes. */
 static nb_status place_dgrad_w(const ni_linear_call *call, const ni_linear *layer, nb_operand *out, nb_error *err) {
     const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
@@ -307,8 +298,8 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
     nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats *stats;
-    forget_wgrad_x(o, layer);
     NB_TRY(ni_counted(call, 1, &stats, err));
+    size_t mark = call->scratch->used;
     NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
                             &decoded.data, err));
     NB_TRY(join(o, layer, call->scratch, NI_OUT_FP8, &decoded, err));
@@ -320,6 +311,7 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     const ni_showing showing = {
         .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
     NB_TRY(ni_operand_show(call, &showing, err));
+    call->scratch->used = mark;
     terms->list[0].b = w;
     return NB_OK;
 }
@@ -398,8 +390,7 @@ static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_cal
 }
 
 /* F(Xd8^T), 1x32 along the tokens. */
-static nb_status x8_of_codes(ni_outcontrol_state *o, const ni_linear_call *call, nb_error *err) {
-    nb_operand *out = &o->wgrad_x[NI_OUT_FP8];
+static nb_status x8_of_codes(const ni_outcontrol_state *o, const ni_linear_call *call, nb_operand *out, nb_error *err) {
     const ni_operand_request request = {.quantizer = &mxfp8,
                                         .other = &mxfp8,
                                         .rows = o->channels[NI_OUT_FP8],
@@ -412,16 +403,20 @@ static nb_status x8_of_codes(ni_outcontrol_state *o, const ni_linear_call *call,
     return call->be->ops->make_operands(call->be, &codes, &(ni_making){.out = out, .transpose = true}, 1, err);
 }
 
-/* X along the tokens, once for the layers that read it alike: their random bits are the group's. */
-static nb_status wgrad_x_ready(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                               nb_error *err) {
-    const ni_cached_operand *as = layer->operands[NB_WGRAD_X];
-    nb_operand *x4 = &o->wgrad_x[NI_OUT_FP4];
-    if (o->wgrad_x_of == as)
-        return NB_OK;
-    o->wgrad_x_of = as;
+/* The first of the layers that read X along the tokens as this one does: their random bits are the group's. */
+static int32_t first_alike(const ni_outcontrol_state *o, const ni_linear *layer) {
+    const ni_linear *all = o->group->layers;
+    int32_t first = 0;
+    while (!(all[first].mechanisms >> o->index & 1) || all[first].operands[NB_WGRAD_X] != layer->operands[NB_WGRAD_X])
+        first++;
+    return first;
+}
+
+static nb_status wgrad_x_made(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                              nb_operand *parts, nb_error *err) {
+    nb_operand *x4 = &parts[NI_OUT_FP4];
     if (o->channels[NI_OUT_FP8] > 0)
-        NB_TRY(x8_of_codes(o, call, err));
+        NB_TRY(x8_of_codes(o, call, &parts[NI_OUT_FP8], err));
     if (o->channels[NI_OUT_FP4] == 0)
         return NB_OK;
     NB_TRY(place_wgrad_x(o, call, layer, x4, err));
@@ -430,29 +425,31 @@ static nb_status wgrad_x_ready(ni_outcontrol_state *o, const ni_linear_call *cal
 }
 
 /* F(dY^T), made beside wgrad.dy. */
-static nb_status place_dy8(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                           ni_beside *beside, nb_error *err) {
+static nb_status place_dy8(const ni_linear_call *call, const ni_linear *layer, nb_operand *out, ni_beside *beside,
+                           nb_error *err) {
     const ni_operand_request request = {.quantizer = &mxfp8,
                                         .other = &mxfp8,
                                         .rows = layer->out,
                                         .cols = call->x->rows,
                                         .side = NI_LEFT,
                                         .multiplied_only = true};
-    *beside = (ni_beside){.numbers = &call->dy[layer->index], .making = {.out = &o->wgrad_dy8, .transpose = true}};
-    return ni_operand_place(call, &request, &o->wgrad_dy8, err);
+    *beside = (ni_beside){.numbers = &call->dy[layer->index], .making = {.out = out, .transpose = true}};
+    return ni_operand_place(call, &request, out, err);
 }
 
 static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    const nb_operand *dys[NI_OUT_PARTS] = {&o->wgrad_dy8, terms->list[0].a};
-    NB_TRY(wgrad_x_ready(o, call, layer, err));
+    const int32_t first = first_alike(o, layer);
+    nb_operand *dy8 = &o->wgrad_dy8[layer->index], *x = o->wgrad_x[first];
+    const nb_operand *dys[NI_OUT_PARTS] = {dy8, terms->list[0].a};
+    if (first == layer->index)
+        NB_TRY(wgrad_x_made(o, call, layer, x, err));
     if (o->channels[NI_OUT_FP8] > 0)
-        NB_TRY(place_dy8(o, call, layer, &terms->beside, err));
+        NB_TRY(place_dy8(call, layer, dy8, &terms->beside, err));
     terms->count = 0;
     for (int part = 0; part < NI_OUT_PARTS; part++)
         if (o->channels[part] > 0)
-            NB_TRY(ni_add_term(
-                terms, &(ni_term){.a = dys[part], .b = &o->wgrad_x[part], .columns = columns_of(o, part)}, err));
+            NB_TRY(ni_add_term(terms, &(ni_term){.a = dys[part], .b = &x[part], .columns = columns_of(o, part)}, err));
     return NB_OK;
 }
 

@@ -284,7 +284,7 @@ static nb_status add_gradient(const ni_linear_call *call, ni_linear *layer, cons
     return NB_OK;
 }
 
-/* dW of all layers of a group as one call of the backend. */
+/* dW of all layers of a group, which may be one, as one call of the backend. */
 typedef struct gradients {
     ni_terms terms[NI_GROUP_LAYERS];
     ni_sum products[NI_GROUP_LAYERS];
@@ -311,7 +311,7 @@ static bool goes_alone(const ni_linear_call *call, const ni_linear *layer) {
 
 /* Where that may be worth something, no mechanism looks at one of them between, and all that they read stays. */
 static bool are_listed(const ni_linear_call *call) {
-    bool listed = call->be->multiply_many && call->group->count > 1;
+    bool listed = call->be->multiply_many;
     for (int32_t i = 0; i < call->group->count && listed; i++)
         listed = !changes_dw(call, &call->group->layers[i]) && !goes_alone(call, &call->group->layers[i]);
     return listed;

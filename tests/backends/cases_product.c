@@ -558,6 +558,17 @@ static nb_operand down(trial *t, const nb_mat *numbers_of_it, ni_side which, con
     return o;
 }
 
+static void multiply_sides(trial *t, const ni_sum *products, int32_t count) {
+    if (t->be->multiply_many)
+        EXPECT_OK(t, t->be->multiply_many(t->be, products, count, &err));
+    for (int i = 0; i < count; i++) {
+        const ni_sum *p = &products[i];
+        if (!t->be->multiply_many)
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &p->c, p->terms, p->count, p->accumulate, &err));
+        keep(t, "dW", p->c.data, NB_F32, p->c.rows * p->c.cols, false);
+    }
+}
+
 static void run_sides(trial *t) {
     static const double factor = 0.37;
     const int64_t *rows = SIDE_ROWS[t->shape], cols = SIDE_COLS[t->shape];
@@ -579,14 +590,46 @@ static void run_sides(trial *t) {
                                .count = 1,
                                .accumulate = i % 2};
     }
-    if (t->be->multiply_many)
-        EXPECT_OK(t, t->be->multiply_many(t->be, products, count, &err));
-    for (int i = 0; i < count; i++) {
-        const ni_sum *p = &products[i];
-        if (!t->be->multiply_many)
-            EXPECT_OK(t, t->be->ops->multiply(t->be, &p->c, p->terms, p->count, p->accumulate, &err));
-        keep(t, "dW", p->c.data, NB_F32, rows[i] * cols, false);
+    multiply_sides(t, products, count);
+}
+
+/* Each a sum of products that have columns of their own, which are all of C but in the second shape. Tiles: high and
+ * narrow ones beside the others; the same of codes; wide ones alone. */
+enum { SPREADS = 3, SPREAD_PARTS = 3, SPREAD_SHAPES = 3 };
+static const int64_t SPREAD_ROWS[SPREAD_SHAPES] = {258, 272, 2};
+static const int64_t SPREAD_WIDTHS[SPREAD_SHAPES][SPREAD_PARTS] = {{8, 264, 8}, {16, 272, 16}, {1800, 2288, 16}};
+static const int64_t SPREAD_COLS[SPREAD_SHAPES] = {280, 320, 4104};
+
+static void run_spread_sides(trial *t) {
+    const int64_t rows = SPREAD_ROWS[t->shape], cols = SPREAD_COLS[t->shape], *widths = SPREAD_WIDTHS[t->shape];
+    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
+    for (int64_t c = 0; c < cols; c++)
+        columns[c] = (int32_t)((11 * c + 3) % cols);
+    const int32_t *at = upload(t, columns, sizeof *columns * (size_t)cols);
+    nb_operand a[SPREADS][2], b[SPREAD_PARTS];
+    ni_term terms[SPREADS][SPREAD_PARTS];
+    ni_sum products[SPREADS];
+    for (int part = 0; part < SPREAD_PARTS; part++) {
+        const nb_mat x = numbers(t, NB_BF16, 70 + (uint32_t)part, SIDE_DEPTH, widths[part]);
+        b[part] = down(t, &x, NI_RIGHT, NULL);
     }
+    for (int i = 0; i < SPREADS; i++) {
+        const int32_t *columns_of_part = at;
+        for (int k = 0; k < 2; k++) {
+            nb_mat dy = numbers(t, NB_BF16, 80 + (uint32_t)(2 * i + k), SIDE_DEPTH, (rows + 7) / 8 * 8);
+            dy.cols = rows;
+            a[i][k] = down(t, &dy, NI_LEFT, NULL);
+        }
+        for (int part = 0; part < SPREAD_PARTS; part++) {
+            terms[i][part] = (ni_term){.a = &a[i][part % 2], .b = &b[part], .columns = columns_of_part};
+            columns_of_part += widths[part];
+        }
+        products[i] = (ni_sum){.c = numbers(t, NB_F32, 90 + (uint32_t)i, rows, cols),
+                               .terms = terms[i],
+                               .count = SPREAD_PARTS,
+                               .accumulate = i % 2};
+    }
+    multiply_sides(t, products, SPREADS);
 }
 
 /* ---- sparse ---- */
@@ -637,6 +680,8 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
     {"multiply", "a group's terms", CODES, GROUP_SHAPES, run_group, NULL, group_depth},
     {"multiply make_operands", "products over many tokens, side by side", CODES, SIDE_SHAPES, run_sides, NULL,
+     side_depth},
+    {"multiply make_operands", "columns over many tokens, side by side", CODES, SPREAD_SHAPES, run_spread_sides, NULL,
      side_depth},
     {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},

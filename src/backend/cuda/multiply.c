@@ -352,17 +352,23 @@ static nb_status multiply_bytes_joined(nb_backend *be, room scratch, const nb_ma
 /* ---- products over many tokens, side by side ---- */
 
 /* dW whose operands lie as X and dY do, and a contraction that is worth parting. */
-static bool may_part(nb_backend *be, const ni_sum *p) {
+static bool may_part_term(nb_backend *be, const ni_term *t) {
     enum { LEAST = 2048 };
-    const ni_term *const t = p->terms;
-    return ni_cuda_joins(ni_cuda_of(be)) && p->c.dtype == NB_F32 && p->count == 1 &&
-           is_product_by(be, t, NI_UNITS_BF16) && t->a->cols >= LEAST;
+    size_t bytes;
+    return t->a && units_of(be, t->a, t->b, &bytes) == NI_UNITS_BF16 && t->a->cols >= LEAST;
+}
+
+/* One such product, or several that have columns of their own. */
+static bool may_part(nb_backend *be, const ni_sum *p) {
+    bool may = ni_cuda_joins(ni_cuda_of(be)) && p->c.dtype == NB_F32;
+    for (int32_t i = 0; i < p->count && may; i++)
+        may = may_part_term(be, &p->terms[i]) && (p->count == 1 || p->terms[i].columns);
+    return may;
 }
 
 /* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
-static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, ni_cuda_parted *list, bool *parted,
-                      nb_error *err) {
-    const ni_term *const t = p->terms;
+static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, const ni_term *t, ni_cuda_parted_product *to,
+                      bool *parted, nb_error *err) {
     side x, y;
     NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
     NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
@@ -370,24 +376,47 @@ static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, ni_cuda_pa
     *parted = x.transposed && y.transposed && !x.outer.step && !y.outer.step && (coded || !two);
     if (!*parted)
         return NB_OK;
-    ni_cuda_parted_product *const to = &list->at[list->count++];
-    *to = (ni_cuda_parted_product){x.numbers, y.numbers, p->c, x.outer.at ? x.outer.at : y.outer.at, p->accumulate};
+    to->a = x.numbers;
+    to->b = y.numbers;
+    to->alpha = x.outer.at ? x.outer.at : y.outer.at;
+    to->add = p->accumulate;
     return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
+}
+
+/* What the products are of, and the scratch that they may take; false: too many of them, or of another kind. */
+static bool list_parted(nb_backend *be, const ni_sum *products, int32_t count, ni_cuda_parted *list, size_t *bytes) {
+    for (int32_t i = 0; i < count; i++) {
+        const ni_sum *const p = &products[i];
+        if (!may_part(be, p) || list->count + p->count > NI_CUDA_PARTED_MOST)
+            return false;
+        for (int32_t k = 0; k < p->count; k++) {
+            const ni_term *const t = &p->terms[k];
+            list->at[list->count++] = (ni_cuda_parted_product){.c = p->c, .cols = t->b->rows, .columns = t->columns};
+            *bytes += decoded_bytes(t->a) + decoded_bytes(t->b);
+        }
+    }
+    return count > 0;
+}
+
+/* Columns of a sum that no term has become 0. */
+static int clear_others(nb_backend *be, const ni_sum *p) {
+    int64_t width = 0;
+    for (int32_t i = 0; i < p->count; i++)
+        width += p->terms[i].b->rows;
+    if (p->accumulate || width >= p->c.cols)
+        return cudaSuccess;
+    return cudaMemset2DAsync(p->c.data, (size_t)p->c.stride * sizeof(float), 0, (size_t)p->c.cols * sizeof(float),
+                             (size_t)p->c.rows, ni_cuda_of(be)->stream);
 }
 
 /* All of them, or none. */
 static nb_status multiply_parted(nb_backend *be, const ni_sum *products, int32_t count, bool *done, nb_error *err) {
     const int multiprocessors = ni_cuda_of(be)->multiprocessors;
     ni_cuda_parted list = {.flags = ni_cuda_of(be)->parted};
-    bool parted = count <= NI_CUDA_PARTED_MOST;
+    bool parted = true;
     size_t bytes = 0;
     *done = false;
-    for (int32_t i = 0; i < count && parted; i++) {
-        parted = may_part(be, &products[i]);
-        list.at[list.count++].c = products[i].c;
-        bytes += parted ? decoded_bytes(products[i].terms->a) + decoded_bytes(products[i].terms->b) : 0;
-    }
-    if (!parted)
+    if (!list_parted(be, products, count, &list, &bytes))
         return NB_OK;
     const size_t parts = ni_cuda_parted_bytes(&list, multiprocessors);
     bytes += rounded(parts);
@@ -396,15 +425,20 @@ static nb_status multiply_parted(nb_backend *be, const ni_sum *products, int32_t
         return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
     list.parts = take(&scratch, parts);
-    list.count = 0;
-    ni_cuda_alphas_begin(be, count);
+    ni_cuda_alphas_begin(be, list.count);
+    int32_t at = 0;
     for (int32_t i = 0; i < count && parted; i++)
-        NB_TRY(part(be, &scratch, &products[i], &list, &parted, err));
+        for (int32_t k = 0; k < products[i].count && parted; k++)
+            NB_TRY(part(be, &scratch, &products[i], &products[i].terms[k], &list.at[at++], &parted, err));
     *done = parted && ni_cuda_can_part(&list, multiprocessors);
     if (!*done)
         return NB_OK;
-    return ni_cuda_status(be, ni_cuda_launch_parted(stream_of(be), &list, multiprocessors), "multiply: products parted",
-                          err);
+    int code = cudaSuccess;
+    for (int32_t i = 0; i < count && !code; i++)
+        code = clear_others(be, &products[i]);
+    if (!code)
+        code = ni_cuda_launch_parted(stream_of(be), &list, multiprocessors);
+    return ni_cuda_status(be, code, "multiply: products parted", err);
 }
 
 nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
@@ -437,7 +471,8 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
     NB_TRY(ni_check_terms(c, terms, count, err));
     bool done = false;
     const ni_sum alone = {*c, terms, count, accumulate};
-    NB_TRY(multiply_parted(be, &alone, 1, &done, err));
+    if (!terms->columns) /* which two terms may share */
+        NB_TRY(multiply_parted(be, &alone, 1, &done, err));
     if (done)
         return NB_OK;
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);

@@ -10,6 +10,10 @@
  * in memory (`parts`) and say so (`flags`); the owner adds them to its own in the order of the contraction and stores the
  * tile. That order is a function of the sizes and of the number of multiprocessors. Owners wait for clusters that were
  * started before them.
+ *
+ * A tile of a cluster is 256 x 256 of C. What is left of C beside those, if it is at most half as wide, goes in tall ones
+ * of 512 x 128, which take as long: then it is X whose columns both blocks read, and dY of which each has rows of its own,
+ * and sums are those of C^T.
  */
 #include "backend/cuda/parted.h"
 
@@ -17,9 +21,11 @@
 
 enum {
     MOST = NI_CUDA_PARTED_MOST,
-    LEAST_STAGES = 8,  /* of a part */
-    ADDING_STAGES = 2, /* as long as it takes to leave a part and to add it */
-    MOST_PARTS = 5,    /* of a tile */
+    LEAST_STAGES = 8,      /* of a part */
+    ADDING_STAGES = 2,     /* as long as it takes to leave a part and to add it */
+    MOST_PARTS = 5,        /* of a tile */
+    TALL_ROWS = TILE_COLS, /* of a block */
+    TALL_COLS = TILE_ROWS,
     SLOTS = CLUSTER * GROUPS,
     SLOT_FLOATS = SUMS * 4 * GROUP_THREADS
 };
@@ -28,12 +34,15 @@ typedef struct parted_work {
     CUtensorMap a[MOST], b[MOST];
     float *c[MOST];
     const float *alpha[MOST];
-    int32_t rows[MOST], first_tile[MOST]; /* tiles of C, of a cluster each */
+    const int32_t *columns[MOST];
+    int64_t stride[MOST];
+    int32_t rows[MOST], cols[MOST];
+    int32_t first_tile[MOST]; /* tiles of C, of a cluster each: first those of 256 x 256, */
+    int32_t across[MOST];     /* so many beside each other */
     float *parts;
     uint32_t *flags;
-    int64_t cols, stride;
     uint32_t add; /* a bit each */
-    int32_t count, tile_cols, stages;
+    int32_t count, stages;
     int32_t whole, left; /* tiles */
     int32_t parts_of;    /* a tile that is left */
     int32_t head;        /* stages of its first part; the others are equal */
@@ -45,13 +54,19 @@ static_assert(sizeof(parted_work) <= 4096, "a kernel's arguments");
 
 /* Stages [first, first + count) of a tile. */
 typedef struct part {
-    int product, row, col, first, count;
+    int product;
+    bool tall;
+    int row, col, first, count;
     int slot; /* where its sums are left, or those of the tile's next part; NO_SLOT: it is the whole tile */
 } part;
 enum { NO_SLOT = -1 };
 
 static __device__ __forceinline__ int clusters(void) {
     return (int)gridDim.x / CLUSTER;
+}
+
+static __host__ __device__ __forceinline__ int tile_rows_of(int64_t rows) {
+    return (int)((rows + CLUSTER * TILE_ROWS - 1) / (CLUSTER * TILE_ROWS));
 }
 
 static __device__ __forceinline__ int begin_of(const parted_work &w, int i) {
@@ -63,10 +78,13 @@ static __device__ __forceinline__ part part_of(const parted_work &w, uint32_t bl
     int p = 0;
     while (p + 1 < w.count && t >= w.first_tile[p + 1])
         p++;
-    const int tile = t - w.first_tile[p];
+    const int tile = t - w.first_tile[p], across = w.across[p], wide = across * tile_rows_of(w.rows[p]);
+    const bool tall = tile >= wide;
     return {p,
-            (tile / w.tile_cols * CLUSTER + (int)block) * TILE_ROWS,
-            tile % w.tile_cols * TILE_COLS,
+            tall,
+            tall ? ((tile - wide) * CLUSTER + (int)block) * TALL_ROWS
+                 : (tile / across * CLUSTER + (int)block) * TILE_ROWS,
+            (tall ? across : tile % across) * TILE_COLS,
             first,
             end - first,
             slot};
@@ -125,17 +143,46 @@ static __device__ __forceinline__ void add_left(float (&c)[SUMS][4], const parte
     }
 }
 
+/* ---- C ---- */
+
 /* Pairs of neighbours: a lane's four have 32 bytes of a row. */
-static __device__ __forceinline__ void store(float (&c)[SUMS][4], const parted_work &w, const part &p, int row) {
-    const float alpha = w.alpha[p.product] ? *w.alpha[p.product] : 1.0f;
-    const bool add = w.add >> p.product & 1;
+static __device__ __forceinline__ void store_pairs(float (&c)[SUMS][4], const parted_work &w, const part &p, int row,
+                                                   float alpha, bool add) {
     each_pair(c, row, p.col, [&](float *sum, int r, int n) {
-        if (r < w.rows[p.product] && n < w.cols) {
-            float2 *to = (float2 *)(w.c[p.product] + r * w.stride + n);
+        if (r < w.rows[p.product] && n < w.cols[p.product]) {
+            float2 *to = (float2 *)(w.c[p.product] + r * w.stride[p.product] + n);
             const float2 before = add ? *to : make_float2(0, 0);
             *to = make_float2(fmaf(alpha, sum[0], before.x), fmaf(alpha, sum[1], before.y));
         }
     });
+}
+
+/* One by one, to where the columns are. Sums of a tall tile lie as C^T. */
+static __device__ __forceinline__ void store_each(float (&c)[SUMS][4], const parted_work &w, const part &p, int group,
+                                                  float alpha, bool add) {
+    const int32_t *const columns = w.columns[p.product];
+    const int64_t stride = w.stride[p.product];
+    const int rows = w.rows[p.product], cols = w.cols[p.product];
+    const auto put = [&](float sum, int r, int n) {
+        if (r < rows && n < cols) {
+            float *const to = w.c[p.product] + r * stride + (columns ? __ldg(columns + n) : n);
+            *to = fmaf(alpha, sum, add ? *to : 0.0f);
+        }
+    };
+    each_pair(c, (p.tall ? p.col : p.row) + group * GROUP_ROWS, p.tall ? p.row : p.col, [&](float *sum, int i, int j) {
+        for (int k = 0; k < 2; k++)
+            put(sum[k], p.tall ? j + k : i, p.tall ? i : j + k);
+    });
+}
+
+static __device__ __forceinline__ void store(float (&c)[SUMS][4], const parted_work &w, const part &p) {
+    const int group = (int)threadIdx.x / GROUP_THREADS;
+    const float alpha = w.alpha[p.product] ? *w.alpha[p.product] : 1.0f;
+    const bool add = w.add >> p.product & 1;
+    if (p.tall || w.columns[p.product])
+        store_each(c, w, p, group, alpha, add);
+    else
+        store_pairs(c, w, p, p.row + group * GROUP_ROWS, alpha, add);
 }
 
 /* ---- the kernel ---- */
@@ -153,30 +200,58 @@ static __device__ __forceinline__ void multiply_part(const parted_work &w, ring 
     }
     for (int i = 1; i < w.parts_of && p.slot != NO_SLOT; i++)
         add_left(c, w, own_of(p.slot + (i - 1) * w.left, block));
-    store(c, w, p, p.row + (int)threadIdx.x / GROUP_THREADS * GROUP_ROWS);
+    store(c, w, p);
+}
+
+/* Columns of X where A is, a panel from each block; rows of dY where B is. */
+static __device__ __forceinline__ void copy_tall_stages(ring &r, const CUtensorMap *x, const CUtensorMap *dy,
+                                                        const part &p, uint32_t block) {
+    for (int s = p.first; s < p.first + p.count; s++, r.advance()) {
+        barrier_wait(r.free(r.at), r.parity ^ 1);
+        barrier_expect(r.full(), STAGE_BYTES);
+        load_tile(r.a() + block * PANEL_BYTES, x, p.col + (int)block * 64, s * DEPTH, r.full(),
+                  (uint16_t)((1 << CLUSTER) - 1));
+#pragma unroll
+        for (int i = 0; i < TALL_ROWS / 64; i++)
+            load_tile(r.b() + i * PANEL_BYTES, dy, p.row + i * 64, s * DEPTH, r.full());
+    }
+}
+
+static __device__ __forceinline__ void copy_part(const parted_work &w, ring &r, const part &p, uint32_t block) {
+    const CUtensorMap *const dy = &w.a[p.product], *const x = &w.b[p.product];
+    if (p.tall)
+        copy_tall_stages(r, x, dy, p, block);
+    else
+        copy_stages<1, 1>(r, dy, x, p.first, p.count, p.row, p.col, block);
 }
 
 static __global__ void __launch_bounds__(THREADS, 1) parted_kernel(const __grid_constant__ parted_work w) {
     ring r = ring_begin();
     const uint32_t block = block_of_cluster();
-    ring_run(
-        [&] {
-            each_part(w, block, [&](const part &p) {
-                copy_stages<1, 1>(r, &w.a[p.product], &w.b[p.product], p.first, p.count, p.row, p.col, block);
-            });
-        },
-        [&] { each_part(w, block, [&](const part &p) { multiply_part(w, r, p, block); }); });
+    ring_run([&] { each_part(w, block, [&](const part &p) { copy_part(w, r, p, block); }); },
+             [&] { each_part(w, block, [&](const part &p) { multiply_part(w, r, p, block); }); });
 }
 
 /* ---- the host's side ---- */
 
-static int64_t tiles_of(const nb_mat *c) {
-    return ni_divide_up(c->rows, CLUSTER * TILE_ROWS) * ni_divide_up(c->cols, TILE_COLS);
+/* Of 256 columns, beside each other, and the tall ones, below each other. */
+static int32_t across_of(const ni_cuda_parted_product *p, int64_t *tall) {
+    const int64_t rest = p->cols % TILE_COLS, high = ni_divide_up(p->c.rows, CLUSTER * TALL_ROWS);
+    const bool has_tall = rest > 0 && rest <= TALL_COLS && high < tile_rows_of(p->c.rows);
+    *tall = has_tall ? high : 0;
+    return (int32_t)(has_tall ? p->cols / TILE_COLS : ni_divide_up(p->cols, TILE_COLS));
 }
 
-static bool can_store(const nb_mat *c) {
-    return c->dtype == NB_F32 && (uintptr_t)c->data % 8 == 0 && c->stride % 2 == 0 && c->cols % 2 == 0 && c->rows > 0 &&
-           c->rows < INT32_MAX;
+static int64_t tiles_of(const ni_cuda_parted_product *p) {
+    int64_t tall;
+    const int64_t across = across_of(p, &tall);
+    return across * tile_rows_of(p->c.rows) + tall;
+}
+
+static bool can_store(const ni_cuda_parted_product *p) {
+    const nb_mat *const c = &p->c;
+    const bool pairs = (uintptr_t)c->data % 8 == 0 && c->stride % 2 == 0 && p->cols % 2 == 0;
+    return c->dtype == NB_F32 && (pairs || p->columns) && c->rows > 0 && c->rows < INT32_MAX;
 }
 
 bool ni_cuda_can_part(const ni_cuda_parted *j, int multiprocessors) {
@@ -184,9 +259,8 @@ bool ni_cuda_can_part(const ni_cuda_parted *j, int multiprocessors) {
     bool can = j->count > 0 && j->count <= MOST;
     for (int i = 0; i < j->count && can; i++) {
         const ni_cuda_parted_product *p = &j->at[i];
-        can = can_map(&p->a) && can_map(&p->b) && can_store(&p->c) && p->c.cols == j->at[0].c.cols &&
-              p->c.stride == j->at[0].c.stride && p->a.rows == j->at[0].a.rows;
-        tiles += tiles_of(&p->c);
+        can = can_map(&p->a) && can_map(&p->b) && can_store(p) && p->a.rows == j->at[0].a.rows;
+        tiles += tiles_of(p);
     }
     const int64_t clusters = multiprocessors / CLUSTER;
     return can && tiles < INT32_MAX && MOST_PARTS * tiles > clusters && clusters > 1 &&
@@ -216,7 +290,7 @@ static void deal(parted_work *w, int tiles, int clusters) {
 size_t ni_cuda_parted_bytes(const ni_cuda_parted *j, int multiprocessors) {
     int64_t tiles = 0;
     for (int i = 0; i < j->count; i++)
-        tiles += tiles_of(&j->at[i].c);
+        tiles += tiles_of(&j->at[i]);
     return (size_t)(tiles % (multiprocessors / CLUSTER)) * (MOST_PARTS - 1) * SLOTS * SLOT_FLOATS * sizeof(float);
 }
 
@@ -224,26 +298,27 @@ int ni_cuda_launch_parted(void *stream, const ni_cuda_parted *j, int multiproces
     const int clusters = multiprocessors / CLUSTER;
     parted_work w = {};
     bool good = true;
-    int64_t tiles = 0;
+    int64_t tiles = 0, tall;
     for (int i = 0; i < j->count; i++) {
         const ni_cuda_parted_product *p = &j->at[i];
         good = good && map_operands(&w.a[i], &w.b[i], &p->a, true, &p->b, true);
         w.c[i] = (float *)p->c.data;
         w.alpha[i] = p->alpha;
+        w.columns[i] = p->columns;
+        w.stride[i] = p->c.stride;
         w.rows[i] = (int32_t)p->c.rows;
+        w.cols[i] = (int32_t)p->cols;
+        w.across[i] = across_of(p, &tall);
         w.add |= (uint32_t)p->add << i;
         w.first_tile[i] = (int32_t)tiles;
-        tiles += tiles_of(&p->c);
+        tiles += tiles_of(p);
     }
     if (!good)
         return cudaErrorInvalidValue;
     w.parts = j->parts;
     w.flags = j->flags;
-    w.cols = j->at[0].c.cols;
-    w.stride = j->at[0].c.stride;
     w.count = j->count;
     w.stages = (int32_t)ni_divide_up(j->at[0].a.rows, DEPTH);
-    w.tile_cols = (int32_t)ni_divide_up(w.cols, TILE_COLS);
     deal(&w, (int)tiles, clusters);
     return launch_ring((cudaStream_t)stream, parted_kernel, w, clusters, multiprocessors);
 }

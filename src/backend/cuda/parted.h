@@ -1,7 +1,9 @@
 /* parted.h: products side by side, whose contraction is long and whose tiles are few (parted.cu): dW of layers that read
  * one input.
  *
- *     C_i[M_i, N] (+)= alpha_i A_i^T B_i,    A_i [K, M_i], B_i [K, N] in BF16, C_i in FP32
+ *     C_i[M_i, N_i] (+)= alpha_i A_i^T B_i,    A_i [K, M_i], B_i [K, N_i] in BF16, C_i in FP32
+ *
+ * or chosen columns of it: C_i[:, columns_i[j]] (+)= alpha_i (A_i^T B_i)[:, j]. No two products write one number.
  *
  * The library gives each a launch, cuts its contraction where tiles do not fill the GPU, and adds up the parts.
  */
@@ -14,14 +16,16 @@
 extern "C" {
 #endif
 
-enum { NI_CUDA_PARTED_MOST = 8 }; /* products; what describes them are a kernel's arguments, 4 KB at most */
+enum { NI_CUDA_PARTED_MOST = 10 }; /* products; what describes them are a kernel's arguments, 4 KB at most */
 enum { NI_CUDA_PARTED_FLAGS = 2048 };
 
 typedef struct ni_cuda_parted_product {
-    nb_mat a, b;        /* BF16 */
-    nb_mat c;           /* F32; all of one width and stride */
-    const float *alpha; /* device; NULL: 1 */
-    bool add;           /* to what is in C */
+    nb_mat a, b;            /* BF16 */
+    nb_mat c;               /* F32 */
+    int64_t cols;           /* N */
+    const int32_t *columns; /* [N] device; NULL: all of C */
+    const float *alpha;     /* device; NULL: 1 */
+    bool add;               /* to what is in C */
 } ni_cuda_parted_product;
 
 typedef struct ni_cuda_parted {
