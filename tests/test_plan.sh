@@ -158,4 +158,6 @@ expect 2 "bad.yaml:3: .*bf61" "$nibble" plan run.yaml --machine ./bad.yaml
 expect 2 "expected 1 to 4" "$nibble" plan run.yaml --step 5
 expect 2 "unknown key 'sqe'" "$nibble" plan llama-tiny --set sqe=3
 expect 2 "max_seq" "$nibble" plan llama-tiny --set seq=4096
+mkdir -p runs/past && : > runs/past/run.yaml
+expect 2 "model: ./runs/past is a run folder; expected one of its checkpoints" "$nibble" plan ./runs/past
 expect 2 "nibble plan RUN.yaml" "$nibble" train run.yaml --set backend=paper

@@ -89,8 +89,10 @@ static nb_status take_share(const plan_options *o, nb_run_config *config, nb_err
 static nb_status load_run(const char *path, const plan_options *o, nb_run_config *out, nb_error *err) {
     bool model;
     NB_TRY(is_model(path, &model, err));
-    if (model)
+    if (model) {
+        NB_TRY(ni_cli_check_model(path, err));
         return run_of_model(path, o, out, err);
+    }
     NB_TRY(nb_run_config_load(path, o->set.items, o->set.count, out, err));
     return take_share(o, out, err);
 }
