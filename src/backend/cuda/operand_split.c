@@ -10,13 +10,13 @@ static bool are_aligned(const nb_mat *x, const int32_t *columns) {
     return x->cols % each == 0 && x->stride % each == 0 && ((uintptr_t)x->data | (uintptr_t)columns) % 16 == 0;
 }
 
-/* A whole operand of numbers, with or without a list, to nearest, which units of BF16 multiply. */
+/* A whole operand of numbers, with or without a list, not rotated, which units of BF16 multiply. */
 static bool is_taken(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_operand *out = making->out;
-    return source->numbers && !source->scale && !source->minus && !source->row_scales && !source->column_scales &&
-           !making->transpose && !making->stats && !making->under && !making->past && !making->now &&
-           !ni_is_plain(out) && ni_making_is_whole(source, making) && !ni_cuda_is_whole_valued(out) &&
-           !ni_cuda_goes_as_pow2(be, out) &&
+    return ni_making_quantizer(making)->hadamard_size == 0 && source->numbers && !source->scale && !source->minus &&
+           !source->row_scales && !source->column_scales && !making->transpose && !making->stats && !making->under &&
+           !making->past && !making->now && !ni_is_plain(out) && ni_making_is_whole(source, making) &&
+           !ni_cuda_is_whole_valued(out) && !ni_cuda_goes_as_pow2(be, out) &&
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_UNITS_BF16 &&
            are_aligned(source->numbers, source->columns) && ni_cuda_split_fits(source->numbers);
 }
@@ -29,7 +29,7 @@ static bool is_eight(nb_backend *be, const ni_source *source, const ni_making *m
 static bool is_chosen_double(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
     return is_taken(be, source, making) && source->columns && ni_cuda_is_double(q) && q->round == NB_ROUND_EVEN &&
-           q->hadamard_size == 0 && making->out->cols % 128 == 0;
+           making->out->cols % 128 == 0;
 }
 
 static bool follows(const ni_source *first, const ni_source *second) {
