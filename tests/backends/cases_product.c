@@ -536,11 +536,11 @@ static void run_group(trial *t) {
 /* ---- products over many tokens, side by side: dW of a group. On a GPU their contractions are cut into equal shares
  * ---- */
 
-/* On 66 clusters: 14 tiles in four parts; as many of codes; 36 in two, of which others than the owners take two each;
- * 66 whole ones, and two that are left. */
+/* On 66 clusters: 14 tall tiles in four parts; as many wide ones, of codes; 36 in two, of which others than the owners
+ * take two each; 66 whole ones, and two that are left. */
 enum { SIDES = 7, SIDE_SHAPES = 4, SIDE_DEPTH = 2064 };
 static const int64_t SIDE_ROWS[SIDE_SHAPES][SIDES] = {
-    {258, 258, 258, 258, 258, 258, 258}, {16, 16, 16, 16, 16, 16, 16}, {2, 2}, {2, 2, 2, 2}};
+    {514, 514, 514, 514, 514, 514, 514}, {16, 16, 16, 16, 16, 16, 16}, {2, 2}, {2, 2, 2, 2}};
 static const int64_t SIDE_COLS[SIDE_SHAPES] = {8, 272, 4360, 4104};
 
 static double side_depth(const trial *t) {
