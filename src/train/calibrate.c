@@ -75,9 +75,9 @@ static nb_status update(nb_trainer *t, double lr, nb_error *err) {
     const nb_pass pass = ni_trainer_pass(t, 0);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, scale * ni_clip_factor(norm, t->config.clip),
                         false);
-    NB_TRY(ni_model_calibrate(t->model, &pass, t->calibration.update - 1, err));
+    const nb_status status = ni_model_calibrate(t->model, &pass, t->calibration.update - 1, err);
     nb_model_params_changed(t->model);
-    return t->be->ops->synchronize(t->be, err);
+    return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
 }
 
 static nb_status branch(nb_trainer *t, int64_t number, int32_t updates, nb_error *err) {
