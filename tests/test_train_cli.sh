@@ -43,6 +43,8 @@ expect 2 "--set out=: the key 'out' is missing" "$nibble" train run.yaml --set o
 expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
 expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
 expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
+expect 2 "--set recipe=fp8: every run has its own recipe here; hint: --recipes fp8" "$nibble" compare run.yaml \
+    --recipes nvfp4 --set recipe=fp8
 expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
 expect 1 "no-such.yaml" "$nibble" train no-such.yaml
 expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
