@@ -183,6 +183,16 @@ expect 2 "family is .* there and qwen3 in model" "$nibble" train run.yaml --from
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
 
+# ---- what a recipe is called is none of what it says ----------------------------------------------------------------------
+printf 'base: nvfp4\n' > unnamed.yaml
+unnamed="run.yaml --set recipe=./unnamed.yaml --set out=runs/unnamed --set steps=2 -q"
+"$nibble" train $unnamed
+grep -q '^name: unnamed$' runs/unnamed/recipe.yaml || fail "a recipe without a name: $(head -1 runs/unnamed/recipe.yaml)"
+printf 'base: nvfp4\nname: nvfp4\n' > unnamed.yaml # as runs recorded it when its name was the base's
+"$nibble" train $unnamed --resume || fail "a recipe of another name does not resume its run"
+printf 'base: nvfp4\nkeep: {last_blocks: 0}\n' > unnamed.yaml
+expect 2 "was made when recipe ./unnamed.yaml said something else" "$nibble" train $unnamed --resume
+
 # ---- patterns that keep nothing are told ---------------------------------------------------------------------------------
 printf 'base: nvfp4\nname: typo\nkeep: {modules: [embedding, lm_head, "*.q_proj", "*.q_porj"]}\n' > typo.yaml
 "$nibble" train run.yaml --set recipe=./typo.yaml --set out=runs/typo > out

@@ -79,7 +79,8 @@ nb_status ni_yaml_locate(const char *name_or_path, const char *folder, const cha
                          nb_error *err);
 
 /* Reads a file and what it names as `base:` (a name in `folder`, or a path beside the file), each laid upon its base.
- * Cycles and long chains are refused. The key `base` itself is gone from the result. */
+ * Cycles and long chains are refused. The key `base` itself is gone from the result; `name` is not taken from a base:
+ * where the file says none, it is the file's own, without folder and ".yaml". */
 nb_status ni_yaml_load_based(const char *name_or_path, const char *folder, const char *kind, ni_yaml_replaces *replaces,
                              ni_yaml *out, nb_error *err);
 
