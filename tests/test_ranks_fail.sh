@@ -45,7 +45,7 @@ sed 's/lr: 3e-3/lr: 2e-3/' run.yaml > other.yaml
 over_tcp 2 sh -c 'if [ $RANK = 1 ]; then set -- other.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
 one_line "another run file" "^nibble: rank 0: rank 1 of 2 has another run file than rank 0" 2
 over_tcp 4 sh -c 'if [ $RANK = 2 ]; then set -- gone.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
-one_line "a file that rank 2 lacks" "^nibble: rank 2: gone.yaml" 1
+one_line "a file that rank 2 lacks" "^nibble: rank 2: gone.yaml" 2
 
 # the disk of rank 0 says no: all end
 mkdir out

@@ -46,7 +46,7 @@ expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
 expect 2 "--set recipe=fp8: every run has its own recipe here; hint: --recipes fp8" "$nibble" compare run.yaml \
     --recipes nvfp4 --set recipe=fp8
 expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
-expect 1 "no-such.yaml" "$nibble" train no-such.yaml
+expect 2 "no-such.yaml: cannot open: No such file" "$nibble" train no-such.yaml
 expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
 expect 2 "expected one of them" "$nibble" train run.yaml --resume --from x
 expect 1 "none" "$nibble" train run.yaml --set 'data.train=none*.bin'

@@ -39,7 +39,7 @@ typedef struct ni_yaml {
 /* Parses `size` bytes; `name` stands in messages for the file. The root may be of any kind. */
 nb_status ni_yaml_parse(const char *bytes, size_t size, const char *name, ni_yaml *out, nb_error *err);
 
-/* Reads a file whose root is a map. */
+/* Reads a file whose root is a map. One that is not there is NB_BAD_CONFIG. */
 nb_status ni_yaml_load(const char *path, ni_yaml *out, nb_error *err);
 
 /* Frees everything and zeroes the struct. A zeroed struct is allowed. */

@@ -137,8 +137,7 @@ nb_status ni_yaml_locate(const char *name_or_path, const char *folder, const cha
     if (stat(path, &st) == 0)
         return NB_OK;
     if (as_path)
-        return nb_fail(err, errno == ENOENT ? NB_BAD_CONFIG : NB_IO_ERROR, "%s: cannot open: %s", path,
-                       strerror(errno));
+        return ni_yaml_fail_open(path, err);
     char best[256] = "";
     ni_suggestion s = ni_suggest(name_or_path);
     offer_files(folder ? folder : ".", &s, best, sizeof best);
