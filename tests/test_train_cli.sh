@@ -172,7 +172,9 @@ grep -q '^forked from runs/a/checkpoints/step-00000008 at step 8' out || fail "t
 "$nibble" generate runs/a --prompt 'A step' --tokens 12 --seed 3 | cmp - one || fail "generate from a run folder"
 cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
-expect 2 "temperature" "$nibble" generate $last --temperature -1
+expect 2 "--temperature: -1; expected 0 to 100" "$nibble" generate $last --temperature -1
+expect 2 "--seed: -1; expected 0 to 4294967295" "$nibble" generate $last --seed -1
+expect 2 "--seed: -1; expected 0 to 4294967295" "$nibble" quantize model.yaml --as nvfp4 -o q.safetensors --seed -1
 expect 2 "no such folder" "$nibble" eval runs/b
 expect 2 "is at step 8, where this run ends" "$nibble" train run.yaml --from $last --set out=runs/done
 expect 2 "is at step 8, where this run ends" "$nibble" compare run.yaml --recipes nvfp4 --from runs/a --set out=done

@@ -203,8 +203,7 @@ nb_status ni_bench_lens(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
-    if (given.rounds < 1 || given.rounds > MOST_ROUNDS)
-        return nb_fail(err, NB_BAD_USAGE, "--rounds %lld: expected 1 to %d", (long long)given.rounds, MOST_ROUNDS);
+    NB_TRY(ni_cli_range("rounds", (double)given.rounds, 1, MOST_ROUNDS, err));
     nb_run_config config;
     NB_TRY(nb_run_config_load(argv[1], given.set.items, given.set.count, &config, err));
     const char *base = getenv("TMPDIR");

@@ -332,8 +332,7 @@ nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {
         return NB_OK;
     if (!given.recipes || given.recipes[strspn(given.recipes, ",")] == 0)
         return nb_fail(err, NB_BAD_USAGE, "--recipes is missing; expected names, as --recipes nvfp4,fp4-direct");
-    if (given.seeds < 1 || given.seeds > MOST_SEEDS)
-        return nb_fail(err, NB_BAD_USAGE, "--seeds: %lld; expected 1 to %d", (long long)given.seeds, MOST_SEEDS);
+    NB_TRY(ni_cli_range("seeds", (double)given.seeds, 1, MOST_SEEDS, err));
     NB_TRY(check_set(&given.set, err));
     comparison *c = calloc(1, sizeof *c);
     if (!c)
