@@ -146,7 +146,8 @@ static void bases_are_laid_under(void **state) {
     nb_status status = ni_yaml_load_based("three", *state, "recipe", format_replaces, &doc, &err);
     assert_string_equal(err.message, "");
     assert_int_equal(status, NB_OK);
-    assert_string_equal(ni_yaml_find(doc.root, "name")->text, "two");
+    assert_string_equal(ni_yaml_find(doc.root, "name")->text, "three"); /* its file's, not the base's */
+    assert_non_null(strstr(ni_yaml_find(doc.root, "name")->file, "three.yaml"));
     assert_true(ni_yaml_is_null(ni_yaml_find(doc.root, "x.p")));
     assert_string_equal(ni_yaml_find(doc.root, "x.q")->text, "3");
     assert_non_null(strstr(ni_yaml_find(doc.root, "x.q")->file, "two.yaml"));

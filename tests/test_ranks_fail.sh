@@ -36,6 +36,16 @@ status=0 others=
 RANK=0 $limited "$nibble" train run.yaml > out.txt 2> err.0 || status=$?
 one_line "RANK alone" "^nibble: environment: WORLD_SIZE is not set" 2
 
+# a name that nobody knows is said before the wait for it
+status=0
+RANK=1 WORLD_SIZE=2 MASTER_ADDR=nowhere.invalid MASTER_PORT=29500 NIBBLE_PATIENCE=1 $limited "$nibble" train run.yaml \
+    > out.txt 2> err.0 || status=$?
+[ "$status" = 1 ] || fail "a name that nobody knows: exit status $status"
+sed -n 1p err.0 | grep -q '^nibble: warning: rank 1: the address of rank 0, nowhere.invalid, is not found' ||
+    fail "a name that nobody knows is not told at once"
+sed -n 2p err.0 | grep -q '^nibble: tcp: rank 1 of 2 at nowhere.invalid .* is not found .* within 1 s' ||
+    fail "a name that nobody knows"
+
 over_tcp 3 "$nibble" train run.yaml || true
 one_line "4 micro-batches for 3 ranks" "^nibble: rank 0: accumulation: 4 micro-batches .* 3 ranks; .*hint: accumulation: 6" 2
 [ ! -d out ] || fail "a refused run left a folder"
@@ -45,7 +55,7 @@ sed 's/lr: 3e-3/lr: 2e-3/' run.yaml > other.yaml
 over_tcp 2 sh -c 'if [ $RANK = 1 ]; then set -- other.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
 one_line "another run file" "^nibble: rank 0: rank 1 of 2 has another run file than rank 0" 2
 over_tcp 4 sh -c 'if [ $RANK = 2 ]; then set -- gone.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
-one_line "a file that rank 2 lacks" "^nibble: rank 2: gone.yaml" 1
+one_line "a file that rank 2 lacks" "^nibble: rank 2: gone.yaml" 2
 
 # the disk of rank 0 says no: all end
 mkdir out

@@ -208,7 +208,7 @@ static void broken_folders_are_refused(void **state) {
     put(state, "run/run.yaml", "model: a\n");
     assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "recipe"));
-    assert_int_equal(ni_report_add_run(report, in_folder(state, "nowhere"), NULL, &err), NB_IO_ERROR);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "nowhere"), NULL, &err), NB_BAD_CONFIG);
     assert_int_equal(ni_report_run_count(report), 0);
     ni_report_free(report);
 }

@@ -43,8 +43,10 @@ expect 2 "--set out=: the key 'out' is missing" "$nibble" train run.yaml --set o
 expect 2 "did you mean 'optimizer.lr'" "$nibble" train run.yaml --set optimizer.lrr=1
 expect 2 "--set model.layers=0: layers: 0 is out of range" "$nibble" train run.yaml --set model.layers=0
 expect 2 "--recipes is missing" "$nibble" compare run.yaml --recipes ,
+expect 2 "--set recipe=fp8: every run has its own recipe here; hint: --recipes fp8" "$nibble" compare run.yaml \
+    --recipes nvfp4 --set recipe=fp8
 expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
-expect 1 "no-such.yaml" "$nibble" train no-such.yaml
+expect 2 "no-such.yaml: cannot open: No such file" "$nibble" train no-such.yaml
 expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
 expect 2 "expected one of them" "$nibble" train run.yaml --resume --from x
 expect 1 "none" "$nibble" train run.yaml --set 'data.train=none*.bin'
@@ -170,7 +172,9 @@ grep -q '^forked from runs/a/checkpoints/step-00000008 at step 8' out || fail "t
 "$nibble" generate runs/a --prompt 'A step' --tokens 12 --seed 3 | cmp - one || fail "generate from a run folder"
 cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
-expect 2 "temperature" "$nibble" generate $last --temperature -1
+expect 2 "--temperature: -1; expected 0 to 100" "$nibble" generate $last --temperature -1
+expect 2 "--seed: -1; expected 0 to 4294967295" "$nibble" generate $last --seed -1
+expect 2 "--seed: -1; expected 0 to 4294967295" "$nibble" quantize model.yaml --as nvfp4 -o q.safetensors --seed -1
 expect 2 "no such folder" "$nibble" eval runs/b
 expect 2 "is at step 8, where this run ends" "$nibble" train run.yaml --from $last --set out=runs/done
 expect 2 "is at step 8, where this run ends" "$nibble" compare run.yaml --recipes nvfp4 --from runs/a --set out=done
@@ -180,6 +184,16 @@ sed 's/^family: .*/family: qwen3/' model.yaml > family.yaml
 expect 2 "family is .* there and qwen3 in model" "$nibble" train run.yaml --from runs/a --set model=./family.yaml --set out=runs/qwen
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
+
+# ---- what a recipe is called is none of what it says ----------------------------------------------------------------------
+printf 'base: nvfp4\n' > unnamed.yaml
+unnamed="run.yaml --set recipe=./unnamed.yaml --set out=runs/unnamed --set steps=2 -q"
+"$nibble" train $unnamed
+grep -q '^name: unnamed$' runs/unnamed/recipe.yaml || fail "a recipe without a name: $(head -1 runs/unnamed/recipe.yaml)"
+printf 'base: nvfp4\nname: nvfp4\n' > unnamed.yaml # as runs recorded it when its name was the base's
+"$nibble" train $unnamed --resume || fail "a recipe of another name does not resume its run"
+printf 'base: nvfp4\nkeep: {last_blocks: 0}\n' > unnamed.yaml
+expect 2 "was made when recipe ./unnamed.yaml said something else" "$nibble" train $unnamed --resume
 
 # ---- patterns that keep nothing are told ---------------------------------------------------------------------------------
 printf 'base: nvfp4\nname: typo\nkeep: {modules: [embedding, lm_head, "*.q_proj", "*.q_porj"]}\n' > typo.yaml

@@ -67,3 +67,12 @@ mv "$work/run/lens" "$work/lens"
 : > "$work/run/lens"
 ! "$nibble" verify "$work/run" > "$work/log" 2> /dev/null || fail "a folder that cannot be listed"
 grep -q '^wrong .*/run/lens: cannot list the folder' "$work/log" || fail "$(cat "$work/log")"
+
+# A path that is not there, and one of nothing that can be verified, keep nobody from the others.
+status=0
+echo text > "$work/empty.txt"
+"$nibble" verify "$work/nowhere" "$work/empty.txt" "$work/run/metrics.jsonl" > "$work/log" 2> /dev/null || status=$?
+[ "$status" = 1 ] || fail "a path that is not there: exit status $status"
+grep -q '^wrong .*/nowhere: cannot examine: No such file' "$work/log" || fail "$(cat "$work/log")"
+grep -q '^wrong .*/empty.txt: holds nothing that can be verified' "$work/log" || fail "$(cat "$work/log")"
+grep -q '^plain .*/run/metrics.jsonl$' "$work/log" || fail "what follows is not read: $(cat "$work/log")"

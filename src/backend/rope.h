@@ -9,12 +9,18 @@
 
 #include "base/philox.h"
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct ni_rope {
     double theta;
     double factor, low, high, original; /* factor 0: nothing is stretched, and the others say nothing */
 } ni_rope;
+
+static inline bool ni_rope_is_same(const ni_rope *a, const ni_rope *b) {
+    return a->theta == b->theta && a->factor == b->factor && a->low == b->low && a->high == b->high &&
+           a->original == b->original;
+}
 
 static inline NI_HD double ni_rope_frequency(const ni_rope *r, int64_t i, int64_t head_dim) {
     const double frequency = pow(r->theta, -2.0 * (double)i / (double)head_dim);

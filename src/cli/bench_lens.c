@@ -1,6 +1,7 @@
 /* bench_lens.c: `nibble bench lens`: what looking costs. Steps of one run take turns: those of a sample (lens.spread),
  * followed (weights alone, twice, the second writes down what the window saw), plain. The lens's own files are written,
  * as in training. */
+#include "base/order.h"
 #include "cli/bench.h"
 #include "cli/training.h"
 
@@ -57,11 +58,6 @@ static double now(clockid_t clock) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static nb_status one_step(nb_trainer *t, ni_recorder *recorder, clockid_t clock, double *seconds, nb_error *err) {
     nb_step_report report;
     double begin = now(clock);
@@ -103,7 +99,7 @@ static nb_status take_turns(nb_trainer *t, ni_recorder *recorder, int64_t rounds
     for (int64_t round = 0; round < rounds; round++)
         NB_TRY(one_round(t, recorder, out, round, err));
     for (int kind = 0; kind < KINDS; kind++)
-        qsort(out->seconds[kind], (size_t)rounds, sizeof(double), ascending);
+        qsort(out->seconds[kind], (size_t)rounds, sizeof(double), ni_rising);
     out->lens_bytes = ni_recorder_bytes(recorder);
     return NB_OK;
 }
@@ -203,8 +199,7 @@ nb_status ni_bench_lens(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
-    if (given.rounds < 1 || given.rounds > MOST_ROUNDS)
-        return nb_fail(err, NB_BAD_USAGE, "--rounds %lld: expected 1 to %d", (long long)given.rounds, MOST_ROUNDS);
+    NB_TRY(ni_cli_range("rounds", (double)given.rounds, 1, MOST_ROUNDS, err));
     nb_run_config config;
     NB_TRY(nb_run_config_load(argv[1], given.set.items, given.set.count, &config, err));
     const char *base = getenv("TMPDIR");

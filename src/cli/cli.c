@@ -146,6 +146,15 @@ static nb_status take_option(const ni_command_line *line, int argc, char **argv,
     return store(o, command, value, fields, err);
 }
 
+nb_status ni_cli_range(const char *option, double value, double low, double high, nb_error *err) {
+    char end[40] = " or more";
+    if (value >= low && value <= high)
+        return NB_OK;
+    if (isfinite(high))
+        snprintf(end, sizeof end, " to %.15g", high);
+    return nb_fail(err, NB_BAD_USAGE, "--%s: %.15g; expected %.15g%s", option, value, low, end);
+}
+
 /* True for "-1", ".5": a number is an argument, not an option. */
 static bool is_argument(const char *word) {
     return word[0] != '-' || word[1] == 0 || (word[1] >= '0' && word[1] <= '9') || word[1] == '.';

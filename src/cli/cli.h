@@ -81,6 +81,9 @@ typedef struct ni_command_line {
  * sets *count to -1: the command returns NB_OK at once. Unknown options fail with the nearest right one. */
 nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
 
+/* Fails unless the number that --OPTION gives lies from `low` to `high` (INFINITY: or more). */
+nb_status ni_cli_range(const char *option, double value, double low, double high, nb_error *err);
+
 /* What --threads says; -1, which a backend refuses, for what is no number of threads. */
 int32_t ni_cli_threads(int64_t threads);
 

@@ -85,6 +85,16 @@ typedef struct comparison {
 
 /* ---- which runs ---- */
 
+/* Each run has the recipe of its entrant. That of the run file is passed over: the file also serves `nibble train`. */
+static nb_status check_set(const ni_texts *set, nb_error *err) {
+    static const char recipe[] = "recipe=";
+    for (int32_t i = 0; i < set->count; i++)
+        if (strncmp(set->items[i], recipe, strlen(recipe)) == 0)
+            return nb_fail(err, NB_BAD_USAGE, "--set %s: every run has its own recipe here; hint: --recipes %s",
+                           set->items[i], set->items[i] + strlen(recipe));
+    return NB_OK;
+}
+
 static nb_status add_entrant(comparison *c, const char *recipe, size_t length, nb_error *err) {
     if (length == 0)
         return NB_OK;
@@ -322,8 +332,8 @@ nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {
         return NB_OK;
     if (!given.recipes || given.recipes[strspn(given.recipes, ",")] == 0)
         return nb_fail(err, NB_BAD_USAGE, "--recipes is missing; expected names, as --recipes nvfp4,fp4-direct");
-    if (given.seeds < 1 || given.seeds > MOST_SEEDS)
-        return nb_fail(err, NB_BAD_USAGE, "--seeds: %lld; expected 1 to %d", (long long)given.seeds, MOST_SEEDS);
+    NB_TRY(ni_cli_range("seeds", (double)given.seeds, 1, MOST_SEEDS, err));
+    NB_TRY(check_set(&given.set, err));
     comparison *c = calloc(1, sizeof *c);
     if (!c)
         return nb_fail(err, NB_NO_MEMORY, "compare: out of memory");

@@ -169,24 +169,16 @@ static nb_status run(nb_backend *be, const char *folder, const generate_options 
     return status;
 }
 
-static nb_status check_range(const char *name, int64_t value, int64_t low, int64_t high, nb_error *err) {
-    if (value < low || value > high)
-        return nb_fail(err, NB_BAD_USAGE, "--%s: %lld; expected %lld to %lld", name, (long long)value, (long long)low,
-                       (long long)high);
-    return NB_OK;
-}
-
 nb_status ni_cli_generate(int argc, char **argv, nb_error *err) {
     generate_options given = {.tokens = 100, .top_k = 50, .seed = 1, .temperature = 0.8, .top_p = 1};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
-    NB_TRY(check_range("tokens", given.tokens, 0, INT32_MAX, err));
-    NB_TRY(check_range("top-k", given.top_k, 0, INT32_MAX, err));
-    NB_TRY(check_range("seed", given.seed, 0, UINT32_MAX, err));
-    if (!(given.temperature >= 0 && given.temperature <= 100))
-        return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
+    NB_TRY(ni_cli_range("tokens", (double)given.tokens, 0, INT32_MAX, err));
+    NB_TRY(ni_cli_range("top-k", (double)given.top_k, 0, INT32_MAX, err));
+    NB_TRY(ni_cli_range("seed", (double)given.seed, 0, UINT32_MAX, err));
+    NB_TRY(ni_cli_range("temperature", given.temperature, 0, 100, err));
     if (!(given.top_p > 0 && given.top_p <= 1))
         return nb_fail(err, NB_BAD_USAGE, "--top-p: %g; expected above 0, at most 1", given.top_p);
     char folder[NB_PATH_SIZE];

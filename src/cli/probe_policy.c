@@ -275,10 +275,8 @@ static nb_status write_recipe(const ni_policy_probe *how, const nb_policy *p, nb
 }
 
 static nb_status probe(watch *w, const ni_policy_probe *how, nb_policy *policy, nb_error *err) {
-    if (how->budget < 0) /* BF16 errs by 0: of every other budget a layer has a format */
-        return nb_fail(err, NB_BAD_USAGE, "--budget: %g; expected 0 or more", how->budget);
-    if (how->steps < 1)
-        return nb_fail(err, NB_BAD_USAGE, "--steps: %lld; expected 1 or more", (long long)how->steps);
+    NB_TRY(ni_cli_range("budget", how->budget, 0, INFINITY, err)); /* BF16 errs by 0: a layer has a format in any */
+    NB_TRY(ni_cli_range("steps", (double)how->steps, 1, INFINITY, err));
     NB_TRY(read_formats(how->formats ? how->formats : "mxfp4, nvfp4, mxfp8", w, policy, err));
     NB_TRY(train_and_watch(w, how, err));
     if (w->full)

@@ -98,8 +98,7 @@ static nb_status read_quantizer(const quantize_options *o, nb_quantizer *q, nb_n
         return nb_fail_within(err, "--as");
     if (nb_quantizer_is_bf16(q))
         return nb_fail(err, NB_BAD_USAGE, "--as bf16: BF16 is not quantized; expected nvfp4, mxfp4, ...");
-    if (o->seed < 0 || o->seed > (int64_t)UINT32_MAX)
-        return nb_fail(err, NB_BAD_USAGE, "--seed %lld: expected 0 to 4294967295", (long long)o->seed);
+    NB_TRY(ni_cli_range("seed", (double)o->seed, 0, UINT32_MAX, err));
     noise->seed = (uint32_t)o->seed;
     noise->tensor = nb_name_hash("quantize", NULL);
     if (o->round)

@@ -270,8 +270,7 @@ static nb_status peek(const inputs *in, int64_t most, nb_error *err) {
 
 static nb_status check_options(const tokenize_options *o, nb_error *err) {
     enum { MOST_PEEK = 1 << 20 };
-    if (o->peek < 0 || o->peek > MOST_PEEK)
-        return nb_fail(err, NB_BAD_USAGE, "tokenize: --peek: %" PRId64 "; expected 1 to %d", o->peek, MOST_PEEK);
+    NB_TRY(ni_cli_range("peek", (double)o->peek, 0, MOST_PEEK, err));
     if (o->peek)
         return NB_OK;
     if (!o->out)

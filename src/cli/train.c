@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/runs.h"
 #include "cli/training.h"
+#include "dist/ranks.h"
 
 #include <stdio.h>
 
@@ -53,6 +54,13 @@ static nb_status train(const char *path, const train_options *given, nb_ranks *r
     return ni_cli_run_training(&config, &training, err);
 }
 
+/* A mistaken name is not to be waited for in silence. */
+static void say_doubt(void) {
+    char text[NB_PATH_SIZE];
+    if (ni_ranks_doubt(text, sizeof text))
+        fprintf(stderr, "nibble: warning: %s\n", text);
+}
+
 /* Before the others are told, for that may end this process too. */
 static void say_why(const nb_ranks *ranks, const nb_error *err) {
     fflush(stdout);
@@ -71,6 +79,7 @@ nb_status ni_cli_train(int argc, char **argv, nb_error *err) {
     if (given.resume && given.from)
         return nb_fail(err, NB_BAD_USAGE,
                        "--resume goes on with the run's own checkpoint and --from takes another; expected one of them");
+    say_doubt();
     NB_TRY(nb_ranks_open(&ranks, err));
     nb_status status = train(argv[1], &given, ranks, err);
     if (ranks && status != NB_OK)

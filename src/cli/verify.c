@@ -237,12 +237,13 @@ static void verify_run(tally *t, const char *run) {
     ni_manifest_free(&m);
 }
 
-static nb_status verify(tally *t, const char *path, nb_error *err) {
+static void verify(tally *t, const char *path) {
     struct stat st;
+    nb_error err = {0};
+    const int32_t before = t->good + t->plain + t->wrong;
     if (stat(path, &st) != 0)
-        return ni_fail_errno(err, path, "examine");
-    int32_t before = t->good + t->plain + t->wrong;
-    if (!S_ISDIR(st.st_mode))
+        tell(t, ni_fail_errno(&err, path, "examine"), true, path, &err);
+    else if (!S_ISDIR(st.st_mode))
         verify_file(t, path);
     else if (exists_in(path, "run.yaml") || exists_in(path, "checkpoints"))
         verify_run(t, path);
@@ -251,11 +252,12 @@ static nb_status verify(tally *t, const char *path, nb_error *err) {
     else
         verify_files(t, path);
     if (t->good + t->plain + t->wrong > before)
-        return NB_OK;
-    return nb_fail(err, NB_BAD_USAGE,
-                   "%s: holds nothing that can be verified; expected a checkpoint, a run folder, "
-                   "token shards, a series or .safetensors",
-                   path);
+        return;
+    nb_fail(&err, NB_BAD_USAGE,
+            "%s: holds nothing that can be verified; expected a checkpoint, a run folder, "
+            "token shards, a series or .safetensors",
+            path);
+    tell(t, NB_BAD_USAGE, true, path, &err);
 }
 
 nb_status ni_cli_verify(int argc, char **argv, nb_error *err) {
@@ -265,7 +267,7 @@ nb_status ni_cli_verify(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     for (int32_t i = 1; i <= count; i++)
-        NB_TRY(verify(&t, argv[i], err));
+        verify(&t, argv[i]);
     printf("%d good, %d without a checksum of their own, %d wrong\n", t.good, t.plain, t.wrong);
     return t.wrong == 0 ? NB_OK : nb_fail(err, NB_IO_ERROR, "%d wrong", t.wrong);
 }

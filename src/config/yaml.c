@@ -2,10 +2,12 @@
 #include "config/yaml_memory.h"
 #include "files/file.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yaml.h>
 
 /* Memory of a tree: a list of chunks, freed together. */
@@ -320,8 +322,15 @@ nb_status ni_yaml_load_into(ni_yaml *doc, const char *path, ni_yaml_node **root,
     return status;
 }
 
+nb_status ni_yaml_fail_open(const char *path, nb_error *err) {
+    return nb_fail(err, errno == ENOENT ? NB_BAD_CONFIG : NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno));
+}
+
 nb_status ni_yaml_load(const char *path, ni_yaml *out, nb_error *err) {
+    struct stat st;
     *out = (ni_yaml){0};
+    if (stat(path, &st) != 0)
+        return ni_yaml_fail_open(path, err);
     nb_status status = ni_yaml_load_into(out, path, &out->root, err);
     if (status != NB_OK)
         ni_yaml_free(out);

@@ -39,7 +39,7 @@ typedef struct ni_yaml {
 /* Parses `size` bytes; `name` stands in messages for the file. The root may be of any kind. */
 nb_status ni_yaml_parse(const char *bytes, size_t size, const char *name, ni_yaml *out, nb_error *err);
 
-/* Reads a file whose root is a map. */
+/* Reads a file whose root is a map. One that is not there is NB_BAD_CONFIG. */
 nb_status ni_yaml_load(const char *path, ni_yaml *out, nb_error *err);
 
 /* Frees everything and zeroes the struct. A zeroed struct is allowed. */
@@ -79,7 +79,8 @@ nb_status ni_yaml_locate(const char *name_or_path, const char *folder, const cha
                          nb_error *err);
 
 /* Reads a file and what it names as `base:` (a name in `folder`, or a path beside the file), each laid upon its base.
- * Cycles and long chains are refused. The key `base` itself is gone from the result. */
+ * Cycles and long chains are refused. The key `base` itself is gone from the result; `name` is not taken from a base:
+ * where the file says none, it is the file's own, without folder and ".yaml". */
 nb_status ni_yaml_load_based(const char *name_or_path, const char *folder, const char *kind, ni_yaml_replaces *replaces,
                              ni_yaml *out, nb_error *err);
 

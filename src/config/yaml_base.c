@@ -1,4 +1,5 @@
 /* yaml_base.c: one tree laid upon another: `base:` and --set. */
+#include "base/text.h"
 #include "config/suggest.h"
 #include "config/yaml_memory.h"
 
@@ -136,8 +137,7 @@ nb_status ni_yaml_locate(const char *name_or_path, const char *folder, const cha
     if (stat(path, &st) == 0)
         return NB_OK;
     if (as_path)
-        return nb_fail(err, errno == ENOENT ? NB_BAD_CONFIG : NB_IO_ERROR, "%s: cannot open: %s", path,
-                       strerror(errno));
+        return ni_yaml_fail_open(path, err);
     char best[256] = "";
     ni_suggestion s = ni_suggest(name_or_path);
     offer_files(folder ? folder : ".", &s, best, sizeof best);
@@ -205,11 +205,28 @@ static nb_status load_chain(chain *c, ni_yaml *doc, const char *name_or_path, co
     }
 }
 
+/* A file of another content than its base is called by its own name, "x" of "folder/x.yaml", where it says none. */
+static nb_status name_by_file(ni_yaml *doc, ni_yaml_node *root, nb_error *err) {
+    if (ni_yaml_child(root, "name"))
+        return NB_OK;
+    const char *slash = strrchr(root->file, '/'), *file = slash ? slash + 1 : root->file;
+    const size_t length = strlen(file) - (ni_ends_with(file, ".yaml") ? strlen(".yaml") : 0);
+    ni_yaml_node *name = ni_yaml_alloc(doc, sizeof *name);
+    if (name)
+        *name = (ni_yaml_node){.key = "name", .file = root->file, .line = root->line, .parent = root};
+    if (!name || !(name->text = ni_yaml_text(doc, file, length)))
+        return nb_fail(err, NB_NO_MEMORY, "no memory for %s", root->file);
+    append_child(root, name);
+    return NB_OK;
+}
+
 nb_status ni_yaml_load_based(const char *name_or_path, const char *folder, const char *kind, ni_yaml_replaces *replaces,
                              ni_yaml *out, nb_error *err) {
     *out = (ni_yaml){0};
     chain c = {.count = 0};
     nb_status status = load_chain(&c, out, name_or_path, folder, kind, err);
+    if (status == NB_OK && c.count > 1)
+        status = name_by_file(out, c.roots[0], err);
     if (status != NB_OK) {
         ni_yaml_free(out);
         return status;

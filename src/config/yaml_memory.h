@@ -16,4 +16,7 @@ nb_status ni_yaml_parse_into(ni_yaml *doc, const char *bytes, size_t size, const
                              ni_yaml_node **root, nb_error *err);
 nb_status ni_yaml_load_into(ni_yaml *doc, const char *path, ni_yaml_node **root, nb_error *err);
 
+/* Fails by errno: a file that is not there is the mistake of who named it, anything else the system's. */
+nb_status ni_yaml_fail_open(const char *path, nb_error *err);
+
 #endif

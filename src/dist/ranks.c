@@ -88,6 +88,17 @@ static nb_status find_near(nb_ranks *r, nb_error *err) {
     return NB_OK;
 }
 
+bool ni_ranks_doubt(char *text, size_t size) {
+    ni_place place;
+    char why[100];
+    if (ni_place_read(variable, &place, NULL) != NB_OK || place.launcher != NI_LAUNCHED_TCP || place.world < 2 ||
+        !ni_tcp_is_unknown(&place, why, sizeof why))
+        return false;
+    snprintf(text, size, "rank %d: the address of rank 0, %s, is not found (%s); tried for %.0f s", (int)place.rank,
+             place.address, why, place.patience);
+    return true;
+}
+
 nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
     ni_place place;
     ni_wire wire;

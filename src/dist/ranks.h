@@ -58,6 +58,10 @@ nb_status ni_ranks_hand(nb_ranks *ranks, int32_t from, int32_t to, void *data, s
 /* Whether any rank says so. */
 nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err);
 
+/* Whether nb_ranks_open is going to wait, for what no wait may mend: no name service knows the machine of rank 0 (which
+ * may only be starting). `text` says so in a sentence, for who can print. */
+bool ni_ranks_doubt(char *text, size_t size);
+
 /* Ranks over a wire: what nb_ranks_open makes once it has one. Takes the wire over; on failure closes it. */
 nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb_error *err);
 

@@ -140,15 +140,30 @@ static int call(const struct sockaddr *at, socklen_t size, double until) {
     return -1;
 }
 
-/* Rank 0 may not have started yet: until it answers. */
-static nb_status call_rank_0(const ni_place *p, double until, int *out, nb_error *err) {
+/* 0, or what gai_strerror makes a sentence of. */
+static int resolve(const ni_place *p, struct addrinfo **found) {
     const struct addrinfo wish = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
-    char port[16], why[160] = "";
+    char port[16];
     snprintf(port, sizeof port, "%d", (int)p->port);
+    return getaddrinfo(p->address, port, &wish, found);
+}
+
+bool ni_tcp_is_unknown(const ni_place *place, char *why, size_t size) {
+    struct addrinfo *found;
+    const int result = place->rank > 0 ? resolve(place, &found) : 0;
+    if (place->rank > 0 && result == 0)
+        freeaddrinfo(found);
+    snprintf(why, size, "%s", result ? gai_strerror(result) : "");
+    return result != 0;
+}
+
+/* Rank 0 may not have started yet, nor its machine have a name: until it answers. */
+static nb_status call_rank_0(const ni_place *p, double until, int *out, nb_error *err) {
+    const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
+    char why[160] = "";
     for (; ni_seconds() < until; nanosleep(&pause, NULL)) {
         struct addrinfo *found;
-        const int result = getaddrinfo(p->address, port, &wish, &found);
+        const int result = resolve(p, &found);
         if (result != 0) {
             snprintf(why, sizeof why, "its address is not found (%.100s)", gai_strerror(result));
             continue;

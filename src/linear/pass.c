@@ -251,11 +251,22 @@ nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_
 
 /* ---- backward ---- */
 
-static bool changes_dw(const ni_linear_call *call, const ni_linear *layer) {
-    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_WGRAD); i++)
-        if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->after_wgrad)
-            return true;
-    return false;
+/* What mechanisms do with the products of a layer's backward pass; nothing where that runs in BF16. */
+typedef struct edits {
+    bool dw, dx;
+    bool alone; /* the terms of dW are gone with those of the next layer */
+} edits;
+
+static edits edits_of(const ni_linear_call *call, const ni_linear *layer) {
+    edits e = {0};
+    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_WGRAD); i++) {
+        const ni_mechanism *m = call->group->mechanisms[i].table;
+        const bool mine = layer->mechanisms >> i & 1;
+        e.dw |= mine && m->after_wgrad;
+        e.dx |= mine && m->after_dgrad;
+        e.alone |= mine && m->one_layer;
+    }
+    return e;
 }
 
 static nb_status change_dw(const ni_linear_call *call, ni_linear *layer, const nb_mat *dw, nb_error *err) {
@@ -271,7 +282,7 @@ static nb_status change_dw(const ni_linear_call *call, ni_linear *layer, const n
 static nb_status add_gradient(const ni_linear_call *call, ni_linear *layer, const ni_terms *terms, nb_error *err) {
     nb_backend *be = call->be;
     nb_mat grad = nb_mat_of(layer->grad, be->real, layer->out, layer->in), dw = grad;
-    bool changes = changes_dw(call, layer), apart = changes && layer->grad_written;
+    bool changes = edits_of(call, layer).dw, apart = changes && layer->grad_written;
     if (apart)
         NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(be->real) * (size_t)(layer->out * layer->in),
                                 "dW of one micro-batch", &dw.data, err));
@@ -301,19 +312,13 @@ static void list_gradient(const ni_linear_call *call, ni_linear *layer, const ni
     layer->grad_written = true;
 }
 
-/* Its terms are gone with those of the next layer. */
-static bool goes_alone(const ni_linear_call *call, const ni_linear *layer) {
-    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_WGRAD); i++)
-        if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->one_layer)
-            return true;
-    return false;
-}
-
 /* Where that may be worth something, no mechanism looks at one of them between, and all that they read stays. */
 static bool are_listed(const ni_linear_call *call) {
     bool listed = call->be->multiply_many;
-    for (int32_t i = 0; i < call->group->count && listed; i++)
-        listed = !changes_dw(call, &call->group->layers[i]) && !goes_alone(call, &call->group->layers[i]);
+    for (int32_t i = 0; i < call->group->count && listed; i++) {
+        const edits e = edits_of(call, &call->group->layers[i]);
+        listed = !e.dw && !e.alone;
+    }
     return listed;
 }
 
@@ -321,13 +326,6 @@ typedef struct dx_terms {
     ni_term list[NI_GROUP_LAYERS * NI_MOST_TERMS];
     int32_t count;
 } dx_terms;
-
-static bool changes_dx(const ni_linear_call *call, const ni_linear *layer) {
-    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_DGRAD); i++)
-        if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->after_dgrad)
-            return true;
-    return false;
-}
 
 static nb_status change_dx(const ni_linear_call *call, const nb_mat *dx, nb_error *err) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
@@ -380,7 +378,7 @@ static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error
     NB_TRY(ni_produce(call, err));
     for (int32_t i = 0; i < group->count; i++) {
         ni_linear *layer = &group->layers[i];
-        NB_TRY(backward_layer(call, layer, changes_dx(call, layer) ? &changed : &others, later, err));
+        NB_TRY(backward_layer(call, layer, edits_of(call, layer).dx ? &changed : &others, later, err));
     }
     if (later)
         NB_TRY(call->be->multiply_many(call->be, dw.products, dw.count, err));

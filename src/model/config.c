@@ -135,7 +135,8 @@ static nb_status finish(void *record, const ni_yaml_node *node, nb_error *err) {
 
 static const char intro[] = "A model file gives the sizes of a decoder. Those in `models/` say where their numbers "
                             "come from. `base: NAME` starts\n"
-                            "from another model file.\n";
+                            "from another model file; a file that then says no `name` is called as it is called "
+                            "itself, without `.yaml`.\n";
 
 const ni_keys ni_model_keys = {.name = "model file",
                                .intro = intro,

@@ -371,7 +371,9 @@ static const char intro[] =
     "`base: NAME` starts from another recipe (or, as `base: ./file.yaml`, from a file beside this one): keys merge, "
     "lists\n"
     "are replaced, `key: null` goes back to the default. An operand that names `format` or `from` replaces the base's\n"
-    "operand whole; one that does not changes single keys of it.\n\n"
+    "operand whole; one that does not changes single keys of it. `name` is never the base's: a file that says none "
+    "is\n"
+    "called as it is called itself, without `.yaml`.\n\n"
     "Refused, with file and line: unknown keys; two operands of one GEMM that are rotated differently or whose blocks\n"
     "differ along the contraction; a forward operand taken from a backward one; codes taken from another role whose\n"
     "scales then lie on the contraction, unless `via` says what happens to them.\n";

@@ -30,4 +30,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
  * memory ran out. */
 bool ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to);
 
+/* Whether two recipes say the same, whatever they are called. False if memory ran out. */
+bool ni_recipes_agree(const nb_recipe *a, const nb_recipe *b);
+
 #endif

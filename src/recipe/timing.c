@@ -61,7 +61,7 @@ static char *text_of(const nb_recipe *recipe) {
     return ni_memory_text(to, &text, whole);
 }
 
-static bool are_equal(const nb_recipe *a, const nb_recipe *b) {
+bool ni_recipes_agree(const nb_recipe *a, const nb_recipe *b) {
     char *x = text_of(a), *y = text_of(b);
     bool equal = x && y && strcmp(x, y) == 0;
     free(x);
@@ -101,12 +101,12 @@ static int64_t switch_step(const nb_recipe *r, int64_t steps) {
 
 int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps) {
     nb_recipe same = with_switch(b, a), rest = same;
-    int64_t alike = are_equal(&same, b) ? steps : smaller(switch_step(a, steps), switch_step(b, steps));
+    int64_t alike = ni_recipes_agree(&same, b) ? steps : smaller(switch_step(a, steps), switch_step(b, steps));
     for (const ni_mechanism_row *row = ni_mechanism_rows; row->name; row++) {
         same = with_mechanism(b, a, row);
-        if (!are_equal(&same, b))
+        if (!ni_recipes_agree(&same, b))
             alike = smaller(alike, smaller(first_step(a, row, steps), first_step(b, row, steps)));
         rest = with_mechanism(&rest, a, row);
     }
-    return are_equal(&rest, a) ? smaller(alike, steps) : 0;
+    return ni_recipes_agree(&rest, a) ? smaller(alike, steps) : 0;
 }

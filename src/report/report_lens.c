@@ -3,6 +3,7 @@
  * A page must open at once: a long run has more samples than a screen has columns, so neighbours share one, and the
  * worst of them is drawn. Maps of single modules (channels, histograms) are many; all of a metric share a budget.
  */
+#include "base/order.h"
 #include "files/json.h"
 #include "lens/tiles.h"
 #include "report/findings.h"
@@ -41,11 +42,6 @@ typedef struct columns {
     double *x; /* [cols] the first step of each column */
 } columns;
 
-static int rising(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static int32_t unique(double *sorted, int32_t count) {
     int32_t kept = 0;
     for (int32_t i = 0; i < count; i++)
@@ -64,7 +60,7 @@ static double *steps_of(const ni_samples *s, int32_t first, int32_t end, int32_t
         for (int64_t p = 0; p < ni_sampled_points(s, &s->items[i]); p++)
             steps[at++] = (double)ni_sampled_at(s, &s->items[i], p).step;
     if (steps) {
-        qsort(steps, (size_t)points, sizeof *steps, rising);
+        qsort(steps, (size_t)points, sizeof *steps, ni_rising);
         *count = unique(steps, (int32_t)points);
     }
     return steps;

@@ -1,5 +1,7 @@
 /* report_summary.c: how each run ended, and how far from its BF16 twin. */
+#include "base/order.h"
 #include "report/report_build.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,11 +98,6 @@ static double mean_of_last(const json_t *array, int64_t count) {
     return size > from ? sum / (double)(size - from) : NAN;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* NaN of nothing; false where memory runs out. */
 static bool median(const json_t *array, double *middle) {
     size_t size = json_array_size(array), count = 0;
@@ -112,7 +109,7 @@ static bool median(const json_t *array, double *middle) {
         if (isfinite(value))
             values[count++] = value;
     }
-    qsort(values, count, sizeof *values, by_value);
+    qsort(values, count, sizeof *values, ni_rising);
     *middle = count == 0 ? NAN : 0.5 * (values[(count - 1) / 2] + values[count / 2]);
     free(values);
     return true;

@@ -139,11 +139,7 @@ static nb_status check_same_run(const nb_trainer *t, const char *folder, const n
     /* Read and written anew, the recipe of an older checkpoint has the defaults of keys that it could not know. */
     nb_recipe before;
     NB_TRY(ni_manifest_recipe(m, folder, &before, err));
-    char *recipe = ni_recipe_to_text(&t->recipe), *saved = ni_recipe_to_text(&before);
-    bool same = recipe && saved && strcmp(recipe, saved) == 0;
-    free(recipe);
-    free(saved);
-    if (!same)
+    if (!ni_recipes_agree(&before, &t->recipe))
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: was made when recipe %s said something else; hint: --from forks a run, or restore the file",
                        folder, t->config.recipe);

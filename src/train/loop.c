@@ -1,31 +1,23 @@
-/* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
- * number goes bad. */
+/* loop.c: a whole run in its folder (run_folder.c): start or resume, steps, evaluations, checkpoints, metrics, and what
+ * happens when a number goes bad. */
 #include "alike.h"
 #include "announce.h"
 #include "arrivals.h"
 #include "checkpoint.h"
 #include "checkpoint_state.h"
-#include "manifest.h"
 #include "recorder.h"
+#include "run_folder.h"
 #include "scales.h"
 #include "trainer.h"
 
 #include "backend/table.h"
 #include "dist/nccl.h"
-#include "files/file.h"
-#include "files/folder.h"
 #include "model/hf.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
-
-#define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
 
 typedef struct run {
     nb_trainer *t;
@@ -42,149 +34,24 @@ typedef struct run {
     int64_t bad_until;                        /* newest step that was bad: past it the run has recovered */
 } run;
 
-/* ---- the run folder ---- */
-
-static nb_status refuse_a_run(const char *out, nb_error *err) {
-    char path[FILE_PATH_SIZE];
-    int64_t step;
-    int32_t count;
-    bool metrics;
-    snprintf(path, sizeof path, "%s/metrics.jsonl", out);
-    NB_TRY(ni_file_exists(path, &metrics, err));
-    NB_TRY(ni_checkpoint_list(out, &step, 1, &count, err));
-    if (!metrics && count == 0)
-        return NB_OK;
-    return nb_fail(err, NB_BAD_USAGE,
-                   "%s: holds a run already; hint: --resume goes on with it, --set out=... starts another", out);
-}
-
-static bool writes(const nb_trainer *t) {
-    return nb_ranks_rank(t->ranks) == 0;
-}
-
-static nb_status fail_busy(const char *out, nb_error *err) {
-    return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
-}
-
-/* That the run folder can be made, or is there and nobody trains in it. */
-static nb_status try_folder(const nb_trainer *t, nb_error *err) {
-    char path[FILE_PATH_SIZE];
-    if (!writes(t))
-        return NB_OK;
-    snprintf(path, sizeof path, "%s/checkpoints", t->config.out);
-    NB_TRY(ni_try_folders(path, err));
-    const int held = open(t->config.out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const bool busy = held >= 0 && flock(held, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (held >= 0)
-        close(held);
-    return busy ? fail_busy(t->config.out, err) : NB_OK;
-}
-
-nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
-    const char *out = t->config.out;
-    char path[FILE_PATH_SIZE], manifest[FILE_PATH_SIZE + 32];
-    nb_error none = {0};
-    int64_t step;
-    int32_t count = 0;
-    NB_TRY(try_folder(t, err));
-    if (start != NB_START_RESUME && start != NB_START_BRANCH)
-        NB_TRY(refuse_a_run(out, err));
-    if (start == NB_START_FORK)
-        return ni_checkpoint_check(t, from, start, err);
-    if (start != NB_START_NEW)
-        NB_TRY(ni_checkpoint_list(out, &step, 1, &count, err));
-    if (count > 0) {
-        ni_checkpoint_path(out, step, path, sizeof path);
-        snprintf(manifest, sizeof manifest, "%s/" NI_MANIFEST_NAME, path);
-        nb_status status = access(manifest, F_OK) == 0 ? ni_checkpoint_check(t, path, NB_START_RESUME, &none) : NB_OK;
-        if (status != NB_OK && status != NB_BAD_FILE) /* a damaged one is passed over when the run begins */
-            return nb_fail(err, status, "%s", none.message);
-    } else if (start == NB_START_BRANCH) {
-        return ni_checkpoint_check(t, from, start, err);
-    }
-    return NB_OK;
-}
-
-static nb_status take_folder(run *r, nb_error *err) {
-    const char *out = r->t->config.out;
-    char path[FILE_PATH_SIZE];
-    if (!writes(r->t))
-        return NB_OK;
-    snprintf(path, sizeof path, "%s/checkpoints", out);
-    NB_TRY(ni_make_folders(path, err));
-    r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (r->lock < 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened: %s", out, strerror(errno));
-    if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
-        return fail_busy(out, err);
-    return NB_OK;
-}
-
-/* What killed processes left. Nothing is removed before the state of the run is loaded. */
-static nb_status sweep_folder(const nb_trainer *t, nb_error *err) {
-    static const char *const folders[] = {"", "/checkpoints", "/lens"};
-    char path[FILE_PATH_SIZE];
-    for (size_t i = 0; writes(t) && i < sizeof folders / sizeof *folders; i++) {
-        snprintf(path, sizeof path, "%s%s", t->config.out, folders[i]);
-        NB_TRY(ni_folder_remove_abandoned(path, err));
-    }
-    return NB_OK;
-}
-
-/* Writes a text into the run folder and frees it. */
-static nb_status put_text(const nb_trainer *t, const char *name, char *text, nb_error *err) {
-    if (!text)
-        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", t->config.out, name);
-    char path[FILE_PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s", t->config.out, name);
-    nb_status status = ni_file_write(path, text, strlen(text), err);
-    free(text);
-    return status;
-}
-
-static nb_status write_description(nb_trainer *t, nb_error *err) {
-    if (!writes(t))
-        return NB_OK;
-    NB_TRY(put_text(t, "run.yaml", nb_run_config_text(&t->config), err));
-    NB_TRY(put_text(t, "recipe.yaml", ni_recipe_to_text(&t->recipe), err));
-    return put_text(t, "census.txt", ni_census_text(t), err);
-}
+/* ---- where it begins ---- */
 
 static nb_status open_recorder(run *r, nb_error *err) {
     ni_recorder_close(r->recorder);
     r->recorder = NULL;
-    if (!writes(r->t))
+    if (!ni_writes(r->t))
         return NB_OK;
     NB_TRY(ni_recorder_open(&r->t->config, r->t->at.step, r->t->at.evaluated, &r->recorder, err));
     return NB_OK;
 }
 
-/* The run's newest good checkpoint; empty where it has none at all. Checkpoints of which none is good, or which cannot
- * be read, are no reason to begin anew. */
-static nb_status find_newest(const nb_trainer *t, char *path, size_t size, nb_error *err) {
-    int64_t step;
-    int32_t count;
-    path[0] = 0;
-    NB_TRY(ni_checkpoint_list(t->config.out, &step, 1, &count, err));
-    if (count == 0)
-        return NB_OK;
-    nb_status status = nb_checkpoint_newest(t->config.out, path, size, t->callbacks.note, t->callbacks.user, err);
-    if (status != NB_OK) {
-        char why[sizeof err->message];
-        snprintf(why, sizeof why, "%s", err ? err->message : "");
-        return status == NB_BAD_FILE ? nb_fail(err, status, "%s; hint: move them away to begin at step 0", why)
-                                     : status;
-    }
-    return NB_OK;
-}
-
 /* An evaluation of this step whose line was lost is made again. */
 static nb_status look_for_evaluation(nb_trainer *t, nb_error *err) {
-    char path[FILE_PATH_SIZE];
+    char path[NI_RUN_PATH_SIZE];
     bool told = true;
     nb_status status = NB_OK;
     snprintf(path, sizeof path, "%s/metrics.jsonl", t->config.out);
-    if (writes(t) && t->at.step > 0 && t->at.evaluated == t->at.step)
+    if (ni_writes(t) && t->at.step > 0 && t->at.evaluated == t->at.step)
         status = ni_metrics_tell(path, t->at.step, &told, err);
     NB_TRY(nb_ranks_agree(t->ranks, status, err));
     NB_TRY(ni_ranks_broadcast(t->ranks, &told, sizeof told, err));
@@ -197,7 +64,7 @@ static nb_status look_for_evaluation(nb_trainer *t, nb_error *err) {
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
     nb_trainer *t = r->t;
     memset(path, 0, size);
-    NB_TRY(nb_ranks_agree(t->ranks, writes(t) ? find_newest(t, path, size, err) : NB_OK, err));
+    NB_TRY(nb_ranks_agree(t->ranks, ni_writes(t) ? ni_run_folder_newest(t, path, size, err) : NB_OK, err));
     NB_TRY(ni_ranks_broadcast(t->ranks, path, size, err));
     path[size - 1] = 0;
     return path[0] ? nb_ranks_agree(t->ranks, nb_trainer_load(t, path, NB_START_RESUME, err), err) : NB_OK;
@@ -214,7 +81,7 @@ static nb_status take_over(run *r, nb_error *err) {
 /* From the run's own newest checkpoint; without one from another run's, or from step 0 where there is none. */
 static nb_status go_on(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    char path[FILE_PATH_SIZE];
+    char path[NI_RUN_PATH_SIZE];
     NB_TRY(load_newest(r, path, sizeof path, err));
     if (!path[0] && r->from)
         return take_over(r, err);
@@ -260,7 +127,7 @@ static void tell_notes(run *r) {
 
 static nb_status write_checkpoint(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    char path[FILE_PATH_SIZE];
+    char path[NI_RUN_PATH_SIZE];
     ni_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
     if (r->recorder)
         ni_recorder_sync(r->recorder);
@@ -279,7 +146,7 @@ static nb_status write_checkpoint(run *r, nb_error *err) {
 /* Rank 0 writes, the others give it what it lacks. */
 static nb_status write_together(run *r, ni_state_server *server, nb_error *err) {
     nb_error ignored = {0};
-    if (!writes(r->t))
+    if (!ni_writes(r->t))
         return ni_state_serve(server, err);
     const nb_status status = write_checkpoint(r, err), served = ni_state_served(r->t, status == NB_OK ? err : &ignored);
     return status == NB_OK ? served : status;
@@ -287,7 +154,7 @@ static nb_status write_together(run *r, ni_state_server *server, nb_error *err) 
 
 /* Those that do not write, before rank 0 looks at its own parameters and begins. */
 static nb_status get_ready(const run *r, ni_state_server **server, nb_error *err) {
-    if (writes(r->t) || !r->t->share.out)
+    if (ni_writes(r->t) || !r->t->share.out)
         return NB_OK;
     if (ni_trainer_check_params(r->t, err) != NB_OK)
         return nb_fail_within(err, "no checkpoint is written");
@@ -342,7 +209,7 @@ static nb_status evaluate(run *r, nb_error *err) {
 static bool keep_last_good(run *r) {
     nb_trainer *t = r->t;
     nb_error none = {0};
-    if (!writes(t) || t->share.out || t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
+    if (!ni_writes(t) || t->share.out || t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
         return false;
     if (r->saved != t->at.step && write_checkpoint(r, &none) != NB_OK)
         return false;
@@ -381,13 +248,13 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
     NB_TRY(meet_devices(r, err));
     if (start == NB_START_FORK) /* before there is a folder: a damaged checkpoint leaves none behind */
         NB_TRY(take_over(r, err));
-    NB_TRY(nb_ranks_agree(t->ranks, take_folder(r, err), err));
+    NB_TRY(nb_ranks_agree(t->ranks, ni_run_folder_take(t, &r->lock, err), err));
     if (start == NB_START_RESUME || start == NB_START_BRANCH)
         NB_TRY(go_on(r, err));
-    NB_TRY(nb_ranks_agree(t->ranks, sweep_folder(t, err), err));
+    NB_TRY(nb_ranks_agree(t->ranks, ni_run_folder_sweep(t, err), err));
     say_random_parameters(r, start);
     ni_announce_run(t);
-    NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
+    NB_TRY(nb_ranks_agree(t->ranks, ni_run_folder_describe(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));
     return nb_ranks_agree(t->ranks, open_recorder(r, err), err);
@@ -403,7 +270,7 @@ static const char *policy_name(nb_bad_policy policy) {
 /* The sentence with which the run ends. */
 static nb_status give_up(run *r, const char *what, const char *where, nb_error *err) {
     nb_trainer *t = r->t;
-    char path[FILE_PATH_SIZE] = "";
+    char path[NI_RUN_PATH_SIZE] = "";
     nb_error none;
     if (t->share.out && !t->torn && t->at.step > 0) /* all ranks give up alike */
         save(r, &none);
@@ -433,7 +300,7 @@ static nb_status roll_back(run *r, nb_error *err) {
     if (!earlier)
         return nb_fail(err, NB_NO_MEMORY, "rollback: out of memory");
     memcpy(earlier, t->at.passed, sizeof t->at.passed);
-    char path[FILE_PATH_SIZE];
+    char path[NI_RUN_PATH_SIZE];
     nb_status status = load_newest(r, path, sizeof path, err);
     if (status == NB_OK && !path[0])
         status = nb_ranks_agree(t->ranks,
@@ -527,7 +394,7 @@ static nb_status tell_drowned(run *r, nb_error *err) {
              w->drowned, w->operands);
     ni_note(t, NB_NOTE_WARNING, "step %lld: %s (least rho %.3g, %s)", (long long)t->at.step, what, w->least, w->where);
     ni_recorder_warning(r->recorder, t->at.step, "drowned gradients", what, w->where);
-    return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
+    return ni_run_folder_census(t, err);
 }
 
 /* The first step in which FP8 units did not hold all rows. */

@@ -121,12 +121,8 @@ static void add_outer(nb_backend *be, const nb_mat *c, const ni_outer *outer) {
         ni_add_outer_row((float *)c->data + r * c->stride, c->cols, outer, r);
 }
 
-static bool is_simple(const ni_term *t) {
-    return t->a && !t->columns && !t->a->factor && !t->b->factor;
-}
-
 static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, bool accumulate, nb_error *err) {
-    if (is_simple(t))
+    if (ni_term_is_simple(t))
         return product(be, c, t->a, t->b, accumulate, err);
     if (t->a)
         return add_product_part(be, c, t, accumulate, err);
@@ -160,7 +156,7 @@ static nb_status through_f32(nb_backend *be, const nb_mat *c, const ni_term *ter
 nb_status ni_cpu_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                           nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
-    if (c->dtype == NB_BF16 && (count > 1 || !is_simple(terms)))
+    if (c->dtype == NB_BF16 && (count > 1 || !ni_term_is_simple(terms)))
         return through_f32(be, c, terms, count, accumulate, err);
     for (int32_t i = 0; i < count; i++)
         NB_TRY(add_term(be, c, &terms[i], accumulate || i > 0, err));

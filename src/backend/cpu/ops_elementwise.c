@@ -193,14 +193,10 @@ static void angles_of(const ni_rope *how, int64_t half, int64_t position, float 
     }
 }
 
-static bool same_angles(const ni_rope *a, const ni_rope *b) {
-    return a->theta == b->theta && a->factor == b->factor && a->low == b->low && a->high == b->high &&
-           a->original == b->original;
-}
-
 /* Makes the tables reach `last`; on a change of angles or width, anew. False if there is no memory for them. */
 static bool extend_tables(ni_cpu *cpu, const ni_rope *how, int64_t half, int64_t last) {
-    if (cpu->rope.cosine && same_angles(&cpu->rope.how, how) && cpu->rope.half == half && cpu->rope.positions > last)
+    if (cpu->rope.cosine && ni_rope_is_same(&cpu->rope.how, how) && cpu->rope.half == half &&
+        cpu->rope.positions > last)
         return true;
     int64_t positions = 256;
     while (positions <= last)

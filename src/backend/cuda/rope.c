@@ -25,11 +25,6 @@ void ni_cuda_turns_free(ni_cuda_turn_table *table) {
     free(table);
 }
 
-static bool same_angles(const ni_rope *a, const ni_rope *b) {
-    return a->theta == b->theta && a->factor == b->factor && a->low == b->low && a->high == b->high &&
-           a->original == b->original;
-}
-
 /* Memory for so many floats; without it angles are made as they are asked for. */
 static bool has_room(nb_backend *be, ni_cuda_turn_table *table, int64_t floats) {
     if (table->room >= floats)
@@ -54,7 +49,7 @@ ni_cuda_turns ni_cuda_turns_of(nb_backend *be, const ni_rope *how, int64_t head_
     ni_cuda_turn_table *t = cuda->turns;
     if (!t)
         return (ni_cuda_turns){NULL, 0};
-    if (t->turns.positions >= positions && t->head_dim == head_dim && same_angles(&t->how, how))
+    if (t->turns.positions >= positions && t->head_dim == head_dim && ni_rope_is_same(&t->how, how))
         return t->turns;
     t->turns.positions = 0;
     if (!has_room(be, t, positions * (head_dim / 2) * 2))

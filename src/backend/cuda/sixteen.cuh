@@ -61,14 +61,6 @@ template <bool FOLDED> static __device__ inline void ni_turn_signed(float *x, bo
             x[i] = ni_bf16_round(x[i]);
 }
 
-/* The same behind its signs. */
-static __device__ inline void ni_turn_sixteen(float *x, uint32_t signs, bool round) {
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
-    ni_turn_signed<false>(x, round);
-}
-
 static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {
     uint32_t amax = 0;
 #pragma unroll

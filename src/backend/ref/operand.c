@@ -358,12 +358,8 @@ static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, n
     return status;
 }
 
-static bool is_simple(const ni_term *t) {
-    return t->a && !t->columns && !t->a->factor && !t->b->factor;
-}
-
 static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, bool accumulate, nb_error *err) {
-    if (is_simple(t))
+    if (ni_term_is_simple(t))
         return product(be, c, t->a, t->b, accumulate, err);
     if (!t->a && !accumulate)
         return ni_fail_first_term(err);
@@ -379,7 +375,7 @@ static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, boo
 nb_status ni_ref_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                           nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
-    bool in_place = c->dtype != NB_BF16 || (count == 1 && is_simple(terms));
+    bool in_place = c->dtype != NB_BF16 || (count == 1 && ni_term_is_simple(terms));
     nb_mat sum = *c;
     if (!in_place) {
         NB_TRY(new_matrix(NB_F32, c->rows, c->cols, &sum, err));

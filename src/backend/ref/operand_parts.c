@@ -214,6 +214,10 @@ static nb_status check_term(const nb_mat *c, const ni_term *t, nb_error *err) {
     return NB_OK;
 }
 
+bool ni_term_is_simple(const ni_term *t) {
+    return t->a && !t->columns && !t->a->factor && !t->b->factor;
+}
+
 nb_status ni_check_terms(const nb_mat *c, const ni_term *terms, int32_t count, nb_error *err) {
     if (count < 1)
         return nb_fail(err, NB_BAD_USAGE, "multiply: a sum of %d terms; expected at least one", count);

@@ -48,6 +48,8 @@ nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_e
 nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
                           nb_error *err);
 nb_status ni_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err);
+/* A product of two operands as they are, into all of C. */
+bool ni_term_is_simple(const ni_term *t);
 nb_status ni_check_terms(const nb_mat *c, const ni_term *terms, int32_t count, nb_error *err);
 
 /* The refusal of a sum that begins with what is added to others. */
