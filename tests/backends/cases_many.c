@@ -261,10 +261,7 @@ static void run_split(trial *t) {
     const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
     nb_quantizer blocks = nvfp4(1);
     blocks.outer = NB_OUTER_ROW128;
-    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
-    for (int64_t c = 0; c < cols; c++)
-        columns[c] = (int32_t)((11 * c + 3) % cols);
-    const int32_t *first = upload(t, columns, sizeof *columns * (size_t)cols), *second = first + eights;
+    const int32_t *first = shuffled(t, cols), *second = first + eights;
     for (int i = 0; i < 8; i++) {
         const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, cols + 8);
         const ni_source sources[2] = {{.numbers = &x, .columns = first, .column_count = eights},

@@ -245,10 +245,7 @@ static void run_decode_columns(trial *t) {
     const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
     nb_quantizer blocks = nvfp4(1);
     blocks.outer = NB_OUTER_ROW128;
-    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
-    for (int64_t c = 0; c < cols; c++)
-        columns[c] = (int32_t)((11 * c + 3) % cols);
-    const int32_t *first = upload(t, columns, sizeof *columns * (size_t)cols), *at[2] = {first, first + eights};
+    const int32_t *first = shuffled(t, cols), *at[2] = {first, first + eights};
     for (int i = 0; i < 4; i++) {
         const int64_t wide = i % 2 ? cols + 12 : cols;
         const data_kind kind = i / 2 ? DATA_CORNERS : DATA_NORMAL;

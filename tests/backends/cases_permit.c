@@ -10,19 +10,15 @@ static double depth(const trial *t) {
     return 2 * (double)SIZES[t->shape][2] + 16;
 }
 
-static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
-    return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
-}
-
 /* Into both types, written and added to. */
 static void multiply_pair(trial *t, const nb_quantizer *a, const nb_quantizer *b) {
     const int64_t m = SIZES[t->shape][0], n = SIZES[t->shape][1], k = SIZES[t->shape][2];
-    const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_F32, 8, n, k);
+    const nb_mat x = normal_mat(t, NB_BF16, 7, m, k), w = normal_mat(t, NB_F32, 8, n, k);
     const nb_operand left = made(t, a, &x, NI_LEFT, b), right = made(t, b, &w, NI_RIGHT, a);
     char format[200];
     nb_quantizer_text(a, format, sizeof format);
     for (int i = 0; i < 4; i++) {
-        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
         EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &right}, 1, (i & 2) != 0, &err));
         keep(t, format, c.data, c.dtype, m * n, false);
     }
@@ -33,9 +29,9 @@ static void multiply_pair(trial *t, const nb_quantizer *a, const nb_quantizer *b
 static void multiply_turned(trial *t) {
     const int64_t m = SIZES[t->shape][0], n = SIZES[t->shape][1], k = SIZES[t->shape][2];
     const nb_quantizer whole = format_of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
-    const nb_mat w = numbers(t, NB_BF16, 8, n, k);
+    const nb_mat w = normal_mat(t, NB_BF16, 8, n, k);
     const nb_operand straight = made(t, &whole, &w, NI_LEFT, &whole),
-                     y = {.quantizer = plain, .rows = m, .cols = n, .numbers = numbers(t, NB_BF16, 7, m, n)};
+                     y = {.quantizer = plain, .rows = m, .cols = n, .numbers = normal_mat(t, NB_BF16, 7, m, n)};
     nb_operand turned = {.quantizer = whole, .other = whole, .rows = k, .cols = n, .side = NI_RIGHT, .turned = true};
     turned.memory = scratch(t, t->be->ops->operand_bytes(t->be, &turned));
     EXPECT_OK(t, t->be->ops->turn(t->be, &turned, &straight, &err));

@@ -18,19 +18,15 @@ static double odd_depth(const trial *t) {
 
 /* ---- plain ---- */
 
-static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
-    return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
-}
-
 static void run_gemm(trial *t) {
     const int64_t m = ODD[t->shape][0], n = ODD[t->shape][1], k = ODD[t->shape][2];
     nb_backend *be = t->be;
     for (int i = 0; i < 16; i++) {
         const bool trans_a = i & 1, trans_b = i & 2, accumulate = i & 4;
         const nb_dtype type = i & 8 ? be->real : be->act;
-        const nb_mat a = numbers(t, be->act, 1, trans_a ? k : m, trans_a ? m : k),
-                     b = numbers(t, be->act, 2, trans_b ? n : k, trans_b ? k : n);
-        const nb_mat c = accumulate ? numbers(t, type, 3, m, n)
+        const nb_mat a = normal_mat(t, be->act, 1, trans_a ? k : m, trans_a ? m : k),
+                     b = normal_mat(t, be->act, 2, trans_b ? n : k, trans_b ? k : n);
+        const nb_mat c = accumulate ? normal_mat(t, type, 3, m, n)
                                     : nb_mat_of(scratch(t, (size_t)(m * n) * nb_dtype_size(type)), type, m, n);
         char what[64];
         snprintf(what, sizeof what, "%s%s%s", trans_a ? "A^T" : "A", trans_b ? " B^T" : " B", accumulate ? " +=" : "");
@@ -66,7 +62,7 @@ static void run_sums(trial *t) {
 static void run_choices(trial *t) {
     nb_backend *be = t->be;
     const int64_t m = 128, n = 96, k = 160;
-    const nb_mat a = numbers(t, be->act, 1, m, k), b = numbers(t, be->act, 2, n, k);
+    const nb_mat a = normal_mat(t, be->act, 1, m, k), b = normal_mat(t, be->act, 2, n, k);
     void *first = poisoned((size_t)(m * n) * 4), *second = poisoned((size_t)(m * n) * 4);
     int32_t facts[5] = {0};
     for (int i = 0; i < 2; i++) {
@@ -156,7 +152,7 @@ static void run_one_term_of(trial *t, int begin, int end) {
                 make(t, &(ni_source){.numbers = &w[i >> 2 & 1]}, &(ni_making){.out = r}, 1);
             if (t->few && i % 4 != (i >> 2 & 1) * 3) /* written as BF16, added to as FP32 */
                 continue;
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
             const ni_term term = {.a = &left, .b = r};
             EXPECT_OK(t, be->ops->multiply(be, &c, &term, 1, i & 2, &err));
             char format[200];
@@ -224,8 +220,8 @@ static void run_terms(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     nb_backend *be = t->be;
     const nb_quantizer q = nvfp4(1), tiles = nvfp4(16), plain = nb_quantizer_bf16();
-    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL), px = numbers(t, NB_BF16, 7, m, k),
-                 pw = numbers(t, NB_BF16, 8, n, k);
+    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL), px = normal_mat(t, NB_BF16, 7, m, k),
+                 pw = normal_mat(t, NB_BF16, 8, n, k);
     nb_mat half = w;
     half.rows = n / 2;
     int32_t *columns = poisoned((size_t)(n / 2) * sizeof *columns);
@@ -243,7 +239,7 @@ static void run_terms(trial *t) {
                               {.sparse = &s, .b = &right},
                               {.a = &left_numbers, .b = &right_numbers}};
     for (int i = 0; i < 4; i++) {
-        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
         EXPECT_OK(t, be->ops->multiply(be, &c, terms, 4, i & 2, &err));
         keep(t, "four terms", c.data, c.dtype, m * n, false);
     }
@@ -254,12 +250,12 @@ static void run_terms(trial *t) {
                               {.a = &left, .b = &right_half, .columns = at},
                               {.a = &left, .b = &right_half, .columns = beside}};
     for (int i = 0; i < 4; i++) {
-        const nb_mat c = numbers(t, NB_F32, 9, m, n);
+        const nb_mat c = normal_mat(t, NB_F32, 9, m, n);
         EXPECT_OK(t, be->ops->multiply(be, &c, i & 1 ? parts : parts + 1, i & 1 ? 3 : 2, i & 2, &err));
         keep(t, "terms of columns", c.data, c.dtype, m * n, false);
     }
     nb_error err = {0};
-    const nb_mat c = numbers(t, NB_F32, 9, m, n);
+    const nb_mat c = normal_mat(t, NB_F32, 9, m, n);
     const int32_t refused[2] = {(int32_t)be->ops->multiply(be, &c, &terms[2], 1, false, &err),
                                 (int32_t)be->ops->multiply(be, &c, terms, 0, false, &err)};
     record(t, "refused", refused, NB_I32, 2, true);
@@ -284,7 +280,7 @@ static void run_rest(trial *t) {
                          right = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
         const ni_term terms[2] = {{.a = &left, .b = &right}, {.sparse = &s, .b = &right}};
         for (int i = 0; i < 4; i++) {
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
             EXPECT_OK(t, t->be->ops->multiply(t->be, &c, terms, 2, i & 2, &err));
             keep(t, i & 2 ? "added" : "written", c.data, c.dtype, m * n, false);
         }
@@ -343,7 +339,7 @@ static void round_and_multiply(trial *t, const nb_operand *a, nb_operand *b, con
     EXPECT_OK(t, be->ops->canonical(be, &codes, b, &err));
     EXPECT_OK(t, be->ops->take_codes(be, &again, &codes, &err));
     for (int i = 0; i < 2; i++) {
-        const nb_mat c = numbers(t, NB_F32, 9, a->rows, b->rows);
+        const nb_mat c = normal_mat(t, NB_F32, 9, a->rows, b->rows);
         EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = a, .b = i ? &again : b}, 1, false, &err));
         be->ops->download(be, results[i], c.data, (size_t)n * sizeof(float));
     }
@@ -364,7 +360,7 @@ static void run_mx(trial *t) {
         const nb_operand a = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
         nb_operand b = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
         for (int i = 0; i < MX_PRODUCTS; i++) {
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
             EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = &a, .b = &b}, 1, i & 2, &err));
             keep(t, i & 2 ? "added" : "written", c.data, c.dtype, m * n, false);
         }
@@ -409,12 +405,12 @@ static void run_outer(trial *t) {
                           .right = {input_real(t, 34, n, 0, 1), input_real(t, 35, n, 0, 1)}};
     const ni_term terms[4] = {{.a = &left, .b = &right}, {.outer = &row}, {.a = &left, .b = &right}, {.outer = &two}};
     for (int i = 0; i < 8; i++) {
-        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
         EXPECT_OK(t, be->ops->multiply(be, &c, terms, i & 4 ? 4 : 2, i & 2, &err));
         keep(t, i & 4 ? "four terms" : "two terms", c.data, c.dtype, m * n, false);
     }
     nb_error err = {0};
-    const nb_mat c = numbers(t, NB_F32, 9, m, n);
+    const nb_mat c = normal_mat(t, NB_F32, 9, m, n);
     const int32_t refused = (int32_t)be->ops->multiply(be, &c, &terms[1], 1, false, &err);
     record(t, "refused", &refused, NB_I32, 1, true);
 }
@@ -425,7 +421,7 @@ static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_quantizer quantizers[2] = {rows_of("e2m1"), format_of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
                        plain = nb_quantizer_bf16();
-    const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
+    const nb_mat x = normal_mat(t, NB_BF16, 7, m, k), w = normal_mat(t, NB_BF16, 8, n, k);
     const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},
                      plain_w = {.quantizer = plain, .rows = n, .cols = k, .numbers = w};
     for (int i = 0; i < 8; i++) { /* rows or one scale; into FP32, or added to BF16 */
@@ -433,203 +429,10 @@ static void run_mixed(trial *t) {
         const bool into_bf16 = i & 2;
         const nb_operand coded = i & 1 ? made(t, q, &w, NI_RIGHT, &plain) : made(t, q, &x, NI_LEFT, &plain);
         const ni_term term = {.a = i & 1 ? &plain_x : &coded, .b = i & 1 ? &coded : &plain_w};
-        const nb_mat c = numbers(t, into_bf16 ? NB_BF16 : NB_F32, 9, m, n);
+        const nb_mat c = normal_mat(t, into_bf16 ? NB_BF16 : NB_F32, 9, m, n);
         EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, into_bf16, &err));
         keep(t, i & 1 ? "numbers x codes" : "codes x numbers", c.data, c.dtype, m * n, false);
     }
-}
-
-/* ---- sums of products, as dX of a group ---- */
-
-/* On a GPU one contraction where nothing hinders it: tiles of 128 x 256, 64 of the contraction at a time, two by two.
- */
-enum { GROUP_TERMS = 4, GROUP_SHAPES = 4 };
-static const int64_t GROUP_SIZES[][2] = {{1, 16}, {70, 48}, {128, 256}, {260, 272}};
-static const int64_t GROUP_DEPTHS[GROUP_TERMS] = {208, 16, 64, 128};
-
-/* How the terms of a sum are. */
-typedef struct group_kind {
-    const char *name;
-    bool turned;                 /* B lies as [K, N] */
-    bool apart;                  /* A is columns of a wider matrix */
-    int64_t less;                /* of every contraction */
-    uint32_t coded;              /* terms of NVFP4, a bit each */
-    double factors[GROUP_TERMS]; /* of A where it is numbers; 0, 0, 0, 0: none */
-} group_kind;
-static const group_kind GROUP_KINDS[] = {
-    {"numbers, B turned", true, true, 0, 0, {0}},
-    {"numbers", false, false, 0, 0, {0.37, 1.9e-3, 7.7, -0.37}},
-    {"numbers, factors far apart", true, false, 0, 0, {1e-3, 1e-20, 0, 1e12}},
-    {"codes", false, false, 0, 15, {0}},
-    {"codes, B turned", true, false, 0, 15, {0}},
-    {"numbers and codes", true, false, 0, 5, {0, 3, 0, 1e-9}},
-    {"odd contractions", true, false, 3, 0, {0}},
-};
-enum { GROUPS_OF_TERMS = sizeof GROUP_KINDS / sizeof *GROUP_KINDS };
-
-static double group_depth(const trial *t) {
-    double sum = 16;
-    (void)t;
-    for (int i = 0; i < GROUP_TERMS; i++)
-        sum += 2 * (double)GROUP_DEPTHS[i] + 8;
-    return sum;
-}
-
-static nb_operand numbers_as(nb_mat numbers, bool turned, const float *factor) {
-    return (nb_operand){.quantizer = nb_quantizer_bf16(),
-                        .other = nb_quantizer_bf16(),
-                        .rows = turned ? numbers.cols : numbers.rows,
-                        .cols = turned ? numbers.rows : numbers.cols,
-                        .numbers = numbers,
-                        .transposed = turned,
-                        .factor = factor};
-}
-
-static void numbers_of_term(trial *t, const group_kind *kind, int i, nb_operand *a, nb_operand *b) {
-    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1], k = GROUP_DEPTHS[i] - kind->less,
-                  wide = kind->apart ? k + 24 : k;
-    const uint32_t stream = 40 + 2 * (uint32_t)i;
-    nb_mat x = numbers(t, NB_BF16, stream, m, wide);
-    x.cols = k;
-    if (kind->apart)
-        x.data = (uint16_t *)x.data + 8;
-    const nb_mat w = kind->turned ? numbers(t, NB_BF16, stream + 1, k, n) : numbers(t, NB_BF16, stream + 1, n, k);
-    const bool scaled = kind->factors[0] != 0 || kind->factors[1] != 0;
-    *a = numbers_as(x, false, scaled ? input(t, NB_F32, &kind->factors[i], 1) : NULL);
-    *b = numbers_as(w, kind->turned, NULL);
-}
-
-static void codes_of_term(trial *t, const group_kind *kind, int i, nb_operand *a, nb_operand *b) {
-    const nb_quantizer q = nvfp4(1), tiles = nvfp4(16);
-    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1], k = GROUP_DEPTHS[i];
-    const nb_mat x = matrix_of(t, DATA_NORMAL, NB_BF16, m, k),
-                 w = kind->turned ? matrix_of(t, DATA_NORMAL, NB_F32, k, n) : matrix_of(t, DATA_NORMAL, NB_F32, n, k);
-    *a = made(t, &q, &x, NI_LEFT, &tiles);
-    if (!kind->turned) {
-        *b = made(t, &tiles, &w, NI_RIGHT, &q);
-        return;
-    }
-    nb_operand *straight = poisoned(sizeof *straight);
-    *straight = made(t, &tiles, &w, NI_RIGHT, &q);
-    *b = placed(t, &tiles, n, k, NI_RIGHT, &q);
-    EXPECT_OK(t, t->be->ops->turn(t->be, b, straight, &err));
-}
-
-static void run_group(trial *t) {
-    const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1];
-    for (int kind = 0; kind < GROUPS_OF_TERMS; kind++) {
-        const group_kind *of = &GROUP_KINDS[kind];
-        nb_operand a[GROUP_TERMS], b[GROUP_TERMS];
-        ni_term terms[GROUP_TERMS];
-        for (int i = 0; i < GROUP_TERMS; i++) {
-            (of->coded >> i & 1 ? codes_of_term : numbers_of_term)(t, of, i, &a[i], &b[i]);
-            terms[i] = (ni_term){.a = &a[i], .b = &b[i]};
-        }
-        for (int i = 0; i < (t->shape < 2 ? 4 : 1); i++) { /* the last three are no one contraction */
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
-            EXPECT_OK(t, t->be->ops->multiply(t->be, &c, terms, i ? 2 : GROUP_TERMS, i & 2, &err));
-            keep(t, of->name, c.data, c.dtype, m * n, false);
-        }
-    }
-}
-
-/* ---- products over many tokens, side by side: dW of a group. On a GPU their contractions are cut into equal shares
- * ---- */
-
-/* On 66 clusters: 14 tall tiles in four parts; as many wide ones, of codes; 36 in two, of which others than the owners
- * take two each; 66 whole ones, and two that are left. */
-enum { SIDES = 7, SIDE_SHAPES = 4, SIDE_DEPTH = 2064 };
-static const int64_t SIDE_ROWS[SIDE_SHAPES][SIDES] = {
-    {514, 514, 514, 514, 514, 514, 514}, {16, 16, 16, 16, 16, 16, 16}, {2, 2}, {2, 2, 2, 2}};
-static const int64_t SIDE_COLS[SIDE_SHAPES] = {8, 272, 4360, 4104};
-
-static double side_depth(const trial *t) {
-    (void)t;
-    return 2.0 * SIDE_DEPTH + 24;
-}
-
-/* X or dY as it lies, the contraction down its columns: numbers, or codes made of them. */
-static nb_operand down(trial *t, const nb_mat *numbers_of_it, ni_side which, const float *factor) {
-    const nb_quantizer q = nvfp4(1);
-    if (t->shape != 1)
-        return numbers_as(*numbers_of_it, true, factor);
-    nb_operand o = placed(t, &q, numbers_of_it->cols, SIDE_DEPTH, which, &q);
-    make(t, &(ni_source){.numbers = numbers_of_it}, &(ni_making){.out = &o, .transpose = true}, 1);
-    return o;
-}
-
-static void multiply_sides(trial *t, const ni_sum *products, int32_t count) {
-    if (t->be->multiply_many)
-        EXPECT_OK(t, t->be->multiply_many(t->be, products, count, &err));
-    for (int i = 0; i < count; i++) {
-        const ni_sum *p = &products[i];
-        if (!t->be->multiply_many)
-            EXPECT_OK(t, t->be->ops->multiply(t->be, &p->c, p->terms, p->count, p->accumulate, &err));
-        keep(t, "dW", p->c.data, NB_F32, p->c.rows * p->c.cols, false);
-    }
-}
-
-static void run_sides(trial *t) {
-    static const double factor = 0.37;
-    const int64_t *rows = SIDE_ROWS[t->shape], cols = SIDE_COLS[t->shape];
-    const float *scaled = input(t, NB_F32, &factor, 1);
-    const nb_mat x = numbers(t, NB_BF16, 49, SIDE_DEPTH, cols);
-    const nb_operand b = down(t, &x, NI_RIGHT, NULL);
-    nb_operand a[SIDES];
-    ni_term terms[SIDES];
-    ni_sum products[SIDES];
-    int32_t count = 0;
-    for (; count < SIDES && rows[count]; count++) {
-        const int i = count;
-        nb_mat dy = numbers(t, NB_BF16, 50 + (uint32_t)i, SIDE_DEPTH, (rows[i] + 7) / 8 * 8);
-        dy.cols = rows[i];
-        a[i] = down(t, &dy, NI_LEFT, i == 2 ? scaled : NULL);
-        terms[i] = (ni_term){.a = &a[i], .b = &b};
-        products[i] = (ni_sum){.c = numbers(t, NB_F32, 60 + (uint32_t)i, rows[i], cols),
-                               .terms = &terms[i],
-                               .count = 1,
-                               .accumulate = i % 2};
-    }
-    multiply_sides(t, products, count);
-}
-
-/* Each a sum of products that have columns of their own, which are all of C but in the second shape. Tiles: high and
- * narrow ones beside the others; the same of codes; wide ones alone. */
-enum { SPREADS = 3, SPREAD_PARTS = 3, SPREAD_SHAPES = 3 };
-static const int64_t SPREAD_ROWS[SPREAD_SHAPES] = {258, 272, 2};
-static const int64_t SPREAD_WIDTHS[SPREAD_SHAPES][SPREAD_PARTS] = {{8, 264, 8}, {16, 272, 16}, {1800, 2288, 16}};
-static const int64_t SPREAD_COLS[SPREAD_SHAPES] = {280, 320, 4104};
-
-static void run_spread_sides(trial *t) {
-    const int64_t rows = SPREAD_ROWS[t->shape], cols = SPREAD_COLS[t->shape], *widths = SPREAD_WIDTHS[t->shape];
-    int32_t *columns = poisoned(sizeof *columns * (size_t)cols);
-    for (int64_t c = 0; c < cols; c++)
-        columns[c] = (int32_t)((11 * c + 3) % cols);
-    const int32_t *at = upload(t, columns, sizeof *columns * (size_t)cols);
-    nb_operand a[SPREADS][2], b[SPREAD_PARTS];
-    ni_term terms[SPREADS][SPREAD_PARTS];
-    ni_sum products[SPREADS];
-    for (int part = 0; part < SPREAD_PARTS; part++) {
-        const nb_mat x = numbers(t, NB_BF16, 70 + (uint32_t)part, SIDE_DEPTH, widths[part]);
-        b[part] = down(t, &x, NI_RIGHT, NULL);
-    }
-    for (int i = 0; i < SPREADS; i++) {
-        const int32_t *columns_of_part = at;
-        for (int k = 0; k < 2; k++) {
-            nb_mat dy = numbers(t, NB_BF16, 80 + (uint32_t)(2 * i + k), SIDE_DEPTH, (rows + 7) / 8 * 8);
-            dy.cols = rows;
-            a[i][k] = down(t, &dy, NI_LEFT, NULL);
-        }
-        for (int part = 0; part < SPREAD_PARTS; part++) {
-            terms[i][part] = (ni_term){.a = &a[i][part % 2], .b = &b[part], .columns = columns_of_part};
-            columns_of_part += widths[part];
-        }
-        products[i] = (ni_sum){.c = numbers(t, NB_F32, 90 + (uint32_t)i, rows, cols),
-                               .terms = terms[i],
-                               .count = SPREAD_PARTS,
-                               .accumulate = i % 2};
-    }
-    multiply_sides(t, products, SPREADS);
 }
 
 /* ---- sparse ---- */
@@ -644,7 +447,7 @@ static ni_sparse few_exact(trial *t, int64_t rows, int64_t cols) {
 
 static void run_sparse_gemm(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    const nb_mat b = numbers(t, NB_BF16, 5, k, n), c = numbers(t, NB_F32, 6, m, n);
+    const nb_mat b = normal_mat(t, NB_BF16, 5, k, n), c = normal_mat(t, NB_F32, 6, m, n);
     const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_gemm(t->be, &c, &s, &b);
     const ni_sparse exact = few_exact(t, m, k);
@@ -654,7 +457,7 @@ static void run_sparse_gemm(trial *t) {
 
 static void run_sparse_add(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
-    const nb_mat x = numbers(t, NB_BF16, 5, m, k);
+    const nb_mat x = normal_mat(t, NB_BF16, 5, m, k);
     const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_add(t->be, &x, &s);
     const ni_sparse exact = few_exact(t, m, k);
@@ -678,11 +481,6 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
-    {"multiply", "a group's terms", CODES, GROUP_SHAPES, run_group, NULL, group_depth},
-    {"multiply make_operands", "products over many tokens, side by side", CODES, SIDE_SHAPES, run_sides, NULL,
-     side_depth},
-    {"multiply make_operands", "columns over many tokens, side by side", CODES, SPREAD_SHAPES, run_spread_sides, NULL,
-     side_depth},
     {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

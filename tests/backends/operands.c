@@ -67,6 +67,17 @@ const int32_t *picked(trial *t, int count) {
     return upload(t, columns, sizeof *columns * (size_t)count);
 }
 
+const int32_t *shuffled(trial *t, int64_t count) {
+    int32_t *columns = poisoned(sizeof *columns * (size_t)count);
+    for (int64_t c = 0; c < count; c++)
+        columns[c] = (int32_t)((11 * c + 3) % count);
+    return upload(t, columns, sizeof *columns * (size_t)count);
+}
+
+nb_mat normal_mat(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
+    return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
+}
+
 uint32_t largest_bits(data_kind kind, int64_t rows, int64_t cols, int64_t stride) {
     const nb_mat host = data_matrix(kind, NB_BF16, rows, cols, stride);
     uint32_t bits = 0;

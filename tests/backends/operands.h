@@ -36,6 +36,12 @@ nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side);
 
 const int32_t *picked(trial *t, int count); /* [count] columns, ascending, the last below 3 * count */
 
+/* [count] all columns, in an order of their own; count is no multiple of 11. */
+const int32_t *shuffled(trial *t, int64_t count);
+
+/* N(0, 1), exact in BF16. */
+nb_mat normal_mat(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols);
+
 /* The largest magnitude of data_matrix in BF16, as bits of an FP32. */
 uint32_t largest_bits(data_kind kind, int64_t rows, int64_t cols, int64_t stride);
 
