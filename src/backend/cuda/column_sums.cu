@@ -25,13 +25,20 @@ static __host__ __device__ bool is_whole(const ni_cuda_column_sum &s) {
     return !s.add && width == s.out.cols;
 }
 
-/* f(row, column) of a block's rows: a thread has one column of all of them. */
-template <typename F> static __device__ __forceinline__ void each_column(int rows, int64_t cols, F f) {
-    for (int64_t c = threadIdx.x; c < cols; c += NI_THREADS)
+/* put(row, column, load(row, column)) of a block's rows: a thread has one column of all of them, loaded before the first
+ * is put anywhere. */
+template <typename L, typename P>
+static __device__ __forceinline__ void each_column(int rows, int64_t cols, L load, P put) {
+    for (int64_t c = threadIdx.x; c < cols; c += NI_THREADS) {
+        float x[MOST_ROWS];
+#pragma unroll
+        for (int r = 0; r < MOST_ROWS; r++)
+            x[r] = r < rows ? load(r, c) : 0.0f;
 #pragma unroll
         for (int r = 0; r < MOST_ROWS; r++)
             if (r < rows)
-                f(r, c);
+                put(r, c, x[r]);
+    }
 }
 
 static __global__ void __launch_bounds__(NI_THREADS) column_sums(const __grid_constant__ column_work w) {
@@ -40,24 +47,32 @@ static __global__ void __launch_bounds__(NI_THREADS) column_sums(const __grid_co
     while ((int)blockIdx.x >= w.first_block[at + 1])
         at++;
     const ni_cuda_column_sum &s = w.sums[at];
-    const int64_t r0 = ((int64_t)blockIdx.x - w.first_block[at]) * w.each[at], cols = s.out.cols;
+    const int64_t r0 = ((int64_t)blockIdx.x - w.first_block[at]) * w.each[at], cols = s.out.cols, stride = s.out.stride;
     const int rows = (int)min((int64_t)w.each[at], s.out.rows - r0);
-    float *const out = (float *)s.out.data + r0 * s.out.stride;
-    const float *const from = (const float *)s.from.data + r0 * s.from.stride;
+    float *const out = (float *)s.out.data + r0 * stride;
     const bool whole = is_whole(s);
+    const auto in_tile = [&](int r, int64_t c, float x) { tile[r * cols + c] = x; };
     ni_wait_for_it();
     ni_let_follow();
     if (!whole) {
-        each_column(rows, cols, [&](int r, int64_t c) { tile[r * cols + c] = s.add ? out[r * s.out.stride + c] : 0; });
+        each_column(
+            rows, cols, [&](int r, int64_t c) { return s.add ? out[r * stride + c] : 0.0f; }, in_tile);
         __syncthreads();
     }
-    for (int part = 0; part < s.count; part++)
-        each_column(rows, s.widths[part], [&](int r, int64_t c) {
-            float *const to = &tile[r * cols + __ldg(s.columns[part] + c)];
-            *to = ni_f32_add(whole ? 0.0f : *to, from[r * s.from.stride + s.first[part] + c]);
-        });
+    for (int part = 0; part < s.count; part++) {
+        const float *const from = (const float *)s.from.data + r0 * s.from.stride + s.first[part];
+        const int32_t *const columns = s.columns[part];
+        each_column(
+            rows, s.widths[part], [&](int r, int64_t c) { return __ldcg(from + r * s.from.stride + c); },
+            [&](int r, int64_t c, float x) {
+                float *const to = &tile[r * cols + __ldg(columns + c)];
+                *to = ni_f32_add(whole ? 0.0f : *to, x);
+            });
+    }
     __syncthreads();
-    each_column(rows, cols, [&](int r, int64_t c) { out[r * s.out.stride + c] = tile[r * cols + c]; });
+    each_column(
+        rows, cols, [&](int r, int64_t c) { return tile[r * cols + c]; },
+        [&](int r, int64_t c, float x) { out[r * stride + c] = x; });
 }
 
 bool ni_cuda_columns_fit(const nb_mat *out) {

@@ -31,7 +31,7 @@ static __device__ eight_scale scale_of(nb_scale_rule rule, uint32_t amax) {
     return {ni_e8m0_encode(rule, byte), ni_e8m0_value(byte)};
 }
 
-static __global__ void __launch_bounds__(32 * WARPS, 3)
+static __global__ void __launch_bounds__(32 * WARPS, 4)
     eight_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ uint32_t maxima[2][WARPS][PAIRS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
