@@ -4,6 +4,7 @@
  *     a thread     16 rows of two columns out of memory; the other half of their blocks is in the warp beside
  */
 #include "backend/cuda/block.cuh"
+#include "backend/cuda/quantize_double_eight.h"
 
 enum { WARPS = 8, BAND = 16 * WARPS, PAIRS = 32 };
 
