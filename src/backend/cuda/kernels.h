@@ -159,19 +159,6 @@ int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled
 int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale, int64_t n);
 int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n);
 
-/* ---- column_sums.cu ---- */
-/* out (F32, rows that fit) = (add ? out : 0) + parts, which lie in `from` at `first`, each into columns of its own. */
-enum { NI_CUDA_COLUMN_PARTS = 4, NI_CUDA_COLUMN_SUMS = 10 };
-typedef struct ni_cuda_column_sum {
-    nb_mat out, from;
-    const int32_t *columns[NI_CUDA_COLUMN_PARTS];
-    int64_t first[NI_CUDA_COLUMN_PARTS], widths[NI_CUDA_COLUMN_PARTS];
-    int count;
-    bool add;
-} ni_cuda_column_sum;
-bool ni_cuda_columns_fit(const nb_mat *out);
-int ni_cuda_launch_column_sums(void *stream, const ni_cuda_column_sum *sums, int32_t count);
-
 /* ---- mechanisms.cu ---- */
 int ni_cuda_launch_dge(void *stream, float *dw, const ni_scaled *w, const nb_qtensor *codes, float k, float cap);
 size_t ni_cuda_clamp_bytes(bool whole);

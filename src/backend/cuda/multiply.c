@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/column_sums.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/joined.h"
 #include "backend/cuda/kernels.h"
