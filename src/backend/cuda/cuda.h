@@ -37,7 +37,6 @@ typedef struct ni_cuda {
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     struct ni_cuda_turn_table *turns;   /* rope.c; NULL until RoPE asks */
     struct ni_cuda_maxima *maxima;      /* maxima.h; NULL until a model has some cleared */
-    struct ni_cuda_staging *staging;    /* staging.h; NULL until something is uploaded */
     ni_permits permits;
     /* Name of what attention_kernel was last asked about, and why: one for all blocks of a model. */
     char attention[128], attention_why[400];

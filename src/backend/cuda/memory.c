@@ -2,7 +2,6 @@
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/maxima.h"
 #include "backend/cuda/rows.h"
-#include "backend/cuda/staging.h"
 
 #include <stdio.h>
 
@@ -145,12 +144,10 @@ void ni_cuda_release(nb_backend *be, void *memory) {
     ni_cuda_good(be, cudaFree(memory), "memory");
 }
 
+/* A copy from pageable memory returns once the bytes are in the driver's own buffer. */
 void ni_cuda_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
-    ni_cuda *cuda = ni_cuda_of(be);
     if (bytes)
-        ni_cuda_good(be,
-                     cudaMemcpyAsync(to, ni_cuda_staged(cuda, from_host, bytes), bytes, cudaMemcpyHostToDevice,
-                                     cuda->stream),
+        ni_cuda_good(be, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, ni_cuda_of(be)->stream),
                      "upload");
 }
 

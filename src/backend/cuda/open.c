@@ -11,7 +11,6 @@
 #include "backend/cuda/parted.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
-#include "backend/cuda/staging.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +33,6 @@ static void destroy(nb_backend *be) {
     cudaFree(cuda->words);
     cudaFree(cuda->tile_room);
     cudaFree(cuda->parted);
-    ni_cuda_staging_free(cuda->staging); /* behind what was queued, for which cudaFree waits */
     if (cuda->own)
         cudaStreamDestroy(cuda->own);
     free(cuda);
