@@ -4,6 +4,7 @@
  *     a thread     16 rows of two columns out of memory; the other half of their blocks is in the warp beside
  */
 #include "backend/cuda/block.cuh"
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/quantize_double_eight.h"
 
 enum { WARPS = 8, BAND = 16 * WARPS, PAIRS = 32 };
@@ -40,6 +41,8 @@ static __global__ void __launch_bounds__(32 * WARPS, 4)
                   c = (int64_t)blockIdx.x * 2 * PAIRS + 2 * lane;
     const bool live = r < s.rows && c < s.cols;
     float a[16] = {}, b[16] = {};
+    ni_wait_for_it();
+    ni_let_follow();
     if (live)
         decode_columns(a, b, s.codes, r, c);
     maxima[0][warp][lane] = ni_amax_of_sixteen(a);
@@ -71,7 +74,7 @@ int ni_cuda_quantize_eight_columns(void *stream, const ni_cuda_double_source *s,
     enum { MOST = 65535 };
     const int64_t bands = ni_divide_up(s->rows, BAND), deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, 2 * PAIRS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-    if (s->rows > 0 && s->cols > 0)
-        eight_columns<<<grid, 32 * WARPS, 0, (cudaStream_t)stream>>>(*s, *copy);
-    return cudaGetLastError();
+    return s->rows > 0 && s->cols > 0
+               ? ni_launch_following((cudaStream_t)stream, eight_columns, grid, 32 * WARPS, 0, *s, *copy)
+               : cudaSuccess;
 }
