@@ -24,6 +24,7 @@ target_compile_options(nibble-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall
     ${NIBBLE_CUDA_CODE}>)
 target_link_libraries(nibble-cuda PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})
+target_link_options(nibble-cuda PRIVATE LINKER:-z,defs) # what is missing is found here, not on a machine with a GPU
 
 # The same once more, counting launches, for scripts/gpu-check (tests/plugin/launches.c).
 if(NIBBLE_TESTS)
@@ -35,6 +36,6 @@ if(NIBBLE_TESTS)
   set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchKernelExC cudaLaunchCooperativeKernel
     cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion cublasLtMatmul)
   list(TRANSFORM WRAPPED PREPEND "-Wl,--wrap=")
-  target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED})
+  target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED} LINKER:-z,defs)
   target_link_libraries(nibble-cuda-launches PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})
 endif()

@@ -87,22 +87,26 @@ void nb_model_free(nb_model *model) {
 
 /* ---- one micro-batch ---- */
 
-/* Positions of a document lie together, and each knows the first of them. Filled on the host, where they still are. */
+/* Positions of a document lie together, and each knows the first of them. Filled on the host, where they still are,
+ * while a GPU waits for it: no division a token. */
 static nb_status find_documents(nb_model *model, const nb_batch *batch, nb_error *err) {
     const int64_t seq = batch->seq;
     model->documents = 0;
-    for (int64_t i = 0; i < batch->batch * seq; i++) {
-        const int32_t start = batch->doc_start[i];
-        if (start != i % seq && (i % seq == 0 || start != batch->doc_start[i - 1]))
-            return nb_fail(err, NB_BAD_USAGE,
-                           "doc_start %d at position %lld of sequence %lld; expected %lld, where a document starts, or "
-                           "that of the position before",
-                           start, (long long)(i % seq), (long long)(i / seq), (long long)(i % seq));
-    }
-    for (int64_t i = batch->batch * seq - 1; i >= 0; i--) {
-        const bool last = i % seq == seq - 1 || batch->doc_start[i + 1] == i % seq + 1;
-        model->doc_end[i] = last ? (int32_t)(i % seq) + 1 : model->doc_end[i + 1];
-        model->documents += last;
+    for (int64_t s = 0; s < batch->batch; s++) {
+        const int32_t *start = batch->doc_start + s * seq;
+        int32_t *end = model->doc_end + s * seq;
+        for (int64_t i = 0; i < seq; i++)
+            if (start[i] != i && (i == 0 || start[i] != start[i - 1]))
+                return nb_fail(
+                    err, NB_BAD_USAGE,
+                    "doc_start %d at position %lld of sequence %lld; expected %lld, where a document starts, "
+                    "or that of the position before",
+                    start[i], (long long)i, (long long)s, (long long)i);
+        for (int64_t i = seq; i-- > 0;) {
+            const bool last = i == seq - 1 || start[i + 1] == i + 1;
+            end[i] = last ? (int32_t)i + 1 : end[i + 1];
+            model->documents += last;
+        }
     }
     return NB_OK;
 }

@@ -66,9 +66,8 @@ static void numbers_of_term(trial *t, const group_kind *kind, int i, nb_operand 
 static void codes_of_term(trial *t, const group_kind *kind, int i, nb_operand *a, nb_operand *b) {
     const nb_quantizer q = nvfp4(1), tiles = nvfp4(16);
     const int64_t m = GROUP_SIZES[t->shape][0], n = GROUP_SIZES[t->shape][1], k = GROUP_DEPTHS[i];
-    const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, m, k, k), w = kind->turned
-                                                                         ? uploaded(t, DATA_NORMAL, NB_F32, k, n, n)
-                                                                         : uploaded(t, DATA_NORMAL, NB_F32, n, k, k);
+    const nb_mat x = data_mat(t, DATA_NORMAL, NB_BF16, m, k),
+                 w = kind->turned ? data_mat(t, DATA_NORMAL, NB_F32, k, n) : data_mat(t, DATA_NORMAL, NB_F32, n, k);
     *a = made(t, &q, &x, NI_LEFT, &tiles);
     if (!kind->turned) {
         *b = made(t, &tiles, &w, NI_RIGHT, &q);

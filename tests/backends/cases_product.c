@@ -113,17 +113,12 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     memcpy(pairs, all, sizeof all);
 }
 
-static nb_mat matrix_of(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols) {
-    const nb_mat host = data_matrix(kind, type, rows, cols, cols);
-    return input_mat(t, &host);
-}
-
 static nb_mat left_of(trial *t) {
-    return matrix_of(t, DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2]);
+    return data_mat(t, DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2]);
 }
 
 static nb_mat right_of(trial *t, data_kind kind) {
-    return matrix_of(t, kind, NB_F32, SIZES[t->shape][1], SIZES[t->shape][2]);
+    return data_mat(t, kind, NB_F32, SIZES[t->shape][1], SIZES[t->shape][2]);
 }
 
 static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {

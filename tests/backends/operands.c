@@ -74,6 +74,11 @@ const int32_t *shuffled(trial *t, int64_t count) {
     return upload(t, columns, sizeof *columns * (size_t)count);
 }
 
+nb_mat data_mat(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols) {
+    const nb_mat host = data_matrix(kind, type, rows, cols, cols);
+    return input_mat(t, &host);
+}
+
 nb_mat normal_mat(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
     return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
 }

@@ -39,7 +39,10 @@ const int32_t *picked(trial *t, int count); /* [count] columns, ascending, the l
 /* [count] all columns, in an order of their own; count is no multiple of 11. */
 const int32_t *shuffled(trial *t, int64_t count);
 
-/* N(0, 1), exact in BF16. */
+/* What data_matrix draws, as an input of products: by magnitudes where these are asked for, as `uploaded` is not. */
+nb_mat data_mat(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols);
+
+/* N(0, 1), exact in BF16; the same of it. */
 nb_mat normal_mat(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols);
 
 /* The largest magnitude of data_matrix in BF16, as bits of an FP32. */

@@ -171,17 +171,6 @@ int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x,
                                const float *past);
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
-/* out (F32, rows that fit) = (add ? out : 0) + parts, which lie in `from` at `first`, each into its columns, in order. */
-enum { NI_CUDA_COLUMN_PARTS = 4 };
-typedef struct ni_cuda_column_sum {
-    nb_mat out, from;
-    const int32_t *columns[NI_CUDA_COLUMN_PARTS];
-    int64_t first[NI_CUDA_COLUMN_PARTS], widths[NI_CUDA_COLUMN_PARTS];
-    int count;
-    bool add;
-} ni_cuda_column_sum;
-bool ni_cuda_columns_fit(const nb_mat *out);
-int ni_cuda_launch_column_sum(void *stream, const ni_cuda_column_sum *s);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
 /* partial: ni_cuda_column_means_bytes(rows, cols) of scratch */
 size_t ni_cuda_column_means_bytes(int64_t rows, int64_t cols);

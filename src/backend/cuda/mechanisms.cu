@@ -270,42 +270,6 @@ int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, co
     return cudaGetLastError();
 }
 
-/* Some rows of the sum in shared memory. */
-static __global__ void column_sum(const __grid_constant__ ni_cuda_column_sum s, int each) {
-    extern __shared__ float sum[];
-    const int64_t r0 = blockIdx.x * (int64_t)each;
-    const int cols = (int)s.out.cols, rows = (int)min((int64_t)each, s.out.rows - r0);
-    float *const out = (float *)s.out.data + r0 * s.out.stride;
-    const float *const from = (const float *)s.from.data + r0 * s.from.stride;
-    for (int i = (int)threadIdx.x; i < rows * cols; i += NI_THREADS)
-        sum[i] = s.add ? out[i / cols * s.out.stride + i % cols] : 0.0f;
-    for (int part = 0; part < s.count; part++) {
-        const int width = (int)s.widths[part];
-        __syncthreads();
-        for (int i = (int)threadIdx.x; i < rows * width; i += NI_THREADS) {
-            float *const to = &sum[i / width * cols + s.columns[part][i % width]];
-            *to = ni_f32_add(*to, from[i / width * s.from.stride + s.first[part] + i % width]);
-        }
-    }
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < rows * cols; i += NI_THREADS)
-        out[i / cols * s.out.stride + i % cols] = sum[i];
-}
-
-enum { SUM_ROOM = 16 * 1024, MOST_SUM_ROOM = 48 * 1024 };
-
-bool ni_cuda_columns_fit(const nb_mat *out) {
-    return out->cols * (int64_t)sizeof(float) <= MOST_SUM_ROOM;
-}
-
-int ni_cuda_launch_column_sum(void *stream, const ni_cuda_column_sum *s) {
-    const int64_t bytes = s->out.cols * (int64_t)sizeof(float), each = bytes < SUM_ROOM ? SUM_ROOM / bytes : 1;
-    if (s->out.rows * bytes > 0)
-        column_sum<<<(unsigned)ni_divide_up(s->out.rows, each), NI_THREADS, (size_t)(each * bytes),
-                     (cudaStream_t)stream>>>(*s, (int)each);
-    return cudaGetLastError();
-}
-
 /* Rows in order in double, as the reference: a thread a column. */
 static __global__ void column_norms(float *norms, nb_mat x) {
     for (NI_EACH(c, x.cols)) {

@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/column_sums.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/joined.h"
 #include "backend/cuda/kernels.h"
@@ -195,31 +196,52 @@ static int64_t apart(int64_t cols) {
     return (cols + FLOATS - 1) / FLOATS * FLOATS;
 }
 
-/* All terms have columns of their own: the products side by side, and then all of them into C at once. */
+/* Terms that have columns of their own, as products side by side in one matrix, whose memory is to come; its width, 0 if
+ * they cannot lie so. */
+static int64_t list_columns(const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
+                            ni_cuda_column_sum *s) {
+    *s = (ni_cuda_column_sum){.out = *c, .count = count, .add = accumulate};
+    int64_t width = 0;
+    if (c->dtype != NB_F32 || count > NI_CUDA_COLUMN_PARTS || !ni_cuda_columns_fit(c))
+        return 0;
+    for (int32_t i = 0; i < count; i++) {
+        if (!terms[i].a || !terms[i].columns)
+            return 0;
+        s->columns[i] = terms[i].columns;
+        s->first[i] = width;
+        s->widths[i] = terms[i].b->rows;
+        width += apart(s->widths[i]);
+    }
+    s->from = nb_mat_of(NULL, NB_F32, c->rows, width);
+    return width;
+}
+
+static size_t columns_bytes(const ni_cuda_column_sum *s) {
+    return rounded((size_t)(s->from.rows * s->from.cols) * sizeof(float));
+}
+
+static nb_mat columns_of_part(const ni_cuda_column_sum *s, int32_t part) {
+    nb_mat c = s->from;
+    c.data = (float *)c.data + s->first[part];
+    c.cols = s->widths[part];
+    return c;
+}
+
+/* The products one by one, and then all of them into C at once. */
 static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
                                   bool accumulate, bool *done, nb_error *err) {
-    ni_cuda_column_sum s = {.out = *c, .count = count, .add = accumulate};
-    int64_t width = 0;
-    *done = c->dtype == NB_F32 && count > 1 && count <= NI_CUDA_COLUMN_PARTS && ni_cuda_columns_fit(c);
-    for (int32_t i = 0; i < count && *done; i++) {
-        *done = terms[i].a && terms[i].columns;
-        s.columns[i] = terms[i].columns;
-        s.first[i] = width;
-        s.widths[i] = terms[i].b->rows;
-        width += apart(s.widths[i]);
-    }
+    ni_cuda_column_sum s;
+    *done = count > 1 && list_columns(c, terms, count, accumulate, &s);
     if (!*done)
         return NB_OK;
-    s.from = nb_mat_of(take(&scratch, (size_t)(c->rows * width) * sizeof(float)), NB_F32, c->rows, width);
+    s.from.data = take(&scratch, columns_bytes(&s));
     if (!s.from.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     for (int32_t i = 0; i < count; i++) {
-        nb_mat part = s.from;
-        part.data = (float *)s.from.data + s.first[i];
-        part.cols = s.widths[i];
+        const nb_mat part = columns_of_part(&s, i);
         NB_TRY(product(be, scratch, &part, terms[i].a, terms[i].b, false, err));
     }
-    return ni_cuda_status(be, ni_cuda_launch_column_sum(stream_of(be), &s), "multiply: columns", err);
+    return ni_cuda_status(be, ni_cuda_launch_column_sums(stream_of(be), &s, 1), "multiply: columns", err);
 }
 
 static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, nb_error *err) {
@@ -367,8 +389,8 @@ static bool may_part(nb_backend *be, const ni_sum *p) {
 }
 
 /* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
-static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, const ni_term *t, ni_cuda_parted_product *to,
-                      bool *parted, nb_error *err) {
+static nb_status part(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_parted_product *to, bool *parted,
+                      nb_error *err) {
     side x, y;
     NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
     NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
@@ -379,66 +401,89 @@ static nb_status part(nb_backend *be, room *scratch, const ni_sum *p, const ni_t
     to->a = x.numbers;
     to->b = y.numbers;
     to->alpha = x.outer.at ? x.outer.at : y.outer.at;
-    to->add = p->accumulate;
     return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
 }
 
-/* What the products are of, and the scratch that they may take; false: too many of them, or of another kind. */
-static bool list_parted(nb_backend *be, const ni_sum *products, int32_t count, ni_cuda_parted *list, size_t *bytes) {
+/* Products side by side. Those of columns end in scratch and are put together behind them, since a store to columns in the
+ * order of a list touches 32 bytes for each number. */
+typedef struct parted_list {
+    ni_cuda_parted products;
+    ni_cuda_column_sum sums[NI_CUDA_COLUMN_SUMS];
+    int32_t sum_count;
+} parted_list;
+
+static bool has_columns(const ni_sum *p) {
+    return p->count > 0 && p->terms[0].columns;
+}
+
+/* What the products are of, and the scratch that they may take; false: too many of them, or of another kind. What fills up
+ * the last pair of columns in scratch is nobody's. */
+static bool list_parted(nb_backend *be, const ni_sum *products, int32_t count, parted_list *l, size_t *bytes) {
     for (int32_t i = 0; i < count; i++) {
         const ni_sum *const p = &products[i];
-        if (!may_part(be, p) || list->count + p->count > NI_CUDA_PARTED_MOST)
+        const bool columns = has_columns(p);
+        if (!may_part(be, p) || l->products.count + p->count > NI_CUDA_PARTED_MOST)
+            return false;
+        if (columns && !list_columns(&p->c, p->terms, p->count, p->accumulate, &l->sums[l->sum_count]))
             return false;
         for (int32_t k = 0; k < p->count; k++) {
             const ni_term *const t = &p->terms[k];
-            list->at[list->count++] = (ni_cuda_parted_product){.c = p->c, .cols = t->b->rows, .columns = t->columns};
+            l->products.at[l->products.count++] = (ni_cuda_parted_product){
+                .c = p->c, .cols = t->b->rows + (columns ? t->b->rows % 2 : 0), .add = p->accumulate && !columns};
             *bytes += decoded_bytes(t->a) + decoded_bytes(t->b);
         }
+        if (columns)
+            *bytes += columns_bytes(&l->sums[l->sum_count++]);
+        l->products.deep |= columns;
     }
     return count > 0;
 }
 
-/* Columns of a sum that no term has become 0. */
-static int clear_others(nb_backend *be, const ni_sum *p) {
-    int64_t width = 0;
-    for (int32_t i = 0; i < p->count; i++)
-        width += p->terms[i].b->rows;
-    if (p->accumulate || width >= p->c.cols)
-        return cudaSuccess;
-    return cudaMemset2DAsync(p->c.data, (size_t)p->c.stride * sizeof(float), 0, (size_t)p->c.cols * sizeof(float),
-                             (size_t)p->c.rows, ni_cuda_of(be)->stream);
+/* Operands and scratch of each product, in the order in which they were listed. */
+static nb_status place_parted(nb_backend *be, room *scratch, const ni_sum *products, int32_t count, parted_list *l,
+                              bool *parted, nb_error *err) {
+    ni_cuda_column_sum *s = l->sums;
+    ni_cuda_parted_product *to = l->products.at;
+    *parted = true;
+    for (int32_t i = 0; i < count; i++) {
+        const bool columns = has_columns(&products[i]);
+        if (columns)
+            s->from.data = take(scratch, columns_bytes(s));
+        for (int32_t k = 0; k < products[i].count && *parted; k++, to++) {
+            if (columns)
+                to->c = columns_of_part(s, k);
+            NB_TRY(part(be, scratch, &products[i].terms[k], to, parted, err));
+        }
+        s += columns;
+    }
+    return NB_OK;
 }
 
 /* All of them, or none. */
 static nb_status multiply_parted(nb_backend *be, const ni_sum *products, int32_t count, bool *done, nb_error *err) {
     const int multiprocessors = ni_cuda_of(be)->multiprocessors;
-    ni_cuda_parted list = {.flags = ni_cuda_of(be)->parted};
-    bool parted = true;
+    parted_list l = {.products.flags = ni_cuda_of(be)->parted};
     size_t bytes = 0;
     *done = false;
-    if (!list_parted(be, products, count, &list, &bytes))
+    if (!list_parted(be, products, count, &l, &bytes))
         return NB_OK;
-    const size_t parts = ni_cuda_parted_bytes(&list, multiprocessors);
+    const size_t parts = ni_cuda_parted_bytes(&l.products, multiprocessors);
     bytes += rounded(parts);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
         return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
-    list.parts = take(&scratch, parts);
-    ni_cuda_alphas_begin(be, list.count);
-    int32_t at = 0;
-    for (int32_t i = 0; i < count && parted; i++)
-        for (int32_t k = 0; k < products[i].count && parted; k++)
-            NB_TRY(part(be, &scratch, &products[i], &products[i].terms[k], &list.at[at++], &parted, err));
-    *done = parted && ni_cuda_can_part(&list, multiprocessors);
+    l.products.parts = take(&scratch, parts);
+    ni_cuda_alphas_begin(be, l.products.count);
+    NB_TRY(place_parted(be, &scratch, products, count, &l, done, err));
+    *done = *done && ni_cuda_can_part(&l.products, multiprocessors);
     if (!*done)
         return NB_OK;
-    int code = cudaSuccess;
-    for (int32_t i = 0; i < count && !code; i++)
-        code = clear_others(be, &products[i]);
-    if (!code)
-        code = ni_cuda_launch_parted(stream_of(be), &list, multiprocessors);
-    return ni_cuda_status(be, code, "multiply: products parted", err);
+    NB_TRY(ni_cuda_status(be, ni_cuda_launch_parted(stream_of(be), &l.products, multiprocessors),
+                          "multiply: products parted", err));
+    return l.sum_count ? ni_cuda_status(be, ni_cuda_launch_column_sums(stream_of(be), l.sums, l.sum_count),
+                                        "multiply: columns", err)
+                       : NB_OK;
 }
 
 nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {

@@ -21,9 +21,10 @@
 
 enum {
     MOST = NI_CUDA_PARTED_MOST,
-    LEAST_STAGES = 8,      /* of a part */
-    ADDING_STAGES = 2,     /* as long as it takes to leave a part and to add it */
-    MOST_PARTS = 5,        /* of a tile */
+    LEAST_STAGES = 8,  /* of a part */
+    ADDING_STAGES = 2, /* as long as it takes to leave a part and to add it */
+    MOST_PARTS = 5,    /* of a tile */
+    MOST_DEEP_PARTS = 7,
     TALL_ROWS = TILE_COLS, /* of a block */
     TALL_COLS = TILE_ROWS,
     SLOTS = CLUSTER * GROUPS,
@@ -34,7 +35,6 @@ typedef struct parted_work {
     CUtensorMap a[MOST], b[MOST];
     float *c[MOST];
     const float *alpha[MOST];
-    const int32_t *columns[MOST];
     int64_t stride[MOST];
     int32_t rows[MOST], cols[MOST];
     int32_t first_tile[MOST]; /* tiles of C, of a cluster each: first those of 256 x 256, */
@@ -157,32 +157,26 @@ static __device__ __forceinline__ void store_pairs(float (&c)[SUMS][4], const pa
     });
 }
 
-/* One by one, to where the columns are. Sums of a tall tile lie as C^T. */
-static __device__ __forceinline__ void store_each(float (&c)[SUMS][4], const parted_work &w, const part &p, int group,
-                                                  float alpha, bool add) {
-    const int32_t *const columns = w.columns[p.product];
-    const int64_t stride = w.stride[p.product];
-    const int rows = w.rows[p.product], cols = w.cols[p.product];
-    const auto put = [&](float sum, int r, int n) {
-        if (r < rows && n < cols) {
-            float *const to = w.c[p.product] + r * stride + (columns ? __ldg(columns + n) : n);
-            *to = fmaf(alpha, sum, add ? *to : 0.0f);
-        }
-    };
-    each_pair(c, (p.tall ? p.col : p.row) + group * GROUP_ROWS, p.tall ? p.row : p.col, [&](float *sum, int i, int j) {
+/* Sums of a tall tile lie as C^T: eight rows of them are 32 bytes of a row of C. */
+static __device__ __forceinline__ void store_turned(float (&c)[SUMS][4], const parted_work &w, const part &p, int row,
+                                                    float alpha, bool add) {
+    each_pair(c, row, p.row, [&](float *sum, int n, int r) {
         for (int k = 0; k < 2; k++)
-            put(sum[k], p.tall ? j + k : i, p.tall ? i : j + k);
+            if (r + k < w.rows[p.product] && n < w.cols[p.product]) {
+                float *const to = w.c[p.product] + (r + k) * w.stride[p.product] + n;
+                *to = fmaf(alpha, sum[k], add ? *to : 0.0f);
+            }
     });
 }
 
 static __device__ __forceinline__ void store(float (&c)[SUMS][4], const parted_work &w, const part &p) {
-    const int group = (int)threadIdx.x / GROUP_THREADS;
+    const int own = (int)threadIdx.x / GROUP_THREADS * GROUP_ROWS;
     const float alpha = w.alpha[p.product] ? *w.alpha[p.product] : 1.0f;
     const bool add = w.add >> p.product & 1;
-    if (p.tall || w.columns[p.product])
-        store_each(c, w, p, group, alpha, add);
+    if (p.tall)
+        store_turned(c, w, p, p.col + own, alpha, add);
     else
-        store_pairs(c, w, p, p.row + group * GROUP_ROWS, alpha, add);
+        store_pairs(c, w, p, p.row + own, alpha, add);
 }
 
 /* ---- the kernel ---- */
@@ -250,8 +244,12 @@ static int64_t tiles_of(const ni_cuda_parted_product *p) {
 
 static bool can_store(const ni_cuda_parted_product *p) {
     const nb_mat *const c = &p->c;
-    const bool pairs = (uintptr_t)c->data % 8 == 0 && c->stride % 2 == 0 && p->cols % 2 == 0;
-    return c->dtype == NB_F32 && (pairs || p->columns) && c->rows > 0 && c->rows < INT32_MAX;
+    return c->dtype == NB_F32 && (uintptr_t)c->data % 8 == 0 && c->stride % 2 == 0 && p->cols % 2 == 0 && c->rows > 0 &&
+           c->rows < INT32_MAX;
+}
+
+static int most_parts_of(const ni_cuda_parted *j) {
+    return j->deep ? MOST_DEEP_PARTS : MOST_PARTS;
 }
 
 bool ni_cuda_can_part(const ni_cuda_parted *j, int multiprocessors) {
@@ -262,20 +260,20 @@ bool ni_cuda_can_part(const ni_cuda_parted *j, int multiprocessors) {
         can = can_map(&p->a) && can_map(&p->b) && can_store(p) && p->a.rows == j->at[0].a.rows;
         tiles += tiles_of(p);
     }
-    const int64_t clusters = multiprocessors / CLUSTER;
-    return can && tiles < INT32_MAX && MOST_PARTS * tiles > clusters && clusters > 1 &&
-           clusters * (MOST_PARTS - 1) * SLOTS <= NI_CUDA_PARTED_FLAGS && tile_encoder();
+    const int64_t clusters = multiprocessors / CLUSTER, most = most_parts_of(j);
+    return can && tiles < INT32_MAX && most * tiles > clusters && clusters > 1 &&
+           clusters * (most - 1) * SLOTS <= NI_CUDA_PARTED_FLAGS && tile_encoder();
 }
 
 /* How tiles that fill no round are parted: into a head and `m` equal parts, of which each of the other clusters takes so
  * many that it is done when the owners are. */
-static void deal(parted_work *w, int tiles, int clusters) {
+static void deal(parted_work *w, int tiles, int clusters, int most) {
     w->left = tiles % clusters;
     w->whole = tiles - w->left;
     w->parts_of = 1;
     w->head = w->stages;
     int least = w->stages;
-    for (int m = 1; m < MOST_PARTS && w->left; m++) {
+    for (int m = 1; m < most && w->left; m++) {
         const int each = (int)ni_divide_up((int64_t)m * w->left, clusters - w->left);
         const int head = (int)((int64_t)w->stages * each / (each + m));
         if (head < LEAST_STAGES || (w->stages - head) / m < LEAST_STAGES || head + m * ADDING_STAGES >= least)
@@ -291,7 +289,7 @@ size_t ni_cuda_parted_bytes(const ni_cuda_parted *j, int multiprocessors) {
     int64_t tiles = 0;
     for (int i = 0; i < j->count; i++)
         tiles += tiles_of(&j->at[i]);
-    return (size_t)(tiles % (multiprocessors / CLUSTER)) * (MOST_PARTS - 1) * SLOTS * SLOT_FLOATS * sizeof(float);
+    return (size_t)(tiles % (multiprocessors / CLUSTER)) * (most_parts_of(j) - 1) * SLOTS * SLOT_FLOATS * sizeof(float);
 }
 
 int ni_cuda_launch_parted(void *stream, const ni_cuda_parted *j, int multiprocessors) {
@@ -304,7 +302,6 @@ int ni_cuda_launch_parted(void *stream, const ni_cuda_parted *j, int multiproces
         good = good && map_operands(&w.a[i], &w.b[i], &p->a, true, &p->b, true);
         w.c[i] = (float *)p->c.data;
         w.alpha[i] = p->alpha;
-        w.columns[i] = p->columns;
         w.stride[i] = p->c.stride;
         w.rows[i] = (int32_t)p->c.rows;
         w.cols[i] = (int32_t)p->cols;
@@ -319,6 +316,6 @@ int ni_cuda_launch_parted(void *stream, const ni_cuda_parted *j, int multiproces
     w.flags = j->flags;
     w.count = j->count;
     w.stages = (int32_t)ni_divide_up(j->at[0].a.rows, DEPTH);
-    deal(&w, (int)tiles, clusters);
+    deal(&w, (int)tiles, clusters, most_parts_of(j));
     return launch_ring((cudaStream_t)stream, parted_kernel, w, clusters, multiprocessors);
 }

@@ -3,7 +3,7 @@
  *
  *     C_i[M_i, N_i] (+)= alpha_i A_i^T B_i,    A_i [K, M_i], B_i [K, N_i] in BF16, C_i in FP32
  *
- * or chosen columns of it: C_i[:, columns_i[j]] (+)= alpha_i (A_i^T B_i)[:, j]. No two products write one number.
+ * No two products write one number.
  *
  * The library gives each a launch, cuts its contraction where tiles do not fill the GPU, and adds up the parts.
  */
@@ -20,18 +20,18 @@ enum { NI_CUDA_PARTED_MOST = 10 }; /* products; what describes them are a kernel
 enum { NI_CUDA_PARTED_FLAGS = 2048 };
 
 typedef struct ni_cuda_parted_product {
-    nb_mat a, b;            /* BF16 */
-    nb_mat c;               /* F32 */
-    int64_t cols;           /* N */
-    const int32_t *columns; /* [N] device; NULL: all of C */
-    const float *alpha;     /* device; NULL: 1 */
-    bool add;               /* to what is in C */
+    nb_mat a, b;        /* BF16 */
+    nb_mat c;           /* F32, its first columns */
+    int64_t cols;       /* N; one more than B has where that is odd: C has room for it, and nobody reads it */
+    const float *alpha; /* device; NULL: 1 */
+    bool add;           /* to what is in C */
 } ni_cuda_parted_product;
 
 typedef struct ni_cuda_parted {
     ni_cuda_parted_product at[NI_CUDA_PARTED_MOST];
     int32_t count;
-    float *parts;    /* device, scratch: ni_cuda_parted_bytes */
+    bool deep;    /* tiles may be cut into more parts: where the library would give each product launches of its own */
+    float *parts; /* device, scratch: ni_cuda_parted_bytes */
     uint32_t *flags; /* [NI_CUDA_PARTED_FLAGS] device, zero before and after */
 } ni_cuda_parted;
 

@@ -7,6 +7,7 @@
  * Either may be rotated by 16.
  */
 #include "backend/cuda/double_columns.cuh"
+#include "backend/cuda/follow.cuh"
 
 enum { ROW_THREADS = 128 };
 
@@ -34,6 +35,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
         in = r * s.stride + 16 * block;
         at = r * copy.stride + copy.at + 16 * block;
     }
+    ni_wait_for_it();
+    ni_let_follow();
     const sixteen_words<T> words = load_words(from + in);
     if (ROUND || TURN) {
         share_words<TURN>(&shared, copy, ni_tile_noise(copy.noise));
@@ -54,6 +57,8 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     const int64_t r0 = band_of_block() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
     if (r0 >= s.rows)
         return;
+    ni_wait_for_it();
+    ni_let_follow();
     const column_words<KIND> in = words_of_columns<KIND>(s, r0, c0);
     if (KIND == 2)
         load_coded(tile, s.codes, r0, c0);
@@ -68,42 +73,41 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
 /* ---- which kernel ---- */
 
 template <typename T, int ROUND>
-static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+static int launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     const bool flat = s->stride == s->cols && copy->stride == s->cols && copy->at == 0;
     const row_source rows = {s->stride, (uint32_t)(s->rows * (s->cols / 16)), flat ? 0 : (uint32_t)(s->cols / 16)};
     const unsigned grid = (unsigned)ni_divide_up(rows.units, ROW_THREADS);
-    if (copy->quantizer.hadamard_size)
-        double_rows<T, ROUND, true><<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, rows, *copy);
-    else
-        double_rows<T, ROUND, false><<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, rows, *copy);
+    return ni_launch_following(
+        on, copy->quantizer.hadamard_size ? double_rows<T, ROUND, true> : double_rows<T, ROUND, false>, grid,
+        ROW_THREADS, 0, (const T *)s->numbers, rows, *copy);
 }
 
 template <typename T>
-static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
-    round == 0   ? launch_rows<T, 0>(on, s, copy)
-    : round == 8 ? launch_rows<T, 8>(on, s, copy)
-                 : launch_rows<T, 16>(on, s, copy);
+static int launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
+    return round == 0   ? launch_rows<T, 0>(on, s, copy)
+           : round == 8 ? launch_rows<T, 8>(on, s, copy)
+                        : launch_rows<T, 16>(on, s, copy);
 }
 
 template <int KIND, int ROUND, bool CODED>
-static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
-    const dim3 grid = column_grid(s);
-    if (copy->quantizer.hadamard_size)
-        double_columns<KIND, ROUND, true, CODED><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy);
-    else
-        double_columns<KIND, ROUND, false, CODED><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy);
+static int launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+    return ni_launch_following(on,
+                               copy->quantizer.hadamard_size ? double_columns<KIND, ROUND, true, CODED>
+                                                             : double_columns<KIND, ROUND, false, CODED>,
+                               column_grid(s), 32 * COLUMN_WARPS, 0, *s, *copy);
 }
 
 template <int KIND, int ROUND>
-static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
-    copy->codes ? launch_columns<KIND, ROUND, true>(on, s, copy) : launch_columns<KIND, ROUND, false>(on, s, copy);
+static int launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+    return copy->codes ? launch_columns<KIND, ROUND, true>(on, s, copy)
+                       : launch_columns<KIND, ROUND, false>(on, s, copy);
 }
 
 template <int KIND>
-static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
-    round == 0   ? launch_columns<KIND, 0>(on, s, copy)
-    : round == 8 ? launch_columns<KIND, 8>(on, s, copy)
-                 : launch_columns<KIND, 16>(on, s, copy);
+static int launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
+    return round == 0   ? launch_columns<KIND, 0>(on, s, copy)
+           : round == 8 ? launch_columns<KIND, 8>(on, s, copy)
+                        : launch_columns<KIND, 16>(on, s, copy);
 }
 
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
@@ -112,10 +116,8 @@ int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const 
     if (s->rows * (s->cols / 16) > INT32_MAX)
         return cudaErrorInvalidValue;
     if (!columns)
-        s->wide ? launch_rows<float>(on, s, copy, round) : launch_rows<uint16_t>(on, s, copy, round);
-    else if (!s->numbers)
-        launch_columns<2>(on, s, copy, round);
-    else
-        s->wide ? launch_columns<1>(on, s, copy, round) : launch_columns<0>(on, s, copy, round);
-    return cudaGetLastError();
+        return s->wide ? launch_rows<float>(on, s, copy, round) : launch_rows<uint16_t>(on, s, copy, round);
+    return !s->numbers ? launch_columns<2>(on, s, copy, round)
+           : s->wide   ? launch_columns<1>(on, s, copy, round)
+                       : launch_columns<0>(on, s, copy, round);
 }

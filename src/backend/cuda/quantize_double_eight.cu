@@ -4,6 +4,7 @@
  */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/double_columns.cuh"
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/quantize_double_eight.h"
 
 /* Largest magnitudes of sixteen rows, those of both columns in a word. */
@@ -54,6 +55,8 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     const int64_t r0 = band_of_block() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
     if (r0 >= s.rows)
         return;
+    ni_wait_for_it();
+    ni_let_follow();
     const column_words<0> in = words_of_columns<0>(s, r0, c0);
     maxima[warp][lane] = amax_of_pairs(in);
     if (ROUND || TURN)
@@ -66,13 +69,12 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
 }
 
 template <int ROUND>
-static void launch_both(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
-                        const ni_cuda_tile_copy *eight) {
-    const dim3 grid = column_grid(s);
-    if (copy->quantizer.hadamard_size)
-        double_and_eight_columns<ROUND, true><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy, *eight);
-    else
-        double_and_eight_columns<ROUND, false><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy, *eight);
+static int launch_both(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
+                       const ni_cuda_tile_copy *eight) {
+    return ni_launch_following(on,
+                               copy->quantizer.hadamard_size ? double_and_eight_columns<ROUND, true>
+                                                             : double_and_eight_columns<ROUND, false>,
+                               column_grid(s), 32 * COLUMN_WARPS, 0, *s, *copy, *eight);
 }
 
 int ni_cuda_quantize_double_and_eight(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
@@ -82,13 +84,10 @@ int ni_cuda_quantize_double_and_eight(void *stream, const ni_cuda_double_source 
         return cudaErrorInvalidValue;
     switch (copy->quantizer.round == NB_ROUND_STOCHASTIC ? copy->quantizer.sr_bits : 0) {
     case 0:
-        launch_both<0>(on, s, copy, eight);
-        break;
+        return launch_both<0>(on, s, copy, eight);
     case 8:
-        launch_both<8>(on, s, copy, eight);
-        break;
+        return launch_both<8>(on, s, copy, eight);
     default:
-        launch_both<16>(on, s, copy, eight);
+        return launch_both<16>(on, s, copy, eight);
     }
-    return cudaGetLastError();
 }
