@@ -133,7 +133,7 @@ static void keep_leading(trial *t, const nb_operand *codes, const nb_quantizer *
 
 /* Numbers of double blocks for a product alone, down columns: of numbers, and of codes. */
 static void run_double_ways(trial *t) {
-    static const int64_t sizes[3][2] = {{256, 256}, {128, 640}, {384, 512}};
+    static const int64_t sizes[3][2] = {{256, 256}, {128, 640}, {128, 512}};
     static const int bits[] = {0, 8, 16};
     const int64_t rows = sizes[t->shape][0], cols = sizes[t->shape][1];
     const nb_noise noise = noise_at(t);
