@@ -278,10 +278,10 @@ static void the_lens_sees_x_whole_and_w_in_fp4(void **state) {
 }
 
 /* Norms, order and choice travel in a checkpoint; an order that is none is refused. */
-static void choice_survives_a_resume(void **state) {
-    (void)state;
+static void choice_survives(int32_t multiple) {
     nb_backend *be = cpu();
     nb_plan plan = plan_out(plan_nvfp4(), 0.3);
+    plan.mechanisms.outcontrol.multiple = multiple;
     linear_case c[2] = {watched(be, &plan), make_group(be, &plan, 1, NULL)};
     ni_mechanism_tensor from[4], to[4];
     nb_error err = {0};
@@ -301,6 +301,12 @@ static void choice_survives_a_resume(void **state) {
     for (int i = 0; i < 2; i++)
         ni_linear_group_free(c[i].group);
     nb_backend_free(be);
+}
+
+static void choice_survives_a_resume(void **state) {
+    (void)state;
+    choice_survives(32);
+    choice_survives(1); /* 19 of 64: neither part fills its last block */
 }
 
 /* ---- what the lens sees ---- */

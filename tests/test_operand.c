@@ -273,7 +273,8 @@ static void turned_and_decoded(void **state) {
         for (int c = 0; c < K; c++)
             columns[c] = 2 * (K - 1 - c) + 1;
         nb_mat spread = nb_mat_of(poisoned(N * 2 * K * 4), NB_F32, N, 2 * K);
-        assert_int_equal(be->ops->decode(be, &spread, &b, false, columns, true, NULL), NB_OK);
+        const ni_columns all = {columns, K};
+        assert_int_equal(be->ops->decode(be, &spread, &b, false, &all, true, NULL), NB_OK);
         for (int r = 0; r < N; r++)
             for (int c = 0; c < K; c++)
                 assert_true(at(&spread, r, columns[c]) == at(&values, r, c) && isnan(at(&spread, r, columns[c] - 1)));

@@ -4,6 +4,12 @@
 
 #include "nibble/backend.h"
 
+/* Columns of a matrix, by their numbers. */
+typedef struct ni_columns {
+    const int32_t *at; /* [count] backend memory */
+    int64_t count;
+} ni_columns;
+
 /* What makes the gate of gated linear attention, as gla_gate_forward has it; da and dbias as gla_gate_backward has
  * them, for the backward pass. */
 typedef struct ni_gla_gate {

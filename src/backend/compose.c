@@ -40,9 +40,9 @@ nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_maki
 }
 
 nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                    const int32_t *const *columns, int32_t count, nb_error *err) {
+                                    const ni_columns *columns, int32_t count, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(be->ops->decode(be, out, from[i], false, columns[i], true, err));
+        NB_TRY(be->ops->decode(be, out, from[i], false, &columns[i], true, err));
     return NB_OK;
 }
 

@@ -48,7 +48,8 @@ typedef struct ni_source {
                                   columns beyond those of the numbers. */
     const int32_t *columns;    /* [column_count] backend memory: only these columns, in this order; NULL: all */
     int64_t column_count;
-    bool leading; /* that list is 0, 1, 2, ... */
+    int64_t zeros; /* columns of zeros behind those of the list, which fill its last block up; of numbers alone */
+    bool leading;  /* that list is 0, 1, 2, ... */
     const nb_operand *row_scales, *column_scales; /* multiply row r (column c) by that operand's FP32 row scale r (c):
                                   scales that lie on a contraction, folded into the other operand (docs/gemm.md) */
 } ni_source;

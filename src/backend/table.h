@@ -124,7 +124,7 @@ nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_
 
 /* decode_columns by `decode`. */
 nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                    const int32_t *const *columns, int32_t count, nb_error *err);
+                                    const ni_columns *columns, int32_t count, nb_error *err);
 
 /* make_clamped, decode_with_rest and make_compensated by the table's other operations. */
 nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err);

@@ -96,6 +96,7 @@ static void out_detach(void *state) {
     nb_backend_release(be, o->norms);
     nb_backend_release(be, o->passing);
     nb_backend_release(be, o->order);
+    nb_backend_release(be, o->lists);
     nb_backend_release(be, o->places);
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         nb_backend_release(be, o->x_memory[part]);
@@ -170,10 +171,24 @@ static int64_t fp8_channels(const nb_outcontrol *how, int64_t in) {
     return rounded < most ? rounded : most;
 }
 
+/* The columns of a part that are channels, as a list. */
+static nb_status place_places(ni_outcontrol_state *o, nb_error *err) {
+    const int64_t in = o->group->in;
+    const size_t bytes = sizeof(int32_t) * (size_t)in;
+    int32_t *places = malloc(bytes);
+    if (!places)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
+    for (int32_t c = 0; c < in; c++)
+        places[c] = c;
+    nb_status status = place(o, bytes, (void **)&o->places, err);
+    if (status == NB_OK)
+        o->group->be->ops->upload(o->group->be, o->places, places, bytes);
+    free(places);
+    return status;
+}
+
 /* How wide each part is in whole blocks of every layer that is split. */
 static nb_status fill_blocks(ni_outcontrol_state *o, nb_error *err) {
-    nb_backend *be = o->group->be;
-    int64_t in = o->group->in;
     bool filled_up = false;
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         int64_t block = 1;
@@ -187,16 +202,9 @@ static nb_status fill_blocks(ni_outcontrol_state *o, nb_error *err) {
     }
     if (!filled_up)
         return NB_OK;
-    int32_t *places = malloc(sizeof *places * (size_t)in);
-    if (!places)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
-    for (int32_t c = 0; c < in; c++)
-        places[c] = c;
-    nb_status status = place(o, sizeof *places * (size_t)in, (void **)&o->places, err);
-    if (status == NB_OK)
-        be->ops->upload(be, o->places, places, sizeof *places * (size_t)in);
-    free(places);
-    return status;
+    NB_TRY(
+        place(o, sizeof(int32_t) * (size_t)(o->widths[NI_OUT_FP8] + o->widths[NI_OUT_FP4]), (void **)&o->lists, err));
+    return place_places(o, err);
 }
 
 static nb_status out_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
@@ -225,6 +233,18 @@ static nb_status out_attach(ni_linear_group *group, int32_t index, void **state,
 
 /* ---- choosing the channels ---- */
 
+/* The order, as lists that begin where kernels read whole vectors. */
+static void list_channels(ni_outcontrol_state *o) {
+    nb_backend *be = o->group->be;
+    int32_t *to = o->lists;
+    const int32_t *from = o->order;
+    for (int part = 0; to && part < NI_OUT_PARTS; part++) {
+        be->ops->copy(be, to, from, sizeof *to * (size_t)o->channels[part]);
+        to += o->widths[part];
+        from += o->channels[part];
+    }
+}
+
 /* The loudest channel's norm is all that the host asks for, once in a run. */
 static nb_status choose(ni_outcontrol_state *o, const nb_outcontrol_times *when, nb_error *err) {
     nb_backend *be = o->group->be;
@@ -238,6 +258,7 @@ static nb_status choose(ni_outcontrol_state *o, const nb_outcontrol_times *when,
                        "%s: outcontrol chooses its channels by the norms of steps %lld to %lld, and this run saw none "
                        "of them; hint: a later outcontrol.start, or a checkpoint that knows them",
                        o->group->input, (long long)when->start, (long long)when->choice - 1);
+    list_channels(o);
     o->chosen = 1;
     return NB_OK;
 }
@@ -331,8 +352,11 @@ static nb_status out_loaded(void *state, nb_error *err) {
     free(seen);
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to check outcontrol's channels", o->group->input);
-    return good ? NB_OK
-                : nb_fail(err, NB_BAD_FILE, "%s: outcontrol.order is not an order of its channels", o->group->input);
+    if (!good)
+        return nb_fail(err, NB_BAD_FILE, "%s: outcontrol.order is not an order of its channels", o->group->input);
+    if (o->chosen)
+        list_channels(o);
+    return NB_OK;
 }
 
 static size_t out_bytes(const void *state) {

@@ -14,13 +14,14 @@ typedef struct ni_outcontrol_state {
     int32_t index; /* among the group's mechanisms */
     nb_outcontrol how;
     int64_t channels[NI_OUT_PARTS]; /* k8, k4 */
-    int64_t widths[NI_OUT_PARTS];   /* the same in whole blocks: columns of zeros fill the last one */
+    int64_t widths[NI_OUT_PARTS];   /* the same in whole blocks: columns of zeros fill the last one up */
     float *norms;                   /* F32 [K], summed over the steps so far */
     float *passing;                 /* the same of one micro-batch, and of all of a step once they are summed */
     bool gathers;                   /* this step's micro-batches do */
     int32_t *order;                 /* [K]: the FP8 channels, then the others; descending norms */
-    int32_t *places;                /* [K] 0, 1, 2, ...: the columns of a part that are channels; NULL: all are */
-    int64_t chosen;                 /* 1 once they are; with norms and order kept in checkpoints */
+    int32_t *lists;  /* each part's channels, in order, from a whole block on; NULL: `order` has them so */
+    int32_t *places; /* [K] 0, 1, 2, ...: the columns of a part that are channels; NULL: all are */
+    int64_t chosen;  /* 1 once they are; with norms and order kept in checkpoints */
     void *x_memory[NI_OUT_PARTS];
     nb_operand x[NI_OUT_PARTS]; /* of the forward pass at hand */
     bool x_fresh;
@@ -37,8 +38,10 @@ typedef struct ni_outcontrol_state {
 const nb_quantizer *ni_outcontrol_quantizer(const ni_linear *layer, nb_role role, int part);
 /* A part of X or of W as an operand without memory. */
 nb_operand ni_outcontrol_shape(const ni_outcontrol_state *o, const ni_linear *layer, nb_role role, int part);
-/* True where a part does not fill its blocks: it is gathered between zeros before it is quantized. */
+/* True where a part does not fill its blocks: zeros are quantized behind its channels. */
 bool ni_outcontrol_is_filled_up(const ni_outcontrol_state *o, int part);
+/* The list of a part's channels. */
+const int32_t *ni_outcontrol_columns(const ni_outcontrol_state *o, int part);
 
 nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm,
                               ni_terms *terms, nb_error *err);

@@ -31,56 +31,32 @@ bool ni_outcontrol_is_filled_up(const ni_outcontrol_state *o, int part) {
     return o->widths[part] > o->channels[part];
 }
 
+const int32_t *ni_outcontrol_columns(const ni_outcontrol_state *o, int part) {
+    const int64_t first = o->lists ? o->widths[NI_OUT_FP8] : o->channels[NI_OUT_FP8];
+    return (o->lists ? o->lists : o->order) + (part == NI_OUT_FP8 ? 0 : first);
+}
+
 /* ---- the split ---- */
 
-static const int32_t *columns_of(const ni_outcontrol_state *o, int part) {
-    return part == NI_OUT_FP8 ? o->order : o->order + o->channels[NI_OUT_FP8];
-}
-
 static ni_source part_of(const ni_outcontrol_state *o, const nb_mat *numbers, int part) {
-    return (ni_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
-}
-
-/* A matrix as wide as the part's blocks, in scratch: zeros. Its first columns are for the channels. */
-static nb_status place_wide(const ni_outcontrol_state *o, ni_scratch *scratch, nb_dtype dtype, int64_t rows, int part,
-                            nb_mat *wide, nb_error *err) {
-    *wide = nb_mat_of(NULL, dtype, rows, o->widths[part]);
-    size_t bytes = nb_dtype_size(dtype) * (size_t)(rows * wide->cols);
-    NB_TRY(ni_scratch_place(scratch, bytes, "a part of the channels", &wide->data, err));
-    o->group->be->ops->fill_zero(o->group->be, wide->data, bytes);
-    return NB_OK;
-}
-
-/* The channels among the columns of such a matrix. */
-static nb_mat channels_of(const ni_outcontrol_state *o, const nb_mat *wide, int part) {
-    nb_mat channels = *wide;
-    channels.cols = o->channels[part];
-    return channels;
+    return (ni_source){
+        .numbers = numbers, .columns = ni_outcontrol_columns(o, part), .column_count = o->channels[part]};
 }
 
 /* Parts of a matrix that are quantized by one call. */
 typedef struct part_list {
     ni_source sources[NI_OUT_PARTS];
     ni_making makings[NI_OUT_PARTS];
-    nb_mat wide[NI_OUT_PARTS];
     int32_t count;
 } part_list;
 
-/* A part of `whole`, whose blocks are filled up with zeros where the channels do not fill them. */
-static nb_status list_part(const ni_outcontrol_state *o, ni_scratch *scratch, const nb_mat *whole, int part,
-                           const ni_making *making, part_list *list, nb_error *err) {
-    nb_backend *be = o->group->be;
+/* A part of `whole`, whose last block is filled up with zeros where the channels do not fill it. */
+static void list_part(const ni_outcontrol_state *o, const nb_mat *whole, int part, const ni_making *making,
+                      part_list *list) {
     const int32_t i = list->count++;
     list->makings[i] = *making;
     list->sources[i] = part_of(o, whole, part);
-    if (!ni_outcontrol_is_filled_up(o, part))
-        return NB_OK;
-    nb_mat *const wide = &list->wide[i];
-    NB_TRY(place_wide(o, scratch, whole->dtype, whole->rows, part, wide, err));
-    const nb_mat channels = channels_of(o, wide, part);
-    be->ops->gather_columns(be, &channels, whole, columns_of(o, part));
-    list->sources[i] = (ni_source){.numbers = wide};
-    return NB_OK;
+    list->sources[i].zeros = o->widths[part] - o->channels[part];
 }
 
 static nb_status make_parts(const ni_outcontrol_state *o, const part_list *list, nb_error *err) {
@@ -135,7 +111,6 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
     if (o->x_fresh)
         return NB_OK;
     NB_TRY(ni_counted(call, NI_OUT_PARTS, &stats, err));
-    size_t mark = call->scratch->used;
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = stats ? &stats[part] : NULL};
         if (o->channels[part] == 0)
@@ -143,10 +118,9 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
         o->x[part] = ni_outcontrol_shape(o, layer, NB_FPROP_X, part);
         o->x[part].rows = call->x->rows;
         o->x[part].memory = o->x_memory[part];
-        NB_TRY(list_part(o, call->scratch, call->x, part, &making, &list, err));
+        list_part(o, call->x, part, &making, &list);
     }
     NB_TRY(make_parts(o, &list, err));
-    call->scratch->used = mark;
     o->x_fresh = true;
     if (stats)
         join_parts(o, call->x->rows, stats, 0, NI_OUT_PARTS);
@@ -154,18 +128,14 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
     return ni_operand_show(call, &showing, err);
 }
 
-static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, const nb_mat *w,
-                         nb_error *err) {
-    size_t mark = scratch->used;
+static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *w, nb_error *err) {
     part_list list = {.count = 0};
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         const ni_making making = {.out = &o->w[layer->index][part]};
         if (o->channels[part] > 0)
-            NB_TRY(list_part(o, scratch, w, part, &making, &list, err));
+            list_part(o, w, part, &making, &list);
     }
-    NB_TRY(make_parts(o, &list, err));
-    scratch->used = mark;
-    return NB_OK;
+    return make_parts(o, &list, err);
 }
 
 /* Columns of the FP4 part, which the lens sees as numbers. */
@@ -174,7 +144,7 @@ static nb_status gathered(const ni_outcontrol_state *o, const ni_linear_call *ca
     *out = nb_mat_of(NULL, whole->dtype, whole->rows, o->channels[NI_OUT_FP4]);
     NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols),
                             "a part of the channels", &out->data, err));
-    call->be->ops->gather_columns(call->be, out, whole, columns_of(o, NI_OUT_FP4));
+    call->be->ops->gather_columns(call->be, out, whole, ni_outcontrol_columns(o, NI_OUT_FP4));
     return NB_OK;
 }
 
@@ -200,7 +170,7 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
         part_list list = {.count = 0};
         const ni_making making = {.out = &codes, .stats = stats};
         NB_TRY(ni_weight_source(call, layer, &numbers, err));
-        NB_TRY(list_part(o, call->scratch, &numbers, NI_OUT_FP4, &making, &list, err));
+        list_part(o, &numbers, NI_OUT_FP4, &making, &list);
         NB_TRY(make_parts(o, &list, err));
     }
     if (stats)
@@ -216,42 +186,24 @@ static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_
     nb_mat numbers, master = ni_master_of(call->be, layer);
     if (*made != now || call->measuring) {
         NB_TRY(ni_weight_source(call, layer, &numbers, err));
-        NB_TRY(split_w(o, layer, call->scratch, &numbers, err));
+        NB_TRY(split_w(o, layer, &numbers, err));
     }
     *made = call->measuring ? 0 : now;
     return show_w(o, call, layer, &master, err);
 }
 
-/* Decodes a part whose blocks are filled up into its columns of `whole` (F32). */
-static nb_status join_filled(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int part,
-                             const nb_mat *whole, nb_error *err) {
-    nb_backend *be = o->group->be;
-    size_t mark = scratch->used;
-    nb_mat wide, channels;
-    NB_TRY(place_wide(o, scratch, NB_F32, whole->rows, part, &wide, err));
-    NB_TRY(be->ops->decode(be, &wide, &o->w[layer->index][part], false, NULL, true, err));
-    channels = channels_of(o, &wide, part);
-    be->ops->scatter_columns(be, whole, &channels, columns_of(o, part), false);
-    scratch->used = mark;
-    return NB_OK;
-}
-
-/* The parts from `first` on. */
-static nb_status join(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int first,
-                      const nb_mat *whole, nb_error *err) {
+/* W (F32) out of its parts, from `first` on. */
+static nb_status join(const ni_outcontrol_state *o, const ni_linear *layer, int first, const nb_mat *whole,
+                      nb_error *err) {
     nb_backend *be = o->group->be;
     const nb_operand *codes[NI_OUT_PARTS];
-    const int32_t *columns[NI_OUT_PARTS];
+    ni_columns columns[NI_OUT_PARTS];
     int32_t count = 0;
     for (int part = first; part < NI_OUT_PARTS; part++) {
         if (o->channels[part] == 0)
             continue;
-        if (ni_outcontrol_is_filled_up(o, part)) {
-            NB_TRY(join_filled(o, layer, scratch, part, whole, err));
-            continue;
-        }
         codes[count] = &o->w[layer->index][part];
-        columns[count++] = columns_of(o, part);
+        columns[count++] = (ni_columns){ni_outcontrol_columns(o, part), o->channels[part]};
     }
     return count ? be->ops->decode_columns(be, whole, codes, columns, count, err) : NB_OK;
 }
@@ -302,7 +254,7 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     size_t mark = call->scratch->used;
     NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
                             &decoded.data, err));
-    NB_TRY(join(o, layer, call->scratch, NI_OUT_FP8, &decoded, err));
+    NB_TRY(join(o, layer, NI_OUT_FP8, &decoded, err));
     NB_TRY(place_dgrad_w(call, layer, w, err));
     const ni_source source = {.numbers = &decoded};
     const ni_making making = {
@@ -449,7 +401,8 @@ static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     terms->count = 0;
     for (int part = 0; part < NI_OUT_PARTS; part++)
         if (o->channels[part] > 0)
-            NB_TRY(ni_add_term(terms, &(ni_term){.a = dys[part], .b = &x[part], .columns = columns_of(o, part)}, err));
+            NB_TRY(ni_add_term(
+                terms, &(ni_term){.a = dys[part], .b = &x[part], .columns = ni_outcontrol_columns(o, part)}, err));
     return NB_OK;
 }
 
@@ -466,14 +419,16 @@ nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call
 static nb_status widths_of(const ni_outcontrol_state *o, const ni_linear *layer, const ni_weight_decoding *what,
                            nb_error *err) {
     nb_backend *be = o->group->be;
-    nb_mat all = nb_mat_of(what->widths, NB_F32, layer->out, layer->in), wide, channels;
+    const nb_mat all = nb_mat_of(what->widths, NB_F32, layer->out, layer->in);
+    nb_mat wide = nb_mat_of(NULL, NB_F32, layer->out, o->widths[NI_OUT_FP4]);
     be->ops->fill_zero(be, what->widths, sizeof(float) * (size_t)(layer->out * layer->in));
     if (o->channels[NI_OUT_FP4] == 0)
         return NB_OK;
-    NB_TRY(place_wide(o, what->scratch, NB_F32, layer->out, NI_OUT_FP4, &wide, err));
+    NB_TRY(ni_scratch_place(what->scratch, sizeof(float) * (size_t)(wide.rows * wide.cols), "a part of the channels",
+                            &wide.data, err));
     be->ops->bin_widths(be, wide.data, &o->w[layer->index][NI_OUT_FP4]);
-    channels = channels_of(o, &wide, NI_OUT_FP4);
-    be->ops->scatter_columns(be, &all, &channels, columns_of(o, NI_OUT_FP4), false);
+    wide.cols = o->channels[NI_OUT_FP4];
+    be->ops->scatter_columns(be, &all, &wide, ni_outcontrol_columns(o, NI_OUT_FP4), false);
     return NB_OK;
 }
 
@@ -485,9 +440,9 @@ nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const
     nb_mat whole = nb_mat_of(what->w, NB_F32, layer->out, layer->in), out = whole;
     out.data = what->decoded;
     o->w_moves[layer->index] = 0;
-    NB_TRY(split_w(o, layer, what->scratch, &whole, err));
+    NB_TRY(split_w(o, layer, &whole, err));
     be->ops->copy(be, what->decoded, what->w, sizeof(float) * (size_t)(layer->out * layer->in));
-    NB_TRY(join(o, layer, what->scratch, NI_OUT_FP4, &out, err));
+    NB_TRY(join(o, layer, NI_OUT_FP4, &out, err));
     if (what->widths)
         NB_TRY(widths_of(o, layer, what, err));
     what->scratch->used = mark;
@@ -495,8 +450,5 @@ nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const
 }
 
 size_t ni_outcontrol_decode_scratch(const ni_outcontrol_state *o, const ni_linear *layer) {
-    size_t bytes = 0;
-    for (int part = 0; part < NI_OUT_PARTS; part++)
-        bytes += ni_scratch_room(sizeof(float) * (size_t)(layer->out * o->widths[part]));
-    return bytes;
+    return ni_scratch_room(sizeof(float) * (size_t)(layer->out * o->widths[NI_OUT_FP4]));
 }

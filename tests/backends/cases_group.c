@@ -158,11 +158,12 @@ static void run_sides(trial *t) {
 }
 
 /* Each a sum of products that have columns of their own, which are all of C but in the second shape. Tiles: high and
- * narrow ones beside the others; the same of codes; wide ones alone. */
-enum { SPREADS = 3, SPREAD_PARTS = 3, SPREAD_SHAPES = 3 };
-static const int64_t SPREAD_ROWS[SPREAD_SHAPES] = {258, 272, 2};
-static const int64_t SPREAD_WIDTHS[SPREAD_SHAPES][SPREAD_PARTS] = {{8, 264, 8}, {16, 272, 16}, {1800, 2288, 16}};
-static const int64_t SPREAD_COLS[SPREAD_SHAPES] = {280, 320, 4104};
+ * narrow ones beside the others; the same of codes; wide ones alone; of widths that are no whole vectors. */
+enum { SPREADS = 3, SPREAD_PARTS = 3, SPREAD_SHAPES = 4 };
+static const int64_t SPREAD_ROWS[SPREAD_SHAPES] = {258, 272, 2, 258};
+static const int64_t SPREAD_WIDTHS[SPREAD_SHAPES][SPREAD_PARTS] = {
+    {8, 264, 8}, {16, 272, 16}, {1800, 2288, 16}, {51, 333, 3}};
+static const int64_t SPREAD_COLS[SPREAD_SHAPES] = {280, 320, 4104, 387};
 
 static void run_spread_sides(trial *t) {
     const int64_t rows = SPREAD_ROWS[t->shape], cols = SPREAD_COLS[t->shape], *widths = SPREAD_WIDTHS[t->shape];
@@ -171,7 +172,8 @@ static void run_spread_sides(trial *t) {
     ni_term terms[SPREADS][SPREAD_PARTS];
     ni_sum products[SPREADS];
     for (int part = 0; part < SPREAD_PARTS; part++) {
-        const nb_mat x = normal_mat(t, NB_BF16, 70 + (uint32_t)part, SIDE_DEPTH, widths[part]);
+        nb_mat x = normal_mat(t, NB_BF16, 70 + (uint32_t)part, SIDE_DEPTH, (widths[part] + 7) / 8 * 8);
+        x.cols = widths[part];
         b[part] = down(t, &x, NI_RIGHT, NULL);
     }
     for (int i = 0; i < SPREADS; i++) {
@@ -193,11 +195,65 @@ static void run_spread_sides(trial *t) {
     multiply_sides(t, products, SPREADS);
 }
 
+/* The same as OutControl has them where neither part fills its last block: the first columns of what X was multiplied
+ * as, anew along the tokens. Of five layers on a GPU at once; of one, whose tiles are few, the library's products. */
+enum { FILLED_PARTS = 2, FILLED_LAYERS = 5, FILLED_SHAPES = 2, FILLED_DEPTH = 2048, FILLED_ROWS = 16 };
+static const int64_t CHANNELS[FILLED_PARTS] = {51, 461};
+
+static double filled_depth(const trial *t) {
+    (void)t;
+    return 2.0 * FILLED_DEPTH + 24;
+}
+
+/* [rows, FILLED_DEPTH], for a product alone. */
+static nb_operand only_multiplied(trial *t, const nb_quantizer *q, const ni_source *source, int64_t rows,
+                                  ni_side side) {
+    nb_operand o = placed(t, q, rows, FILLED_DEPTH, side, q);
+    o.reread = false;
+    make(t, source, &(ni_making){.out = &o, .transpose = true}, 1);
+    return o;
+}
+
+static void run_filled_sides(trial *t) {
+    const int64_t rows = FILLED_ROWS, cols = CHANNELS[0] + CHANNELS[1];
+    const int32_t count = t->shape ? 1 : FILLED_LAYERS, *at = two_lists(t, CHANNELS[0], 64, CHANNELS[1]);
+    nb_quantizer formats[FILLED_PARTS] = {ni_format_family_find("mxfp8")->defaults, nvfp4(1)};
+    int32_t *places = poisoned(sizeof *places * (size_t)cols);
+    nb_operand codes[FILLED_PARTS], a[FILLED_LAYERS][FILLED_PARTS], b[FILLED_PARTS];
+    ni_term terms[FILLED_LAYERS][FILLED_PARTS];
+    ni_sum products[FILLED_LAYERS];
+    formats[1].outer = NB_OUTER_ROW128;
+    for (int32_t c = 0; c < cols; c++)
+        places[c] = c;
+    const int32_t *first = upload(t, places, sizeof *places * (size_t)cols);
+    for (int part = 0; part < FILLED_PARTS; part++) {
+        const nb_mat x = normal_mat(t, NB_BF16, 100 + (uint32_t)part, FILLED_DEPTH, part ? 512 : 64);
+        codes[part] = made(t, &formats[part], &x, NI_LEFT, &formats[part]);
+        const ni_source leading = {
+            .operand = &codes[part], .columns = first, .column_count = CHANNELS[part], .leading = true};
+        b[part] = only_multiplied(t, &formats[part], &leading, CHANNELS[part], NI_RIGHT);
+    }
+    for (int i = 0; i < count; i++) {
+        const nb_mat dy = normal_mat(t, NB_BF16, 110 + (uint32_t)i, FILLED_DEPTH, rows);
+        for (int part = 0; part < FILLED_PARTS; part++) {
+            a[i][part] = only_multiplied(t, &formats[part], &(ni_source){.numbers = &dy}, rows, NI_LEFT);
+            terms[i][part] = (ni_term){.a = &a[i][part], .b = &b[part], .columns = part ? at + 64 : at};
+        }
+        products[i] = (ni_sum){.c = normal_mat(t, NB_F32, 120 + (uint32_t)i, rows, cols),
+                               .terms = terms[i],
+                               .count = FILLED_PARTS,
+                               .accumulate = i % 2};
+    }
+    multiply_sides(t, products, count);
+}
+
 static const test_case GROUP_CASES[] = {
     {"multiply", "a group's terms", CODES, GROUP_SHAPES, run_group, NULL, group_depth},
     {"multiply make_operands", "products over many tokens, side by side", CODES, SIDE_SHAPES, run_sides, NULL,
      side_depth},
     {"multiply make_operands", "columns over many tokens, side by side", CODES, SPREAD_SHAPES, run_spread_sides, NULL,
      side_depth},
+    {"multiply make_operands", "columns of parts that are filled up", CODES, FILLED_SHAPES, run_filled_sides, NULL,
+     filled_depth},
 };
 const case_list group_cases = {GROUP_CASES, sizeof GROUP_CASES / sizeof *GROUP_CASES};

@@ -288,10 +288,78 @@ static void run_split(trial *t) {
     }
 }
 
+/* 16 columns of an operand, from `first` on. */
+static void keep_values(trial *t, const char *what, const nb_operand *left, int64_t first) {
+    float *one = poisoned(sizeof *one * (size_t)(16 * left->cols));
+    for (int64_t i = 0; i < 16 * left->cols; i++)
+        one[i] = i % left->cols == first + i / left->cols;
+    const nb_mat ones = nb_mat_of(upload(t, one, sizeof *one * (size_t)(16 * left->cols)), NB_F32, 16, left->cols);
+    const nb_operand right = made(t, &left->quantizer, &ones, NI_RIGHT, &left->quantizer);
+    const nb_mat values = nb_mat_of(output(t, what, NB_F32, left->rows * 16), NB_F32, left->rows, 16);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = left, .b = &right}, 1, false, &err));
+}
+
+/* The same where the channels of neither part fill its last block, a true tenth of them: zeros do. Lists begin at whole
+ * vectors, as kernels of one reading take them, and one right behind the other. The first part is wider than the matrix
+ * in the third shape; the last has longer rows than a kernel may hold. */
+static void run_split_filled(trial *t) {
+    enum { SHAPES = 4 };
+    static const int64_t ROWS[SHAPES] = {70, 5, 3, 3}, EIGHTS[SHAPES] = {51, 102, 3, 1217},
+                         FOURS[SHAPES] = {461, 922, 13, 10943};
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE, DATA_CORNERS, DATA_ZERO};
+    const int64_t rows = ROWS[t->shape], eights = EIGHTS[t->shape], fours = FOURS[t->shape], cols = eights + fours,
+                  wide_eights = (eights + 31) / 32 * 32, wide_fours = (fours + 127) / 128 * 128;
+    const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
+    nb_quantizer blocks = nvfp4(1);
+    blocks.outer = NB_OUTER_ROW128;
+    for (int i = 0; i < 16; i++) {
+        const int64_t apart = i % 2 ? wide_eights : eights;
+        const nb_dtype type = i / 2 % 2 ? NB_F32 : NB_BF16;
+        const data_kind kind = kinds[i / 4];
+        if (t->few && kind == DATA_WIDE)
+            continue;
+        const int32_t *first = two_lists(t, eights, apart, fours);
+        const nb_mat x = uploaded(t, kind, type, rows, cols, cols + 8);
+        const ni_source sources[2] = {
+            {.numbers = &x, .columns = first, .column_count = eights, .zeros = wide_eights - eights},
+            {.numbers = &x, .columns = first + apart, .column_count = fours, .zeros = wide_fours - fours}};
+        nb_operand eight = placed(t, &bytes, rows, wide_eights, NI_LEFT, &bytes),
+                   four = placed(t, &blocks, rows, wide_fours, NI_LEFT, &blocks),
+                   alone[2] = {placed(t, &bytes, rows, wide_eights, NI_LEFT, &bytes),
+                               placed(t, &blocks, rows, wide_fours, NI_LEFT, &blocks)};
+        const ni_making makings[2] = {{.out = &eight}, {.out = &four}};
+        EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, 2, &err));
+        for (int part = 0; part < 2; part++) {
+            make(t, &sources[part], &(ni_making){.out = &alone[part]}, 1);
+            keep_operand(t, "alone", &alone[part]);
+        }
+        keep_operand(t, "eights", &eight);
+        keep_operand(t, "fours", &four);
+        if (kind == DATA_CORNERS) /* NaN and Inf: sums of them are not compared */
+            continue;
+        keep_values(t, "values of eights", &eight, wide_eights - 16);
+        keep_values(t, "values of fours", &four, fours / 16 * 16 - 8 < 0 ? 0 : fours / 16 * 16 - 8);
+    }
+    const nb_mat x = uploaded(t, DATA_NORMAL, NB_F32, rows, cols, cols);
+    nb_operand four = placed(t, &blocks, rows, wide_fours, NI_LEFT, &blocks);
+    const ni_source misfits[2] = {{.numbers = &x, .zeros = wide_fours - cols},
+                                  {.operand = &four,
+                                   .columns = two_lists(t, fours, fours, 0),
+                                   .column_count = fours,
+                                   .zeros = wide_fours - fours}};
+    for (int i = 0; i < 2; i++) {
+        nb_error err = {0};
+        const int32_t status =
+            (int32_t)t->be->ops->make_operands(t->be, &misfits[i], &(ni_making){.out = &four}, 1, &err);
+        record(t, "refused", &status, NB_I32, 1, true);
+    }
+}
+
 static const test_case MANY[] = {
     {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_many", "patches beside one whole, and its columns", BITS, 3, run_patches, NULL, NULL},
     {"make_many", "chosen columns in two formats", BITS, 3, run_split, NULL, NULL},
+    {"make_many", "chosen columns in two formats, filled up", BITS, 4, run_split_filled, NULL, NULL},
     {"make_many", "numbers of weights", BITS, 1, run_many_numbers, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"turn_many", "tiles, rows", BITS, 1, run_turn_many, NULL, NULL},

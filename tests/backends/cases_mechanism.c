@@ -297,12 +297,26 @@ static void run_columns(trial *t) {
     keep(t, "norms", norms, NB_F32, COLS, true);
 }
 
-/* More than one chunk of rows, an odd width, a view among other columns; in place and not; the second shape is one that
- * a vector of eight fits. */
+/* More than one chunk of rows, an odd width and a view among other columns, pairs of columns; more than a block's. */
+static void run_norms(trial *t) {
+    enum { SHAPES = 4 };
+    static const int64_t of_rows[SHAPES] = {700, 513, 256, 1}, of_cols[SHAPES] = {COLS + 3, COLS, 1030, COLS};
+    const nb_dtype type = t->shape % 2 ? NB_F32 : NB_BF16;
+    const int64_t rows = of_rows[t->shape / 2], cols = of_cols[t->shape / 2], wide = cols + 2 * (cols % 2 + 1);
+    nb_mat x = nb_mat_of(input(t, type, normals_in(type, 1, rows * wide, 3, 1), rows * wide), type, rows, cols);
+    float *norms = input_real(t, 2, cols, 1, 0.1);
+    x.stride = wide;
+    for (int i = 0; i < 2; i++)
+        t->be->ops->column_norms(t->be, norms, &x);
+    keep(t, "norms", norms, NB_F32, cols, true);
+}
+
+/* More than one chunk of rows, an odd width, a view among other columns; in place and not; one row that a vector of
+ * eight fits; pairs of columns. */
 static void run_means(trial *t) {
     const nb_dtype type = t->shape % 2 ? NB_BF16 : NB_F32;
-    const int64_t rows = t->shape < 2 ? 700 : 1, cols = t->shape < 2 ? COLS + 3 : COLS,
-                  wide = t->shape < 2 ? COLS + 5 : COLS;
+    const bool one = t->shape / 2 == 1;
+    const int64_t rows = one ? 1 : 700, cols = t->shape < 2 ? COLS + 3 : COLS, wide = one ? cols : cols + 2;
     nb_mat x = nb_mat_of(input(t, type, normals_in(type, 1, rows * wide, 3, 1), rows * wide), type, rows, cols);
     const nb_mat means = nb_mat_of(output_exact(t, "means", type, cols), type, 1, cols);
     const nb_mat apart = nb_mat_of(output_exact(t, "residuals", type, rows * cols), type, rows, cols);
@@ -357,7 +371,8 @@ static const test_case MECHANISMS[] = {
     {"make_compensated", "long rows", BITS, CLAMPED_WIDTHS, run_make_compensated, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
-    {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 4, run_means, NULL, NULL},
+    {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 6, run_means, NULL, NULL},
+    {"column_norms", "f32, bf16, strided, more than a chunk", BITS, 8, run_norms, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };
 const case_list mechanism_cases = {MECHANISMS, sizeof MECHANISMS / sizeof *MECHANISMS};

@@ -232,20 +232,33 @@ static void run_decode(trial *t) {
             EXPECT_OK(t, t->be->ops->decode(t->be, &out, &o, mode & 1, NULL, mode & 2, &err));
         }
         const nb_mat spread = nb_mat_of(output(t, what, NB_F32, N * 2 * K), NB_F32, N, 2 * K);
-        EXPECT_OK(t, t->be->ops->decode(t->be, &spread, &o, false, at, true, &err));
+        const ni_columns all = {at, K};
+        EXPECT_OK(t, t->be->ops->decode(t->be, &spread, &o, false, &all, true, &err));
+        for (int mode = 0; mode < 2; mode++) {
+            const nb_dtype type = mode ? NB_BF16 : NB_F32;
+            const ni_columns some = {at, K - 37};
+            const nb_mat few = nb_mat_of(output(t, what, type, N * 2 * K), type, N, 2 * K);
+            EXPECT_OK(t, t->be->ops->decode(t->be, &few, &o, false, &some, !mode, &err));
+        }
     }
 }
 
-/* Two operands into columns of one matrix: all of its columns, and some of them, whose neighbours stay. The last shape
- * has longer rows than a kernel may hold. */
+/* Two operands into columns of one matrix: all of its columns, and some of them, whose neighbours stay. The third shape
+ * has longer rows than a kernel may hold; operands of the others have columns behind their lists, which go nowhere.
+ * Lists begin at whole vectors, and in the last shape one right behind the other. */
+enum { DECODED_SHAPES = 6 };
 static void run_decode_columns(trial *t) {
-    enum { SHAPES = 3 };
-    static const int64_t ROWS[SHAPES] = {5, 70, 3}, EIGHTS[SHAPES] = {32, 128, 2944}, FOURS[SHAPES] = {128, 768, 9472};
-    const int64_t rows = ROWS[t->shape], eights = EIGHTS[t->shape], fours = FOURS[t->shape], cols = eights + fours;
+    static const int64_t ROWS[DECODED_SHAPES] = {5, 70, 3, 70, 5, 7},
+                         EIGHTS[DECODED_SHAPES] = {32, 128, 2944, 51, 3, 102},
+                         FOURS[DECODED_SHAPES] = {128, 768, 9472, 461, 13, 922};
+    const int64_t rows = ROWS[t->shape], some_eights = EIGHTS[t->shape], some_fours = FOURS[t->shape],
+                  cols = some_eights + some_fours, eights = (some_eights + 31) / 32 * 32,
+                  fours = (some_fours + 127) / 128 * 128, apart = t->shape < 5 ? eights : some_eights;
     const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
     nb_quantizer blocks = nvfp4(1);
     blocks.outer = NB_OUTER_ROW128;
-    const int32_t *first = shuffled(t, cols), *at[2] = {first, first + eights};
+    const int32_t *first = two_lists(t, some_eights, apart, some_fours);
+    const ni_columns at[2] = {{first, some_eights}, {first + apart, some_fours}};
     for (int i = 0; i < 4; i++) {
         const int64_t wide = i % 2 ? cols + 12 : cols;
         const data_kind kind = i / 2 ? DATA_CORNERS : DATA_NORMAL;
@@ -292,6 +305,6 @@ static const test_case OPERANDS[] = {
     {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
-    {"decode_columns", "two formats", BITS, 3, run_decode_columns, NULL, NULL},
+    {"decode_columns", "two formats", BITS, DECODED_SHAPES, run_decode_columns, NULL, NULL},
 };
 const case_list operand_cases = {OPERANDS, sizeof OPERANDS / sizeof *OPERANDS};

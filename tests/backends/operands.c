@@ -79,6 +79,14 @@ nb_mat data_mat(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t c
     return input_mat(t, &host);
 }
 
+const int32_t *two_lists(trial *t, int64_t first, int64_t apart, int64_t second) {
+    const int64_t count = first + second;
+    int32_t *columns = poisoned(sizeof *columns * (size_t)(apart + second));
+    for (int64_t c = 0; c < count; c++)
+        columns[c < first ? c : apart + c - first] = (int32_t)((11 * c + 3) % count);
+    return upload(t, columns, sizeof *columns * (size_t)(apart + second));
+}
+
 nb_mat normal_mat(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
     return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
 }

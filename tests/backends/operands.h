@@ -38,6 +38,8 @@ const int32_t *picked(trial *t, int count); /* [count] columns, ascending, the l
 
 /* [count] all columns, in an order of their own; count is no multiple of 11. */
 const int32_t *shuffled(trial *t, int64_t count);
+/* The same order of first + second columns, the second ones from place `apart` of the list on. */
+const int32_t *two_lists(trial *t, int64_t first, int64_t apart, int64_t second);
 
 /* What data_matrix draws, as an input of products: by magnitudes where these are asked for, as `uploaded` is not. */
 nb_mat data_mat(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols);

@@ -151,7 +151,11 @@ static nb_status write_out(nb_backend *be, const ni_source *source, nb_mat *out,
     bool failed = !memory;
     *out = nb_mat_of(memory, type, rows, cols);
     if (memory && only_columns(source)) {
-        ni_cpu_gather_columns(be, out, source->numbers, source->columns);
+        nb_mat chosen = *out;
+        chosen.cols = source->column_count;
+        if (source->zeros)
+            memset(memory, 0, (size_t)(rows * cols) * nb_dtype_size(type));
+        ni_cpu_gather_columns(be, &chosen, source->numbers, source->columns);
         return NB_OK;
     }
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
@@ -295,7 +299,7 @@ nb_status ni_cpu_turn_many(nb_backend *be, nb_operand *const *out, const nb_oper
 
 /* ---- decoding ---- */
 
-static nb_status decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *from, const int32_t *columns,
+static nb_status decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_columns *columns,
                                 bool with_outer, nb_error *err) {
     size_t bytes = (size_t)(from->rows * from->cols) * nb_dtype_size(out->dtype);
     nb_mat part = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_PART, bytes), out->dtype, from->rows, from->cols);
@@ -303,12 +307,13 @@ static nb_status decode_columns(nb_backend *be, const nb_mat *out, const nb_oper
         return nb_fail(err, NB_NO_MEMORY, "decode: no memory for %lld x %lld numbers", (long long)from->rows,
                        (long long)from->cols);
     NB_TRY(ni_cpu_decode(be, &part, from, false, NULL, with_outer, err));
-    ni_cpu_scatter_columns(be, out, &part, columns, false);
+    part.cols = columns->count;
+    ni_cpu_scatter_columns(be, out, &part, columns->at, false);
     return NB_OK;
 }
 
 nb_status ni_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
-                        const int32_t *columns, bool with_outer, nb_error *err) {
+                        const ni_columns *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (columns)
         return decode_columns(be, out, from, columns, with_outer, err);
@@ -325,7 +330,7 @@ nb_status ni_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *fro
 }
 
 nb_status ni_cpu_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                const int32_t *const *columns, int32_t count, nb_error *err) {
+                                const ni_columns *columns, int32_t count, nb_error *err) {
     return ni_compose_decode_columns(be, out, from, columns, count, err);
 }
 

@@ -14,10 +14,12 @@ static unsigned grid_of(int64_t pieces) {
 
 /* ---- numbers ---- */
 
-static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const int32_t *columns, bool outer) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * t.cols;
+/* The first `cols` columns. */
+static __global__ void decode(nb_mat out, nb_qtensor t, int64_t cols, bool transpose, const int32_t *columns,
+                              bool outer) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * cols;
          i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t r = transpose ? i % t.rows : i / t.cols, c = transpose ? i / t.rows : i % t.cols;
+        int64_t r = transpose ? i % t.rows : i / cols, c = transpose ? i / t.rows : i % cols;
         int64_t to_r = transpose ? c : r, to_c = transpose ? r : columns ? columns[c] : c;
         float x = ni_decoded(t, r, c, outer);
         if (out.dtype == NB_BF16)
@@ -54,20 +56,40 @@ template <bool BF16> static __global__ void decode_blocks(nb_mat out, nb_qtensor
 
 /* ---- columns of FP32 numbers ---- */
 
+/* Where eight neighbours go; below 0: nowhere, the list has ended. */
+static __device__ void list_eight(int *to, const ni_columns &columns, int64_t c) {
+    if (c + 8 <= columns.count) {
+        const int4 low = __ldg((const int4 *)(columns.at + c)), high = __ldg((const int4 *)(columns.at + c + 4));
+        to[0] = low.x;
+        to[1] = low.y;
+        to[2] = low.z;
+        to[3] = low.w;
+        to[4] = high.x;
+        to[5] = high.y;
+        to[6] = high.z;
+        to[7] = high.w;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        to[k] = c + k < columns.count ? __ldg(columns.at + c + k) : -1;
+}
+
 /* Rows of a part, eight codes a thread, to where its columns are in rows of the whole. */
-static __device__ void spread(float *tile, int cols, const nb_qtensor &t, const int32_t *columns, int64_t r0,
+static __device__ void spread(float *tile, int cols, const nb_qtensor &t, const ni_columns &columns, int64_t r0,
                               int rows) {
     const bool bytes = t.quantizer.element == NB_ELEMENT_E4M3;
-    const uint32_t across = (uint32_t)t.cols / 8, units = (uint32_t)rows * across;
+    const uint32_t across = (uint32_t)(columns.count + 7) / 8, units = (uint32_t)rows * across;
     for (uint32_t i = threadIdx.x; i < units; i += THREADS) {
         const uint32_t r = i / across;
         const int64_t c = (i - r * across) * 8;
         const ni_eight x = bytes ? ni_decode_bytes(t, r0 + r, c) : ni_decode_eight(t, r0 + r, c);
-        const int4 low = __ldg((const int4 *)(columns + c)), high = __ldg((const int4 *)(columns + c + 4));
-        const int to[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        int to[8];
+        list_eight(to, columns, c);
 #pragma unroll
         for (int k = 0; k < 8; k++)
-            tile[r * cols + to[k]] = ni_f32_add(0.0f, x.x[k]); /* as scatter_columns */
+            if (to[k] >= 0)
+                tile[r * cols + to[k]] = ni_f32_add(0.0f, x.x[k]); /* as scatter_columns */
     }
 }
 
@@ -103,7 +125,7 @@ bool ni_cuda_can_decode_columns(const ni_cuda_column_codes *d) {
     bool can = out->dtype == NB_F32 && out->cols % 4 == 0 && out->stride % 4 == 0 && ni_aligned(out->data) &&
                out->cols * (int64_t)sizeof(float) <= MOST_TILE_ROOM;
     for (int i = 0; i < d->count; i++)
-        can = can && are_eights(&d->parts[i], d->columns[i]);
+        can = can && are_eights(&d->parts[i], d->columns[i].at);
     return can;
 }
 
@@ -113,7 +135,7 @@ int ni_cuda_launch_decode_columns(void *stream, const ni_cuda_column_codes *d, i
     int64_t each = bytes < TILE_ROOM ? TILE_ROOM / bytes : 1, width = 0;
     each = each < busy ? each : busy;
     for (int i = 0; i < d->count; i++)
-        width += d->parts[i].cols;
+        width += d->columns[i].count;
     if (d->out.rows * bytes > 0)
         decode_columns<<<(unsigned)ni_divide_up(d->out.rows, each), THREADS, (size_t)(each * bytes),
                          (cudaStream_t)stream>>>(*d, (int)each, width < d->out.cols);
@@ -130,7 +152,8 @@ static bool are_blocks(const nb_mat *out, const nb_qtensor *from) {
 }
 
 int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
-                          const int32_t *columns, bool outer) {
+                          const ni_columns *columns, bool outer) {
+    const int64_t cols = columns ? columns->count : from->cols;
     if (!transpose && !columns && are_blocks(out, from)) {
         const int64_t each = out->dtype == NB_BF16 ? 8 : 4,
                       pieces = ni_divide_up(from->rows * from->cols / each, THREADS);
@@ -140,9 +163,9 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
             decode_blocks<false><<<grid_of(pieces), THREADS, 0, (cudaStream_t)stream>>>(*out, *from, outer);
         return cudaGetLastError();
     }
-    if (from->rows * from->cols > 0)
-        decode<<<grid_of((from->rows * from->cols + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(
-            *out, *from, transpose, columns, outer);
+    if (from->rows * cols > 0)
+        decode<<<grid_of((from->rows * cols + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(
+            *out, *from, cols, transpose, columns ? columns->at : NULL, outer);
     return cudaGetLastError();
 }
 

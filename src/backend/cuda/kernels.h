@@ -171,9 +171,9 @@ int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x,
                                const float *past);
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
-int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
-/* partial: ni_cuda_column_means_bytes(rows, cols) of scratch */
-size_t ni_cuda_column_means_bytes(int64_t rows, int64_t cols);
+/* partial: ni_cuda_column_chunks_bytes(rows, cols) of scratch */
+size_t ni_cuda_column_chunks_bytes(int64_t rows, int64_t cols);
+int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x, double *partial);
 int ni_cuda_launch_column_means(void *stream, const nb_mat *means, const nb_mat *x, double *partial);
 int ni_cuda_launch_subtract_row(void *stream, const nb_mat *out, const nb_mat *x, const nb_mat *row);
 /* out, F32 or BF16, = in, F32, plus the outer products; out may be in */

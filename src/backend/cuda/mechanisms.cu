@@ -270,25 +270,6 @@ int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, co
     return cudaGetLastError();
 }
 
-/* Rows in order in double, as the reference: a thread a column. */
-static __global__ void column_norms(float *norms, nb_mat x) {
-    for (NI_EACH(c, x.cols)) {
-        double squares = 0;
-        for (int64_t r = 0; r < x.rows; r++) {
-            int64_t at = r * x.stride + c;
-            double v = x.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
-            squares = __dadd_rn(squares, __dmul_rn(v, v));
-        }
-        norms[c] = ni_f32_add(norms[c], (float)sqrt(squares));
-    }
-}
-
-int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x) {
-    if (x->cols > 0)
-        column_norms<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(norms, *x);
-    return cudaGetLastError();
-}
-
 /* ---- weights against their codes ---- */
 
 static __global__ void add_distance(float *distance, const float *a, const float *b, int64_t n) {

@@ -134,9 +134,18 @@ static nb_status alpha_of(nb_backend *be, const nb_operand *a, const nb_operand 
                           "multiply: alpha", err);
 }
 
-/* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
-static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                         bool accumulate, nb_error *err) {
+/* A width that is no whole vector costs the library its fast kernels: where the values lie across, in rows of whole
+ * vectors, it multiplies those, whatever stands in what fills the last one up. */
+static void multiply_eights(ni_cuda_product *p, const nb_operand *b) {
+    const int64_t wide = (b->rows + 7) / 8 * 8;
+    if (!p->trans_b && !ni_is_plain(b) && !(b->form & NI_CUDA_BORROWED) && p->b.stride >= wide)
+        p->b.cols = p->c.cols = wide;
+}
+
+/* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. `open`: behind
+ * the columns of C there is room for whole eights of them, which nobody reads. */
+static nb_status product_in(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                            bool accumulate, bool open, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     side x, y;
     size_t bytes;
@@ -169,7 +178,14 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
         NB_TRY(alpha_of(be, a, b, &x, &y, &p.alpha, err));
     else
         p.alpha = x.outer.at ? x.outer.at : y.outer.at;
+    if (open)
+        multiply_eights(&p, b);
     return ni_cuda_multiply_plain(be, &p, err);
+}
+
+static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                         bool accumulate, nb_error *err) {
+    return product_in(be, scratch, c, a, b, accumulate, false, err);
 }
 
 /* ---- terms ---- */
@@ -239,7 +255,7 @@ static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c,
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     for (int32_t i = 0; i < count; i++) {
         const nb_mat part = columns_of_part(&s, i);
-        NB_TRY(product(be, scratch, &part, terms[i].a, terms[i].b, false, err));
+        NB_TRY(product_in(be, scratch, &part, terms[i].a, terms[i].b, false, true, err));
     }
     return ni_cuda_status(be, ni_cuda_launch_column_sums(stream_of(be), &s, 1), "multiply: columns", err);
 }

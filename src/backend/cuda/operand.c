@@ -18,7 +18,7 @@ static void *stream_of(nb_backend *be) {
 /* ---- sources ---- */
 
 static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_error *err) {
-    *out = (ni_cuda_source){.columns = source->columns};
+    *out = (ni_cuda_source){.columns = source->columns, .zeros = source->zeros};
     ni_source_shape(source, &out->rows, &out->cols);
     if (source->numbers) {
         out->numbers = *source->numbers;
@@ -297,13 +297,14 @@ nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_ope
 /* ---- decoding ---- */
 
 static nb_status decode_plain(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
-                              const int32_t *columns, nb_error *err) {
+                              const ni_columns *columns, nb_error *err) {
     const ni_cuda_source source = {
         .numbers = from->numbers, .across = from->transposed, .rows = from->rows, .cols = from->cols};
     if (!columns)
         return put_numbers(be, out, &source, transpose, err);
-    const nb_mat numbers = from->numbers;
-    return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), out, &numbers, columns, false), "decode", err);
+    nb_mat numbers = from->numbers;
+    numbers.cols = columns->count;
+    return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), out, &numbers, columns->at, false), "decode", err);
 }
 
 static nb_status decode_columns(nb_backend *be, const ni_cuda_column_codes *codes, nb_error *err) {
@@ -312,14 +313,14 @@ static nb_status decode_columns(nb_backend *be, const ni_cuda_column_codes *code
 }
 
 nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
-                         const int32_t *columns, bool with_outer, nb_error *err) {
+                         const ni_columns *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (ni_is_plain(from))
         return decode_plain(be, out, from, transpose, columns, err);
     NB_TRY(ni_cuda_check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
     if (with_outer && columns) {
-        const ni_cuda_column_codes alone = {.out = *out, .parts = {codes}, .columns = {columns}, .count = 1};
+        const ni_cuda_column_codes alone = {.out = *out, .parts = {codes}, .columns = {*columns}, .count = 1};
         if (ni_cuda_can_decode_columns(&alone))
             return decode_columns(be, &alone, err);
     }
@@ -330,11 +331,11 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
 }
 
 nb_status ni_cuda_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                 const int32_t *const *columns, int32_t count, nb_error *err) {
+                                 const ni_columns *columns, int32_t count, nb_error *err) {
     ni_cuda_column_codes all = {.out = *out};
     bool coded = count <= NI_CUDA_COLUMN_CODES;
     for (int32_t i = 0; i < count && coded; i++) {
-        NB_TRY(ni_check_decode(out, from[i], false, columns[i], err));
+        NB_TRY(ni_check_decode(out, from[i], false, &columns[i], err));
         coded = !ni_is_plain(from[i]);
         if (!coded)
             break;

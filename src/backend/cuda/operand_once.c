@@ -238,7 +238,7 @@ static bool is_nvfp4_codes(const nb_operand *o) {
 bool ni_cuda_is_piece(const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *out = making->out;
-    return source->numbers && source->columns && !source->row_scales && !source->column_scales &&
+    return source->numbers && source->columns && !source->zeros && !source->row_scales && !source->column_scales &&
            (!source->minus || is_nvfp4_codes(source->minus)) && !ni_is_plain(out) && !ni_cuda_is_whole_valued(out) &&
            is_tiled(q) && q->block_rows == 1 && q->round == NB_ROUND_EVEN && q->hadamard_size == 0 &&
            ni_cuda_has_tensor_outer(q) && making->under && !making->transpose && !making->stats &&

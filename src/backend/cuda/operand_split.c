@@ -1,5 +1,6 @@
 /* operand_split.c: operands of chosen columns of one matrix, some in MXFP8 and the others in double blocks, as OutControl
- * has them, from one reading (quantize_split.cu); and MXFP8 of a matrix as it lies, with its codes.
+ * has them, from one reading (quantize_split.cu), filled up with zeros or not; and MXFP8 of a matrix as it lies, with its
+ * codes.
  */
 #include "backend/cuda/coded.h"
 #include "backend/cuda/operand.h"
@@ -32,9 +33,14 @@ static bool is_chosen_double(nb_backend *be, const ni_source *source, const ni_m
            making->out->cols % 128 == 0;
 }
 
-static bool follows(const ni_source *first, const ni_source *second) {
-    return first->columns && second->columns == first->columns + first->column_count &&
-           first->numbers->data == second->numbers->data && first->numbers->stride == second->numbers->stride;
+static bool are_of_one(const ni_source *first, const ni_source *second) {
+    const nb_mat *x = first->numbers, *y = second->numbers;
+    return first->columns && x->data == y->data && x->dtype == y->dtype && x->stride == y->stride &&
+           x->rows == y->rows && x->cols == y->cols;
+}
+
+static ni_columns list_of(const ni_source *source) {
+    return (ni_columns){source->columns, source->column_count};
 }
 
 int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
@@ -42,14 +48,16 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
     int32_t taken = 0;
     if (!sources->numbers)
         return 0;
-    *out = (ni_cuda_split){.numbers = *sources->numbers, .columns = sources->columns};
+    *out = (ni_cuda_split){.numbers = *sources->numbers};
     if (is_eight(be, sources, makings)) {
+        out->of_eight = list_of(sources);
         out->eights = makings->out->cols;
         out->eight = ni_cuda_tile_copy_of(be, makings, true);
         taken++;
     }
     if (taken < count && is_chosen_double(be, &sources[taken], &makings[taken]) &&
-        (taken == 0 || follows(&sources[0], &sources[1]))) {
+        (taken == 0 || are_of_one(&sources[0], &sources[1]))) {
+        out->of_four = list_of(&sources[taken]);
         out->doubles = makings[taken].out->cols;
         out->four = ni_cuda_tile_copy_of(be, &makings[taken], true);
         taken++;
@@ -59,7 +67,7 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
 
 nb_status ni_cuda_make_split(nb_backend *be, const ni_cuda_split *split, nb_error *err) {
     const ni_cuda *cuda = ni_cuda_of(be);
+    const bool chosen = split->of_eight.at || split->of_four.at;
     return ni_cuda_status(be, ni_cuda_quantize_split(cuda->stream, split, cuda->multiprocessors),
-                          split->columns ? "quantize: chosen columns in two formats" : "quantize: MXFP8 and its codes",
-                          err);
+                          chosen ? "quantize: chosen columns in two formats" : "quantize: MXFP8 and its codes", err);
 }

@@ -26,6 +26,8 @@ static int64_t divide_up(int64_t a, int64_t b) {
 /* ---- load ---- */
 
 static __device__ float source_at(const ni_cuda_source &s, int64_t r, int64_t c) {
+    if (c >= s.cols - s.zeros)
+        return 0.0f;
     int64_t from = s.columns ? s.columns[c] : c;
     float x;
     if (!s.numbers.data)

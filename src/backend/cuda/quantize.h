@@ -31,6 +31,7 @@ typedef struct ni_cuda_source {
     const int32_t *columns;
     const float *row_scales, *column_scales; /* of source rows and (gathered) columns; NULL: 1 */
     int64_t rows, cols;
+    int64_t zeros; /* so many of the last columns */
 } ni_cuda_source;
 
 /* x [rows, cols] FP32 = the source; with `transpose` x is [source cols, source rows]. */
@@ -159,13 +160,13 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
 bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column);
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column);
-/* Columns of a list, from one reading of the matrix: the first `eights` in MXFP8, the others in double blocks, both to
- * nearest, not rotated, with codes, each a whole operand. Without a list MXFP8 of all columns. Columns in whole blocks,
- * rows and the list aligned to 16 bytes. */
+/* Columns of two lists, from one reading of the matrix: those of one in MXFP8, those of the other in double blocks, both
+ * to nearest, not rotated, with codes, each a whole operand; zeros behind a list fill its last block up. Without a list
+ * MXFP8 of all columns. Operands in whole blocks, rows and lists aligned to 16 bytes. */
 typedef struct ni_cuda_split {
     nb_mat numbers; /* F32 or BF16 */
-    const int32_t *columns;
-    int64_t eights, doubles; /* 0: there is no such operand */
+    ni_columns of_eight, of_four;
+    int64_t eights, doubles; /* columns of the operands; 0: there is no such operand */
     ni_cuda_tile_copy eight, four;
 } ni_cuda_split;
 bool ni_cuda_split_fits(const nb_mat *x);
@@ -252,17 +253,17 @@ int ni_cuda_launch_decode_with_rest(void *stream, const nb_mat *out, const nb_qt
 
 /* ---- the other way ---- */
 
-/* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` into those columns of out; without
- * `outer` the scale outside of a product's sum counts as 1. */
+/* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` the first ones into those columns of
+ * out; without `outer` the scale outside of a product's sum counts as 1. */
 int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
-                          const int32_t *columns, bool outer);
+                          const ni_columns *columns, bool outer);
 
-/* Codes of four bits or E4M3 in blocks, each into its columns of FP32 numbers; no column twice. */
+/* Codes of four bits or E4M3 in blocks, the first ones into their columns of FP32 numbers; no column twice. */
 enum { NI_CUDA_COLUMN_CODES = 2 };
 typedef struct ni_cuda_column_codes {
     nb_mat out;
     nb_qtensor parts[NI_CUDA_COLUMN_CODES];
-    const int32_t *columns[NI_CUDA_COLUMN_CODES];
+    ni_columns columns[NI_CUDA_COLUMN_CODES];
     int count;
 } ni_cuda_column_codes;
 bool ni_cuda_can_decode_columns(const ni_cuda_column_codes *codes);

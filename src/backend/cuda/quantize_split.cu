@@ -1,8 +1,9 @@
-/* quantize_split.cu: two operands of chosen columns of one matrix, from one reading: the first columns of a list in MXFP8,
- * the others in double blocks (double.cuh), both to nearest with codes and values. Bits are those of quantize.cu.
+/* quantize_split.cu: two operands of chosen columns of one matrix, from one reading: the columns of one list in MXFP8,
+ * those of another in double blocks (double.cuh), both to nearest with codes and values. Bits are those of quantize.cu.
  *
  *     a block      some rows in shared memory as they lie, so that columns of any order cost no reading of memory
- *     a thread     16 columns of the list: two lanes a block of MXFP8, eight an outer block of the others
+ *     a thread     16 columns of a list: two lanes a block of MXFP8, eight an outer block of the others; zeros where the
+ *                  list has ended within a block
  *
  * Without a list it is MXFP8 of a matrix as it lies.
  */
@@ -30,30 +31,51 @@ static __device__ void list_columns(int *columns, const int32_t *list, int first
     }
 }
 
-static __device__ sixteen_words<uint16_t> gather(const uint16_t *row, const int *columns) {
+/* A column below 0 is one of zeros. */
+template <bool SOME> static __device__ uint32_t bits_at(const uint16_t *row, int column) {
+    return SOME && column < 0 ? 0u : row[column];
+}
+
+template <bool SOME> static __device__ uint32_t bits_at(const float *row, int column) {
+    return SOME && column < 0 ? 0u : __float_as_uint(row[column]);
+}
+
+template <bool SOME> static __device__ sixteen_words<uint16_t> gather(const uint16_t *row, const int *columns) {
     sixteen_words<uint16_t> in;
     uint32_t pairs[8];
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        pairs[i] = row[columns[2 * i]] | (uint32_t)row[columns[2 * i + 1]] << 16;
+        pairs[i] = bits_at<SOME>(row, columns[2 * i]) | bits_at<SOME>(row, columns[2 * i + 1]) << 16;
     in.w[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     in.w[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
     return in;
 }
 
-static __device__ sixteen_words<float> gather(const float *row, const int *columns) {
+template <bool SOME> static __device__ sixteen_words<float> gather(const float *row, const int *columns) {
     sixteen_words<float> in;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        in.w[i] = make_uint4(__float_as_uint(row[columns[4 * i]]), __float_as_uint(row[columns[4 * i + 1]]),
-                             __float_as_uint(row[columns[4 * i + 2]]), __float_as_uint(row[columns[4 * i + 3]]));
+        in.w[i] = make_uint4(bits_at<SOME>(row, columns[4 * i]), bits_at<SOME>(row, columns[4 * i + 1]),
+                             bits_at<SOME>(row, columns[4 * i + 2]), bits_at<SOME>(row, columns[4 * i + 3]));
     return in;
 }
 
-template <typename T> static __device__ sixteen_words<T> chosen(const T *row, const int32_t *list, int first) {
+/* Columns `first` and on of a list, `count` of which are there. */
+typedef struct split_list {
+    const int32_t *at; /* NULL: the columns as they lie */
+    int count;
+} split_list;
+
+template <typename T> static __device__ sixteen_words<T> chosen(const T *row, const split_list &list, int first) {
     int columns[16];
-    list_columns(columns, list, first);
-    return gather(row, columns);
+    if (!list.at || first + 16 <= list.count) {
+        list_columns(columns, list.at, first);
+        return gather<false>(row, columns);
+    }
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        columns[i] = first + i < list.count ? __ldg(list.at + first + i) : -1;
+    return gather<true>(row, columns);
 }
 
 /* ---- the two formats ---- */
@@ -78,7 +100,7 @@ static __device__ void eight_row(const sixteen_words<T> &in, const ni_cuda_tile_
 }
 
 template <typename T>
-static __device__ __noinline__ void wild_row(const T *row, const int32_t *list, int first,
+static __device__ __noinline__ void wild_row(const T *row, const split_list &list, int first,
                                              const ni_cuda_tile_copy &copy, const shared_words &none, int64_t at,
                                              bool live) {
     double_row<T, 0, false, false>(chosen(row, list, first), copy, none, 0, at, live);
@@ -99,14 +121,14 @@ template <typename F> static __device__ __forceinline__ void each_sixteen(int ro
 typedef struct split_work {
     const void *numbers;
     int64_t rows, cols, stride;
-    const int32_t *columns;
-    int eights, doubles; /* columns of the list in each copy */
+    split_list of_eight, of_four;
+    int eights, doubles; /* columns of each copy, which are at least those of its list */
     int each;            /* rows of a block */
     ni_cuda_tile_copy eight, four;
 } split_work;
 
 template <typename T>
-static __global__ void __launch_bounds__(THREADS, 3) split_rows(const __grid_constant__ split_work w) {
+static __global__ void __launch_bounds__(THREADS, 4) split_rows(const __grid_constant__ split_work w) {
     extern __shared__ uint4 room[];
     __shared__ shared_words none;
     const T *const tile = (const T *)room;
@@ -119,13 +141,13 @@ static __global__ void __launch_bounds__(THREADS, 3) split_rows(const __grid_con
     }
     __syncthreads();
     each_sixteen(w.each, left, w.eights, [&](int r, int first, bool live) {
-        eight_row(chosen(tile + r * w.cols, w.columns, first), w.eight, (r0 + r) * w.eight.stride + first, live);
+        eight_row(chosen(tile + r * w.cols, w.of_eight, first), w.eight, (r0 + r) * w.eight.stride + first, live);
     });
     each_sixteen(w.each, left, w.doubles, [&](int r, int first, bool live) {
         const T *const row = tile + r * w.cols;
         const int64_t at = (r0 + r) * w.four.stride + first;
-        if (!double_row<T, 0, false, true>(chosen(row, w.columns, w.eights + first), w.four, none, 0, at, live))
-            wild_row(row, w.columns, w.eights + first, w.four, none, at, live);
+        if (!double_row<T, 0, false, true>(chosen(row, w.of_four, first), w.four, none, 0, at, live))
+            wild_row(row, w.of_four, first, w.four, none, at, live);
     });
 }
 
@@ -141,7 +163,8 @@ int ni_cuda_quantize_split(void *stream, const ni_cuda_split *s, int multiproces
     int64_t each = ROOM / bytes < MOST_ROWS ? ROOM / bytes : MOST_ROWS;
     each = each < ni_divide_up(x->rows, busy) ? each : ni_divide_up(x->rows, busy);
     each = each > 1 ? each : 1;
-    const split_work w = {x->data,        x->rows,         x->cols,   x->stride, s->columns,
+    const split_list eight = {s->of_eight.at, (int)s->of_eight.count}, four = {s->of_four.at, (int)s->of_four.count};
+    const split_work w = {x->data,        x->rows,         x->cols,   x->stride, eight,  four,
                           (int)s->eights, (int)s->doubles, (int)each, s->eight,  s->four};
     const unsigned grid = (unsigned)ni_divide_up(x->rows, each);
     if (x->rows == 0)

@@ -67,11 +67,13 @@ void ni_cuda_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in
 }
 
 void ni_cuda_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
-    ni_cuda_good(be, ni_cuda_launch_column_norms(stream_of(be), norms, x), "column_norms");
+    double *partial = ni_cuda_scratch(be, ni_cuda_column_chunks_bytes(x->rows, x->cols), "column_norms");
+    if (partial)
+        ni_cuda_good(be, ni_cuda_launch_column_norms(stream_of(be), norms, x, partial), "column_norms");
 }
 
 void ni_cuda_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
-    double *partial = ni_cuda_scratch(be, ni_cuda_column_means_bytes(x->rows, x->cols), "column_means");
+    double *partial = ni_cuda_scratch(be, ni_cuda_column_chunks_bytes(x->rows, x->cols), "column_means");
     if (partial)
         ni_cuda_good(be, ni_cuda_launch_column_means(stream_of(be), means, x, partial), "column_means");
 }

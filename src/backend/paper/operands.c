@@ -403,7 +403,7 @@ nb_status ni_paper_turn_many(nb_backend *be, nb_operand *const *out, const nb_op
 }
 
 nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
-                          const int32_t *columns, bool with_outer, nb_error *err) {
+                          const ni_columns *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     const double n = (double)(from->rows * from->cols);
     const double read = ni_is_plain(from) ? ni_paper_mat_bytes(&from->numbers)
@@ -416,13 +416,12 @@ nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *f
 }
 
 nb_status ni_paper_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                  const int32_t *const *columns, int32_t count, nb_error *err) {
-    (void)columns;
+                                  const ni_columns *columns, int32_t count, nb_error *err) {
     double read = 0, n = 0, most = 0;
     for (int32_t i = 0; i < count; i++) {
         const nb_operand *o = from[i];
         const double numbers = (double)(o->rows * o->cols);
-        NB_TRY(ni_check_decode(out, o, false, columns[i], err));
+        NB_TRY(ni_check_decode(out, o, false, &columns[i], err));
         read += ni_is_plain(o) ? ni_paper_mat_bytes(&o->numbers)
                                : (double)nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total;
         n += numbers;

@@ -64,6 +64,15 @@ static nb_status fold(nb_backend *be, const ni_source *source, const nb_mat *x, 
     return NB_OK;
 }
 
+/* Columns of a list, and zeros behind them. */
+static void pick(nb_backend *be, const nb_mat *out, const nb_mat *whole, const ni_source *source) {
+    nb_mat chosen = *out;
+    chosen.cols = source->column_count;
+    if (source->zeros)
+        memset(out->data, 0, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols));
+    ni_ref_gather_columns(be, &chosen, whole, source->columns);
+}
+
 /* The source in `type`: real, in which it is exact, or that of plain numbers. */
 static nb_status write_out(nb_backend *be, const ni_source *source, nb_dtype type, nb_mat *out, nb_error *err) {
     int64_t rows = source->numbers ? source->numbers->rows : source->operand->rows;
@@ -75,9 +84,9 @@ static nb_status write_out(nb_backend *be, const ni_source *source, nb_dtype typ
     if (status == NB_OK && source->minus)
         status = residual_of(be, &whole, source->minus, err);
     if (status == NB_OK && source->columns) {
-        status = new_matrix(type, rows, source->column_count, &picked, err);
+        status = new_matrix(type, rows, source->column_count + source->zeros, &picked, err);
         if (status == NB_OK)
-            ni_ref_gather_columns(be, &picked, &whole, source->columns);
+            pick(be, &picked, &whole, source);
         free(whole.data);
         whole = picked;
     }
@@ -225,14 +234,15 @@ nb_status ni_ref_turn_many(nb_backend *be, nb_operand *const *out, const nb_oper
 /* ---- decoding ---- */
 
 nb_status ni_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
-                        const int32_t *columns, bool with_outer, nb_error *err) {
+                        const ni_columns *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (columns) {
         nb_mat part;
         NB_TRY(new_matrix(out->dtype, from->rows, from->cols, &part, err));
         nb_status status = ni_ref_decode(be, &part, from, false, NULL, with_outer, err);
+        part.cols = columns->count;
         if (status == NB_OK)
-            ni_ref_scatter_columns(be, out, &part, columns, false);
+            ni_ref_scatter_columns(be, out, &part, columns->at, false);
         free(part.data);
         return status;
     }
@@ -248,7 +258,7 @@ nb_status ni_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *fro
 }
 
 nb_status ni_ref_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
-                                const int32_t *const *columns, int32_t count, nb_error *err) {
+                                const ni_columns *columns, int32_t count, nb_error *err) {
     return ni_compose_decode_columns(be, out, from, columns, count, err);
 }
 

@@ -49,7 +49,9 @@ nb_status ni_row_scales_of(const nb_operand *o, const float **scales, nb_error *
 
 void ni_source_shape(const ni_source *source, int64_t *rows, int64_t *cols) {
     *rows = source->numbers ? source->numbers->rows : source->operand->rows;
-    *cols = source->columns ? source->column_count : source->numbers ? source->numbers->cols : source->operand->cols;
+    *cols = source->columns   ? source->column_count + source->zeros
+            : source->numbers ? source->numbers->cols
+                              : source->operand->cols;
 }
 
 bool ni_source_is_simple(const ni_source *source) {
@@ -106,6 +108,9 @@ nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_e
     int64_t rows, cols;
     if (!source->numbers == !source->operand)
         return nb_fail(err, NB_BAD_USAGE, "make_operands: expected one source, numbers or an operand");
+    if (source->zeros && (!source->columns || !source->numbers || source->minus || source->row_scales ||
+                          source->column_scales || source->zeros < 0))
+        return nb_fail(err, NB_BAD_USAGE, "make_operands: zeros fill up a list of columns of numbers alone");
     ni_source_shape(source, &rows, &cols);
     int64_t out_rows = making->transpose ? cols : rows, out_cols = making->transpose ? rows : cols;
     const nb_operand *minus = source->minus;
@@ -132,10 +137,11 @@ nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_e
 
 /* ---- decoding, converting ---- */
 
-nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
+nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const ni_columns *columns,
                           nb_error *err) {
     int64_t rows = transpose ? from->cols : from->rows, cols = transpose ? from->rows : from->cols;
-    if (out->rows != rows || (columns ? out->cols < cols : out->cols != cols) || !out->data)
+    const bool fits = columns ? columns->count <= cols && columns->count <= out->cols : out->cols == cols;
+    if (out->rows != rows || !fits || !out->data)
         return nb_fail(err, NB_BAD_USAGE, "decode: operand %lld x %lld does not fit %lld x %lld", (long long)rows,
                        (long long)cols, (long long)out->rows, (long long)out->cols);
     if (columns && transpose)

@@ -37,18 +37,24 @@ void ni_ref_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in,
         }
 }
 
+/* Of a column, of its squares or of its numbers. */
+static double column_sum(const nb_mat *x, int64_t c, bool squares) {
+    double sum = 0;
+    for (int64_t first = 0; first < x->rows; first += NI_SUM_CHUNK) {
+        double chunk = 0;
+        for (int64_t r = first; r < x->rows && r < first + NI_SUM_CHUNK; r++) {
+            const double v = ni_mat_number(x, r, c);
+            chunk += squares ? v * v : v;
+        }
+        sum += chunk;
+    }
+    return sum;
+}
+
 void ni_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
     (void)be;
-    for (int64_t c = 0; c < x->cols; c++) {
-        double squares = 0;
-        for (int64_t r = 0; r < x->rows; r++) {
-            int64_t at = r * x->stride + c;
-            double v =
-                x->dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x->data)[at]) : ((const float *)x->data)[at];
-            squares += v * v;
-        }
-        norms[c] += (float)sqrt(squares);
-    }
+    for (int64_t c = 0; c < x->cols; c++)
+        norms[c] += (float)sqrt(column_sum(x, c, true));
 }
 
 static void put_number(const nb_mat *m, int64_t r, int64_t c, float x) {
@@ -60,16 +66,8 @@ static void put_number(const nb_mat *m, int64_t r, int64_t c, float x) {
 
 void ni_ref_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
     (void)be;
-    for (int64_t c = 0; c < x->cols; c++) {
-        double sum = 0;
-        for (int64_t first = 0; first < x->rows; first += NI_SUM_CHUNK) {
-            double chunk = 0;
-            for (int64_t r = first; r < x->rows && r < first + NI_SUM_CHUNK; r++)
-                chunk += ni_mat_number(x, r, c);
-            sum += chunk;
-        }
-        put_number(means, 0, c, (float)(sum / (double)x->rows));
-    }
+    for (int64_t c = 0; c < x->cols; c++)
+        put_number(means, 0, c, (float)(column_sum(x, c, false) / (double)x->rows));
 }
 
 void ni_ref_subtract_row(nb_backend *be, const nb_mat *out, const nb_mat *x, const nb_mat *row) {
