@@ -6,6 +6,7 @@
 #include "quantize_cases.h"
 
 #include "backend/cpu/cpu.h"
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/quantize.h"
 
@@ -339,7 +340,7 @@ static void sums_of_terms(void **state) {
         part.cols = part.stride = N / 2;
         add_by_reference(&part, &a, &b_half, false);
         ni_ref_scatter_columns(NULL, &want, &part, columns, true);
-        ni_ref_sparse_gemm(NULL, &want, &s, &wt);
+        ni_ref_sparse_product(&want, &s, &wt);
         part.cols = part.stride = N;
         EACH_BACKEND(be) {
             nb_operand left = made(be, &q, &x, NI_LEFT, &tiles), right = made(be, &tiles, &w, NI_RIGHT, &q);
