@@ -256,6 +256,7 @@ static nb_status make(nb_backend *be, const ni_source *source, const ni_making *
     int64_t rows, cols;
     double written = 0, work = 0, stages = 0;
     int64_t regions = !ni_source_is_simple(source);
+    NB_TRY(ni_check_unscaled(source, err));
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
     ni_source_shape(source, &rows, &cols);

@@ -172,6 +172,7 @@ static nb_status make_of(nb_backend *be, const ni_source *source, const ni_makin
 /* Codes that are rotated do not decode to what they were made of, so nothing is left of it without them. */
 static nb_status check_sources(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->minus;
+    NB_TRY(ni_check_unscaled(source, err));
     if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE,
                        "make_operands: what is taken away is rotated; expected codes without Hadamard");
