@@ -37,11 +37,11 @@ static nb_status quantize(nb_backend *be, const float *x, void *memory, nb_error
     const nb_qtensor t = nb_qtensor_place(&nvfp4, ROWS, COLS, codes), here = nb_qtensor_place(&nvfp4, ROWS, COLS, host);
     const nb_mat m = nb_mat_of(from, NB_F32, ROWS, COLS);
     const nb_noise noise = {0}; /* read by stochastic rounding only */
-    nb_backend_write(be, from, x, sizeof decoded);
+    NB_TRY(nb_backend_write(be, from, x, sizeof decoded, err));
     NB_TRY(nb_quantize(be, &t, &m, false, &noise, NULL, err));
-    nb_backend_read(be, host, codes, bytes);
+    NB_TRY(nb_backend_read(be, host, codes, bytes, err));
     NB_TRY(nb_dequantize(be, &m, &t, err)); /* over the numbers that it came from */
-    nb_backend_read(be, decoded, from, sizeof decoded);
+    NB_TRY(nb_backend_read(be, decoded, from, sizeof decoded, err));
     char text[256];
     double lost = 0, all = 0;
     printf("%s, tensor scale %.9g\n", nb_quantizer_text(&nvfp4, text, sizeof text), (double)*here.tensor_scale);

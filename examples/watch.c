@@ -21,33 +21,43 @@ static float widen(uint16_t bf16) {
     return value;
 }
 
-/* NaN where memory ran out. */
-static float largest(nb_backend *be, const nb_mat *x) {
+static nb_status find_largest(nb_backend *be, const nb_mat *x, float *most, nb_error *err) {
     size_t bytes = (size_t)x->cols * sizeof(uint16_t), row_bytes = (size_t)x->stride * sizeof(uint16_t);
     uint16_t *row = malloc(bytes);
-    float most = row ? 0 : NAN;
-    for (int64_t r = 0; row && r < x->rows; r++) {
-        nb_backend_read(be, row, (const char *)x->data + (size_t)r * row_bytes, bytes);
-        for (int64_t c = 0; c < x->cols; c++)
-            most = fmaxf(most, fabsf(widen(row[c])));
+    nb_status status = row ? NB_OK : nb_fail(err, NB_NO_MEMORY, "no memory for a row of %zu bytes", bytes);
+    *most = 0;
+    for (int64_t r = 0; r < x->rows && status == NB_OK; r++) {
+        status = nb_backend_read(be, row, (const char *)x->data + (size_t)r * row_bytes, bytes, err);
+        for (int64_t c = 0; c < x->cols && status == NB_OK; c++)
+            *most = fmaxf(*most, fabsf(widen(row[c])));
     }
     free(row);
-    return most;
+    return status;
 }
 
+/* What was seen, and what went wrong on the way: a callback has no way to fail. */
+typedef struct watch {
+    int steps;
+    nb_status status;
+    nb_error err;
+} watch;
+
 static void on_operand(void *context, const nb_lens_operand *seen) {
-    int *step = context;
-    if (seen->role != NB_FPROP_X || !seen->source || seen->source->dtype != NB_BF16)
+    watch *w = context;
+    float most;
+    if (seen->role != NB_FPROP_X || !seen->source || seen->source->dtype != NB_BF16 || w->status != NB_OK)
         return;
-    *step = (int)seen->pass->step + 1;
-    printf("step %d  %-24s %.4g\n", *step, seen->module, largest(seen->be, seen->source));
+    w->steps = (int)seen->pass->step + 1;
+    w->status = find_largest(seen->be, seen->source, &most, &w->err);
+    if (w->status == NB_OK)
+        printf("step %d  %-24s %.4g\n", w->steps, seen->module, most);
 }
 
 static nb_status train(nb_backend *be, const nb_run_config *config, const char *datadir, nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     snprintf(recipes, sizeof recipes, "%s/recipes", datadir);
     snprintf(models, sizeof models, "%s/models", datadir);
-    int watched = 0;
+    watch watched = {0};
     const nb_lens lens = {.context = &watched, .operand = on_operand};
     const nb_trainer_options options = {.recipes_dir = recipes, .models_dir = models, .lens = &lens};
     nb_trainer *trainer;
@@ -56,9 +66,13 @@ static nb_status train(nb_backend *be, const nb_run_config *config, const char *
     for (int i = 0; i < STEPS && status == NB_OK; i++) {
         nb_step_report report;
         status = nb_trainer_step(trainer, &report, err);
+        if (status == NB_OK && watched.status != NB_OK) {
+            status = watched.status;
+            *err = watched.err;
+        }
     }
     nb_trainer_free(trainer);
-    printf("%d steps were watched\n", watched);
+    printf("%d steps were watched\n", watched.steps);
     return status;
 }
 

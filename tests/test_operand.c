@@ -6,6 +6,7 @@
 #include "quantize_cases.h"
 
 #include "backend/cpu/cpu.h"
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/quantize.h"
 
@@ -217,6 +218,44 @@ static void of_pieces(void **state) {
     }
 }
 
+/* Numbers in F32 or BF16 are read, and no others for them; those under a scale by whom takes_kept says. */
+static void what_nobody_reads_is_refused(void **state) {
+    (void)state;
+    const nb_quantizer q = nvfp4(1), plain = nb_quantizer_bf16();
+    void *data = poisoned(N * K * sizeof(double));
+    memset(data, 0, N * K * sizeof(double));
+    static const nb_dtype types[] = {NB_F16, NB_E4M3, NB_I32, NB_U8, NB_F64};
+    const float *one = put(NB_F32, (double[]){1}, 1);
+    EACH_BACKEND(be) {
+        nb_operand codes = placed(be, &q, N, K, NI_RIGHT, &q),
+                   numbers = {.quantizer = plain,
+                              .rows = N,
+                              .cols = K,
+                              .numbers = nb_mat_of(poisoned(N * K * 2), NB_BF16, N, K)};
+        const ni_making coded = {.out = &codes}, copied = {.out = &numbers};
+        for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+            const nb_mat x = nb_mat_of(data, types[i], N, K);
+            const ni_source source = {.numbers = &x};
+            char expected[64];
+            nb_error err = {0};
+            snprintf(expected, sizeof expected, "source is %s, expected f32 or bf16", nb_dtype_name(types[i]));
+            assert_int_equal(be->ops->make_operands(be, &source, &coded, 1, &err), NB_BAD_USAGE);
+            assert_non_null(strstr(err.message, expected));
+            assert_int_equal(be->ops->make_many(be, &source, &coded, 1, NULL), NB_BAD_USAGE);
+            if (types[i] != NB_F64) /* formulas in double are checked with those */
+                assert_int_equal(be->ops->make_operands(be, &source, &copied, 1, NULL), NB_BAD_USAGE);
+        }
+        for (int narrow = 0; narrow < 2; narrow++) {
+            const nb_mat x = nb_mat_of(data, narrow ? NB_F16 : NB_F32, N, K);
+            const ni_source source = {.numbers = &x, .scale = one};
+            nb_error err = {0};
+            assert_int_equal(be->ops->make_operands(be, &source, &coded, 1, &err), NB_BAD_USAGE);
+            assert_non_null(strstr(err.message, "under a scale"));
+            assert_int_equal(be->ops->make_many(be, &source, &coded, 1, NULL), NB_BAD_USAGE);
+        }
+    }
+}
+
 /* An amax that comes with the numbers decides the scale; a rotated operand measures for itself. */
 static void amax_travels(void **state) {
     (void)state;
@@ -340,7 +379,7 @@ static void sums_of_terms(void **state) {
         part.cols = part.stride = N / 2;
         add_by_reference(&part, &a, &b_half, false);
         ni_ref_scatter_columns(NULL, &want, &part, columns, true);
-        ni_ref_sparse_gemm(NULL, &want, &s, &wt);
+        ni_ref_sparse_product(&want, &s, &wt);
         part.cols = part.stride = N;
         EACH_BACKEND(be) {
             nb_operand left = made(be, &q, &x, NI_LEFT, &tiles), right = made(be, &tiles, &w, NI_RIGHT, &q);
@@ -438,6 +477,7 @@ int main(void) {
         cmocka_unit_test_teardown(of_numbers_and_of_codes, release_buffers),
         cmocka_unit_test_teardown(of_derived_numbers, release_buffers),
         cmocka_unit_test_teardown(of_pieces, release_buffers),
+        cmocka_unit_test_teardown(what_nobody_reads_is_refused, release_buffers),
         cmocka_unit_test_teardown(amax_travels, release_buffers),
         cmocka_unit_test_teardown(turned_and_decoded, release_buffers),
         cmocka_unit_test_teardown(sums_of_terms, release_buffers),

@@ -36,7 +36,7 @@ static const nb_param *param_named(nb_trainer *t, const char *name) {
 static float *copy_of(nb_trainer *t, const void *from, int64_t n) {
     float *copy = malloc((size_t)n * sizeof *copy);
     assert_non_null(copy);
-    nb_backend_read(t->be, copy, from, (size_t)n * sizeof *copy);
+    assert_int_equal(nb_backend_read(t->be, copy, from, (size_t)n * sizeof *copy, NULL), NB_OK);
     return copy;
 }
 
@@ -56,7 +56,7 @@ static void change(nb_trainer *t, const char *name, int64_t first, int64_t count
     float *values = copy_of(t, at, count);
     for (int64_t i = 0; i < count; i++)
         values[i] = (factor == 0 ? 0 : values[i] * factor) + plus; /* 0: whatever was there */
-    nb_backend_write(t->be, at, values, (size_t)count * sizeof *values);
+    assert_int_equal(nb_backend_write(t->be, at, values, (size_t)count * sizeof *values, NULL), NB_OK);
     nb_model_params_changed(t->model);
     free(values);
 }

@@ -169,7 +169,7 @@ static nb_trainer *run_with_a_bad_batch(void **state, nb_backend *be, const char
     for (int i = 0; i < 32; i++)
         none[i] = FLT_MAX;
     float *rare = (float *)nb_model_params(t->model) + nb_model_param(t->model, 0)->offset + CASE_RARE * 32;
-    nb_backend_write(be, rare, none, sizeof none);
+    assert_int_equal(nb_backend_write(be, rare, none, sizeof none, NULL), NB_OK);
     nb_model_params_changed(t->model);
     if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
@@ -181,8 +181,8 @@ static nb_trainer *run_with_a_bad_batch(void **state, nb_backend *be, const char
 static void expect_equal(nb_backend *be, const void *a, const void *b, size_t bytes) {
     uint8_t *x = malloc(bytes), *y = malloc(bytes);
     assert_true(x && y);
-    nb_backend_read(be, x, a, bytes);
-    nb_backend_read(be, y, b, bytes);
+    assert_int_equal(nb_backend_read(be, x, a, bytes, NULL), NB_OK);
+    assert_int_equal(nb_backend_read(be, y, b, bytes, NULL), NB_OK);
     assert_memory_equal(x, y, bytes);
     free(x);
     free(y);
@@ -235,7 +235,7 @@ static void infinite_gradients_are_seen(void **state) {
     assert_true(ni_param_array_parts(&t->optimizer.m) <= 256);
     double *sums = nb_backend_alloc(be, sizeof squares);
     ni_param_array_sum_squares(&t->optimizer.m, sums);
-    nb_backend_read(be, squares, sums, sizeof squares);
+    assert_int_equal(nb_backend_read(be, squares, sums, sizeof squares, NULL), NB_OK);
     nb_backend_release(be, sums);
     for (int32_t i = 0; i < ni_param_array_parts(&t->optimizer.m); i++)
         assert_true(squares[i] == 0); /* the step was not taken */

@@ -141,11 +141,13 @@ NB_API void nb_backend_free(nb_backend *be);
 NB_API nb_status nb_backend_use_stream(nb_backend *be, void *stream, nb_error *err);
 
 /* Memory of the backend: 64-byte aligned and zeroed; NULL if there is none. What lies in it is read and written by
- * nb_backend_read and nb_backend_write alone: it need not be the host's. Both return when the bytes have arrived. */
+ * nb_backend_read and nb_backend_write alone: it need not be the host's. Both return when the bytes have arrived, or
+ * say what went wrong on a GPU, with them or with work that was queued before and not yet waited for: then nothing is
+ * known of the bytes. A fault of the GPU is told by every call that returns a status from then on, anything else once. */
 NB_API void *nb_backend_alloc(nb_backend *be, size_t bytes);
 NB_API void nb_backend_release(nb_backend *be, void *memory); /* NULL is allowed */
-NB_API void nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes);
-NB_API void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes);
+NB_API nb_status nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes, nb_error *err);
+NB_API nb_status nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes, nb_error *err);
 
 /* out[rows, cols] = quantized `from` (F32 or BF16), all in the backend's memory; with `transpose`, row r of `out` is
  * column r of `from`. `noise` may be NULL where neither stochastic rounding nor fresh signs ask for it; `stats` may be

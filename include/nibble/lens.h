@@ -7,7 +7,8 @@
  * A trainer takes a lens of one's own in nb_trainer_options (train.h; examples/watch.c). Callbacks run on the thread
  * that runs the pass, one at a time, in the order of the pass. What they are given is the library's and valid during
  * the call only; matrices lie in the memory of the backend, from where nb_backend_read (backend.h) copies them. A
- * callback has no way to fail: what it cannot do it leaves out, and tells its own program.
+ * callback has no way to fail: what it cannot do it leaves out, and tells its own program. What nb_backend_read told it
+ * of work of the pass may be told to nobody else: the program must not go on with what the pass returned.
  */
 #ifndef NIBBLE_LENS_H
 #define NIBBLE_LENS_H

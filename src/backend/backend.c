@@ -61,12 +61,15 @@ void nb_backend_release(nb_backend *be, void *memory) {
         be->ops->release(be, memory);
 }
 
-void nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+/* These wait and tell what they find; who looks on inside of a pass downloads, and leaves it to the pass's end to tell. */
+nb_status nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes, nb_error *err) {
     be->ops->download(be, to_host, from, bytes);
+    return be->ops->synchronize(be, err);
 }
 
-void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+nb_status nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes, nb_error *err) {
     be->ops->upload(be, to, from_host, bytes);
+    return be->ops->synchronize(be, err);
 }
 
 /* ---- host memory ---- */

@@ -31,7 +31,7 @@ nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from,
     if (status == NB_OK)
         status = be->ops->canonical(be, out, &operand, err);
     if (status == NB_OK && stats)
-        be->ops->download(be, stats, counted, sizeof *stats);
+        status = nb_backend_read(be, stats, counted, sizeof *stats, err);
     nb_backend_release(be, counted);
     be->ops->release(be, operand.memory);
     return status;

@@ -1,4 +1,5 @@
 /* calibrate.c: the largest magnitudes that the inputs of linear layers have on a text. */
+#include "backend/table.h"
 #include "cli/serve.h"
 #include "data/tokenizer.h"
 #include "files/file.h"
@@ -67,7 +68,7 @@ static void see(void *context, const nb_lens_operand *seen) {
         c->copy = more;
         c->room = bytes;
     }
-    nb_backend_read(seen->be, c->copy, seen->source->data, bytes);
+    seen->be->ops->download(seen->be, c->copy, seen->source->data, bytes);
     const float amax = largest(seen->source, c->copy);
     for (int32_t i = 0; i < c->count; i++)
         if (reads(c->modules[i], seen->module) && amax > c->amax[i])

@@ -6,7 +6,7 @@
 #include "cli/cli.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
-#include "data/tokenizer.h"
+#include "data/decode_stream.h"
 #include "nibble/text.h"
 #include "nibble/train.h"
 
@@ -58,6 +58,7 @@ typedef struct generator {
     ni_tokenizer *tokenizer;
     nb_sampling how;
     int64_t window;
+    ni_decode_stream stream;
     ni_tokens text;  /* what opens a document first */
     int32_t opening; /* how many tokens that is */
     int64_t begin;   /* of the text in the window */
@@ -68,6 +69,7 @@ typedef struct generator {
 } generator;
 
 static void free_generator(generator *g) {
+    ni_decode_stream_free(&g->stream);
     ni_tokenizer_free(g->tokenizer);
     ni_tokens_free(&g->text);
     free(g->logits);
@@ -81,6 +83,7 @@ static nb_status prepare(generator *g, const char *folder, const generate_option
     if (ni_tokenizer_vocab(g->tokenizer) > vocab)
         return nb_fail(err, NB_BAD_FILE, "%s: %d tokens, and the model's vocab is %d", source,
                        ni_tokenizer_vocab(g->tokenizer), vocab);
+    NB_TRY(ni_decode_stream_open(g->tokenizer, &g->stream, err));
     g->logits = malloc((size_t)vocab * sizeof *g->logits);
     g->scratch = malloc(2 * (size_t)vocab * sizeof *g->scratch);
     if (!g->logits || !g->scratch)
@@ -115,32 +118,28 @@ static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
     return NB_OK;
 }
 
-/* Prints what the newest token added to the decoded text. A text that ends in U+FFFD waits: more bytes of its last
- * character may come. */
-static nb_status print_progress(const generator *g, size_t *printed, nb_error *err) {
+/* Prints what newest tokens add to the text. */
+static nb_status print_more(ni_decode_stream *stream, const int32_t *ids, int64_t count, nb_error *err) {
     char *text;
     size_t size;
-    NB_TRY(ni_tokenizer_decode(g->tokenizer, g->text.ids + g->opening, g->text.count - g->opening, &text, &size, err));
-    bool unfinished = size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
-    if (size > *printed && !unfinished) {
-        fwrite(text + *printed, 1, size - *printed, stdout);
+    NB_TRY(ni_decode_stream_add(stream, ids, count, &text, &size, err));
+    if (size) {
+        fwrite(text, 1, size, stdout);
         fflush(stdout);
-        *printed = size;
     }
     free(text);
     return NB_OK;
 }
 
 static nb_status generate(generator *g, int64_t tokens, nb_error *err) {
-    size_t printed = 0;
-    NB_TRY(print_progress(g, &printed, err));
+    NB_TRY(print_more(&g->stream, g->text.ids + g->opening, g->text.count - g->opening, err));
     for (int64_t i = 0; i < tokens && !ni_stop_requested(); i++) {
         int32_t token;
         NB_TRY(next_token(g, &token, err));
         if (token == ni_tokenizer_end_of_text(g->tokenizer))
             break;
         NB_TRY(ni_tokens_add(&g->text, &token, 1, err));
-        NB_TRY(print_progress(g, &printed, err));
+        NB_TRY(print_more(&g->stream, &token, 1, err));
     }
     putchar('\n');
     return NB_OK;

@@ -124,9 +124,10 @@ nb_status ni_sp_check(const void *model, size_t size, nb_error *err) {
 }
 
 /* TrainerSpec = 2: model_type = 3 (BPE is 2, unigrams are the default). NormalizerSpec = 3: the table = 2,
- * add_dummy_prefix = 3, remove_extra_whitespaces = 4, both true where they are not said. */
+ * add_dummy_prefix = 3, remove_extra_whitespaces = 4, both true where they are not said.
+ * Its twin for decoded text, 5, counts where it has a table. */
 ni_sp_traits ni_sp_read_traits(const void *model, size_t size) {
-    enum { TRAINER = 2, NORMALIZER = 3, TYPE = 3, TABLE = 2, PREFIX = 3, REMOVE = 4, BYTE_PAIRS = 2 };
+    enum { TRAINER = 2, NORMALIZER = 3, DENORMALIZER = 5, TYPE = 3, TABLE = 2, PREFIX = 3, REMOVE = 4, BYTE_PAIRS = 2 };
     ni_sp_traits traits = {.dummy_prefix = true, .remove_extra_whitespace = true};
     wire w = {model, (const uint8_t *)model + size}, spec, bytes;
     uint64_t section, number, value = 0;
@@ -136,6 +137,8 @@ ni_sp_traits ni_sp_read_traits(const void *model, size_t size) {
                 traits.byte_pairs = value == BYTE_PAIRS;
             else if (section == NORMALIZER && number == TABLE)
                 traits.normalizes = bytes.at && bytes.at < bytes.end;
+            else if (section == DENORMALIZER && number == TABLE)
+                traits.rewrites = bytes.at && bytes.at < bytes.end;
             else if (section == NORMALIZER && number == PREFIX)
                 traits.dummy_prefix = value != 0;
             else if (section == NORMALIZER && number == REMOVE)

@@ -1,5 +1,6 @@
 /* drowned.c: counts gradients that drown in their rounding noise. */
 #include "drowned.h"
+#include "backend/table.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -7,10 +8,10 @@
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
     ni_drowned_watch *w = context;
-    nb_quantize_stats s;
+    nb_quantize_stats s = {.elements = 0};
     if ((seen->role != NB_DGRAD_DY && seen->role != NB_WGRAD_DY) || !seen->stats)
         return;
-    nb_backend_read(seen->be, &s, seen->stats, sizeof s);
+    seen->be->ops->download(seen->be, &s, seen->stats, sizeof s);
     if (s.sum_sq == 0)
         return;
     const double rho = sqrt(s.sum_sq / s.sum_sq_error);

@@ -36,7 +36,7 @@ static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
 static double counted_amax(const nb_lens_operand *seen) {
     nb_quantize_stats stats = {.amax = 1};
     if (seen->stats)
-        nb_backend_read(seen->be, &stats, seen->stats, sizeof stats);
+        seen->be->ops->download(seen->be, &stats, seen->stats, sizeof stats);
     return stats.amax;
 }
 

@@ -1,5 +1,6 @@
 /* scales.c: shares of saturated elements and vanished blocks, operand by operand. */
 #include "scales.h"
+#include "backend/table.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,7 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
     ni_scale_watch *w = context;
     nb_quantize_stats s = {.elements = 0};
     if (seen->stats)
-        nb_backend_read(seen->be, &s, seen->stats, sizeof s);
+        seen->be->ops->download(seen->be, &s, seen->stats, sizeof s);
     if (s.elements == 0)
         return;
     double saturated = (double)s.saturated / (double)s.elements;

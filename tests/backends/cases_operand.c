@@ -193,6 +193,34 @@ static void run_delayed_misfits(trial *t) {
     }
 }
 
+/* Numbers of types that nobody reads, and under a scale by whom nobody asked takes_kept: columns of theirs, all of
+ * them, by one call and by many. */
+static void run_unread(trial *t) {
+    const nb_quantizer q = nvfp4(1), plain = nb_quantizer_bf16();
+    const float one = 1, *scale = upload(t, &one, sizeof one);
+    const int32_t first[16] = {0}, *columns = upload(t, first, sizeof first);
+    const nb_mat room = uploaded(t, DATA_NORMAL, NB_F32, M, K, K);
+    nb_operand codes = placed(t, &q, M, K, NI_RIGHT, &q), few = placed(t, &q, M, 16, NI_RIGHT, &q),
+               numbers = {.quantizer = plain,
+                          .rows = M,
+                          .cols = K,
+                          .numbers = nb_mat_of(scratch(t, M * K * 2), NB_BF16, M, K)};
+    for (int i = 0; i < 4; i++) {
+        const nb_mat x = nb_mat_of(room.data, i == 0 ? NB_F32 : i == 1 ? NB_E4M3 : NB_F16, M, K);
+        const float *under = i == 0 || i == 3 ? scale : NULL;
+        const ni_source all = {.numbers = &x, .scale = under},
+                        some = {.numbers = &x, .scale = under, .columns = columns, .column_count = 16};
+        const ni_making makings[3] = {{.out = &codes}, {.out = &few}, {.out = &numbers}};
+        for (int k = 0; k < 3; k++) {
+            nb_error err = {0};
+            const ni_source *from = k == 1 ? &some : &all;
+            const int32_t status[2] = {(int32_t)t->be->ops->make_operands(t->be, from, &makings[k], 1, &err),
+                                       (int32_t)t->be->ops->make_many(t->be, from, &makings[k], 1, &err)};
+            record(t, "refused", status, NB_I32, 2, true);
+        }
+    }
+}
+
 static void run_turn(trial *t) {
     const nb_quantizer tiles = nvfp4(16), rows = rows_of("int4"), q = nvfp4(1);
     nb_quantizer none = rows;
@@ -301,6 +329,7 @@ static const test_case OPERANDS[] = {
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
     {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},
+    {"make_operands make_many", "what nobody reads", BITS, 1, run_unread, NULL, NULL},
     {"make_operands", "long rows", BITS, 3, run_long_rows, NULL, NULL},
     {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},

@@ -210,6 +210,14 @@ static ni_sparse few(trial *t, int64_t rows, int64_t cols) {
     return some(t, rows, cols, 3);
 }
 
+/* The same with residuals in F32, of all their bits. */
+static ni_sparse few_exact(trial *t, int64_t rows, int64_t cols) {
+    ni_sparse s = few(t, rows, cols);
+    s.value = NULL;
+    s.exact = (float *)input_real(t, 11, 3 * rows, 0, 1);
+    return s;
+}
+
 /* Codes, codes into some columns, a sparse term, and plain numbers times factors: in their order, rounded once. */
 static void run_terms(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
@@ -224,17 +232,18 @@ static void run_terms(trial *t) {
         columns[i] = (int32_t)(2 * i + 1);
     const int32_t *at = upload(t, columns, (size_t)(n / 2) * sizeof *columns);
     const float *factors = input(t, NB_F32, (double[]){0.5, 3}, 2);
-    const ni_sparse s = few(t, m, k);
+    const ni_sparse s[2] = {few(t, m, k), few_exact(t, m, k)};
     const nb_operand left = made(t, &q, &x, NI_LEFT, &q), right = made(t, &tiles, &w, NI_RIGHT, &q),
                      right_half = made(t, &tiles, &half, NI_RIGHT, &q);
     const nb_operand left_numbers = {.quantizer = plain, .rows = m, .cols = k, .numbers = px, .factor = factors},
                      right_numbers = {.quantizer = plain, .rows = n, .cols = k, .numbers = pw, .factor = factors + 1};
-    const ni_term terms[4] = {{.a = &left, .b = &right},
-                              {.a = &left, .b = &right_half, .columns = at},
-                              {.sparse = &s, .b = &right},
-                              {.a = &left_numbers, .b = &right_numbers}};
-    for (int i = 0; i < 4; i++) {
+    ni_term terms[4] = {{.a = &left, .b = &right},
+                        {.a = &left, .b = &right_half, .columns = at},
+                        {.b = &right},
+                        {.a = &left_numbers, .b = &right_numbers}};
+    for (int i = 0; i < 8; i++) {
         const nb_mat c = normal_mat(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        terms[2].sparse = &s[i / 4];
         EXPECT_OK(t, be->ops->multiply(be, &c, terms, 4, i & 2, &err));
         keep(t, "four terms", c.data, c.dtype, m * n, false);
     }
@@ -432,24 +441,6 @@ static void run_mixed(trial *t) {
 
 /* ---- sparse ---- */
 
-/* The same with residuals in F32, of all their bits. */
-static ni_sparse few_exact(trial *t, int64_t rows, int64_t cols) {
-    ni_sparse s = few(t, rows, cols);
-    s.value = NULL;
-    s.exact = (float *)input_real(t, 11, 3 * rows, 0, 1);
-    return s;
-}
-
-static void run_sparse_gemm(trial *t) {
-    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    const nb_mat b = normal_mat(t, NB_BF16, 5, k, n), c = normal_mat(t, NB_F32, 6, m, n);
-    const ni_sparse s = few(t, m, k);
-    t->be->ops->sparse_gemm(t->be, &c, &s, &b);
-    const ni_sparse exact = few_exact(t, m, k);
-    t->be->ops->sparse_gemm(t->be, &c, &exact, &b);
-    keep(t, "C", c.data, NB_F32, m * n, false);
-}
-
 static void run_sparse_add(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
     const nb_mat x = normal_mat(t, NB_BF16, 5, m, k);
@@ -458,11 +449,6 @@ static void run_sparse_add(trial *t) {
     const ni_sparse exact = few_exact(t, m, k);
     t->be->ops->sparse_add(t->be, &x, &exact);
     keep(t, "x", x.data, NB_BF16, m * k, true);
-}
-
-static double eight(const trial *t) {
-    (void)t;
-    return 8;
 }
 
 static const test_case PRODUCT_CASES[] = {
@@ -478,7 +464,6 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
     {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
-    {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},
     {"sparse_add", "few a row", BITS, SHAPES, run_sparse_add, NULL, NULL},
 };
 const case_list product_cases = {PRODUCT_CASES, sizeof PRODUCT_CASES / sizeof *PRODUCT_CASES};

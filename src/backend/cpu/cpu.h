@@ -84,4 +84,7 @@ bool ni_isa_dotprod(void);
 /* Threads that the process may use: OMP_NUM_THREADS if set, else the processors of its affinity mask and quota. */
 int32_t ni_cpu_default_threads(void);
 
+/* c[M,N] += s[M,K] b[K,N], a sparse term of a sum (multiply.c): the bits of ni_ref_sparse_product. */
+void ni_cpu_sparse_product(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b);
+
 #endif

@@ -105,7 +105,7 @@ nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *
 
 /* ---- the sparse product ---- */
 
-void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
+void ni_cpu_sparse_product(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < c->rows; r++)

@@ -111,7 +111,7 @@ static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, n
     if (!w.data)
         return no_memory(&w, err);
     NB_TRY(ni_cpu_decode(be, &w, t->b, true, NULL, true, err));
-    ni_cpu_sparse_gemm(be, c, t->sparse, &w);
+    ni_cpu_sparse_product(be, c, t->sparse, &w);
     return NB_OK;
 }
 

@@ -249,6 +249,7 @@ static nb_status put_numbers(nb_backend *be, const ni_making *making, const read
 nb_status ni_cpu_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                nb_error *err) {
     ready_source from;
+    NB_TRY(ni_check_unscaled(source, err));
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
     NB_TRY(get_ready(be, source, &from, err));

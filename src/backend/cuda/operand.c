@@ -40,6 +40,7 @@ static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_er
 /* Codes that are rotated do not decode to what they were made of, so nothing is left of it without them. */
 nb_status ni_cuda_check_source(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->minus;
+    NB_TRY(ni_check_unscaled(source, err));
     if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE,
                        "make_operands: what is taken away is rotated; expected codes without Hadamard");

@@ -39,10 +39,6 @@ void ni_cuda_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_
         ni_cuda_good(be, ni_cuda_launch_round_under(stream_of(be), out, x, type, amax, past), "round_under");
 }
 
-void ni_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
-    ni_cuda_good(be, ni_cuda_launch_sparse_product(stream_of(be), c, s, b), "sparse_gemm");
-}
-
 void ni_cuda_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     ni_cuda_good(be, ni_cuda_launch_sparse_add(stream_of(be), x, s), "sparse_add");
 }

@@ -256,6 +256,7 @@ static nb_status make(nb_backend *be, const ni_source *source, const ni_making *
     int64_t rows, cols;
     double written = 0, work = 0, stages = 0;
     int64_t regions = !ni_source_is_simple(source);
+    NB_TRY(ni_check_unscaled(source, err));
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
     ni_source_shape(source, &rows, &cols);
@@ -498,13 +499,12 @@ static double sparse_bytes(const ni_sparse *s, int64_t rows) {
            (double)rows * sizeof *s->count;
 }
 
-/* `codes`: numbers of B that a processor decodes and turns before. */
-static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const ni_sparse *s, double b_bytes,
-                        double codes, bool last) {
-    const double out = ni_paper_mat_bytes(c), passing = codes * (double)nb_dtype_size(NB_BF16);
-    ni_paper_note(be, row,
-                  (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + passing + (last ? out : 0),
-                                  .written = passing + (last ? out : 0),
+/* `codes`: numbers of B that a processor decodes and turns before. C is counted with the first term. */
+static void note_sparse(nb_backend *be, const nb_mat *c, const ni_sparse *s, double b_bytes, double codes) {
+    const double passing = codes * (double)nb_dtype_size(NB_BF16);
+    ni_paper_note(be, NI_PAPER_ROW_multiply,
+                  (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + passing,
+                                  .written = passing,
                                   .kind = NI_PAPER_sparse,
                                   .flops = 2.0 * sparse_entries(s, c->rows) * (double)c->cols,
                                   .formats = s->exact ? "sparse f32" : "sparse bf16",
@@ -565,8 +565,7 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
         }
         if (!t->a) {
             const bool decodes = !paper(be)->hopper && !ni_is_plain(t->b);
-            note_sparse(be, NI_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b),
-                        decodes ? (double)(t->b->rows * t->b->cols) : 0, false);
+            note_sparse(be, c, t->sparse, read_bytes(be, t->b), decodes ? (double)(t->b->rows * t->b->cols) : 0);
             continue;
         }
         const double out = i == 0 ? ni_paper_mat_bytes(c) : 0;
@@ -597,8 +596,4 @@ const char *ni_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const
     if (!paper(be)->hopper)
         return ni_cpu_product_kernel(&paper(be)->machine, a, b);
     return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
-}
-
-void ni_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
-    note_sparse(be, NI_PAPER_ROW_sparse_gemm, c, s, ni_paper_mat_bytes(b), 0, true);
 }

@@ -135,8 +135,7 @@ nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *
     return NB_OK;
 }
 
-void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
-    (void)be;
+void ni_ref_sparse_product(const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     for (int64_t r = 0; r < c->rows; r++) {
         float *to = (float *)c->data + r * c->stride;
         for (int32_t i = 0; i < s->count[r]; i++) {

@@ -19,6 +19,9 @@ nb_status ni_clamp_check(const nb_mat *out, const ni_sparse *rest, const nb_mat 
 /* The clamp itself: every row of x, into out and rest. */
 void ni_clamp_between(const nb_mat *out, const ni_sparse *rest, const nb_mat *x, float lo, float hi);
 
+/* c[M,N] += s[M,K] b[K,N]; c F32, b BF16. Entries in order of their columns. */
+void ni_ref_sparse_product(const nb_mat *c, const ni_sparse *s, const nb_mat *b);
+
 /* Row `row` of a matrix or a sparse matrix, as one of its own. */
 static inline nb_mat ni_mat_row(const nb_mat *m, int64_t row) {
     nb_mat one = *m;

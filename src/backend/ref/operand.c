@@ -1,6 +1,7 @@
 /* operand.c: operands and sums of products by their definition: everything that an operand is made of is written out as
  * a matrix in FP32 first.
  */
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
@@ -180,6 +181,7 @@ static nb_status make_of(nb_backend *be, const ni_source *source, const ni_makin
 /* Codes that are rotated do not decode to what they were made of, so nothing is left of it without them. */
 static nb_status check_sources(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->minus;
+    NB_TRY(ni_check_unscaled(source, err));
     if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE,
                        "make_operands: what is taken away is rotated; expected codes without Hadamard");
@@ -363,7 +365,7 @@ static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, n
     NB_TRY(new_matrix(NB_BF16, t->b->cols, t->b->rows, &w, err));
     nb_status status = ni_ref_decode(be, &w, t->b, true, NULL, true, err);
     if (status == NB_OK)
-        ni_ref_sparse_gemm(be, c, t->sparse, &w);
+        ni_ref_sparse_product(c, t->sparse, &w);
     free(w.data);
     return status;
 }

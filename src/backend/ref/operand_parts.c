@@ -103,11 +103,27 @@ static nb_status check_delayed(const ni_source *source, const ni_making *making,
         "nvfp4 under a scale of the tensor");
 }
 
+/* Kernels take numbers that are not in the one type for the other. A scale is asked for apart (ni_check_unscaled). */
+static nb_status check_type(const ni_source *source, const nb_operand *out, nb_error *err) {
+    const nb_dtype type = source->numbers ? source->numbers->dtype : NB_F32;
+    if (type == NB_F32 || type == NB_BF16 || (type == NB_F64 && ni_is_plain(out)) || (type == NB_F16 && source->scale))
+        return NB_OK;
+    return nb_fail(err, NB_BAD_USAGE, "make_operands: source is %s, expected f32 or bf16", nb_dtype_name(type));
+}
+
+nb_status ni_check_unscaled(const ni_source *source, nb_error *err) {
+    if (!source->scale)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_USAGE,
+                   "make_operands: numbers under a scale, expected by make_many alone, and of what takes_kept says");
+}
+
 nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err) {
     const nb_operand *out = making->out;
     int64_t rows, cols;
     if (!source->numbers == !source->operand)
         return nb_fail(err, NB_BAD_USAGE, "make_operands: expected one source, numbers or an operand");
+    NB_TRY(check_type(source, out, err));
     if (source->zeros && (!source->columns || !source->numbers || source->minus || source->row_scales ||
                           source->column_scales || source->zeros < 0))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: zeros fill up a list of columns of numbers alone");

@@ -45,6 +45,8 @@ bool ni_source_is_simple(const ni_source *source);
 
 /* What must hold before an operand, or a piece of one, is made. */
 nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err);
+/* Refuses numbers under a scale: who does not read it would give the codes of other numbers. */
+nb_status ni_check_unscaled(const ni_source *source, nb_error *err);
 nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const ni_columns *columns,
                           nb_error *err);
 nb_status ni_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err);
