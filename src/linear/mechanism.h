@@ -152,11 +152,13 @@ typedef struct ni_mechanism {
      * one_layer. One that is made of dY as it came may be left to `beside`. */
     nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
-    /* With `terms`: the layer's own operands of W are read all the same, and *list gets what else is made of the
-     * master, if it is stale, which is up to date once the list is made; `master` lives as long. NULL: the layer's
-     * weights are made when they are read. At most six makings. */
+    /* With `terms`: the layer's own operands of W are read all the same (see replaces_w), and *list gets what else is
+     * made of the master, if it is stale, which is up to date once the list is made; `master` lives as long. NULL: the
+     * layer's weights are made when they are read. At most six makings. */
     nb_status (*list_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, const nb_mat *master,
                         ni_weight_list *list, nb_error *err);
+    bool (*replaces_w)(const void *state); /* what list_w lists is read in the place of the layer's own operands of W;
+                                              NULL: never */
     bool reads_codes; /* in the place of list_w: of W nothing is read but the layer's own operands */
     bool one_layer; /* what `terms` makes for wgrad holds until those of the next layer: its dW is multiplied before */
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */

@@ -301,6 +301,17 @@ static nb_status out_terms(void *state, const ni_linear_call *call, ni_linear *l
     return ni_outcontrol_terms(o, call, layer, gemm, terms, err);
 }
 
+static nb_status out_list_w(void *state, const ni_linear_call *call, ni_linear *layer, const nb_mat *master,
+                            ni_weight_list *list, nb_error *err) {
+    ni_outcontrol_state *o = state;
+    (void)call;
+    return o->chosen ? ni_outcontrol_list_w(o, layer, master, list, err) : NB_OK;
+}
+
+static bool out_replaces_w(const void *state) {
+    return ((const ni_outcontrol_state *)state)->chosen;
+}
+
 static nb_status out_decode_w(void *state, ni_linear *layer, const ni_weight_decoding *what, bool *done,
                               nb_error *err) {
     ni_outcontrol_state *o = state;
@@ -392,6 +403,8 @@ const ni_mechanism ni_mechanism_outcontrol = {
     .decode_scratch = out_decode_scratch,
     .fp4_elements = out_fp4_elements,
     .terms = out_terms,
+    .list_w = out_list_w,
+    .replaces_w = out_replaces_w,
     .keeps_masters = true,
     .after_step = out_after_step,
     .tensors = out_tensors,

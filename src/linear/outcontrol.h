@@ -45,6 +45,9 @@ const int32_t *ni_outcontrol_columns(const ni_outcontrol_state *o, int part);
 
 nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm,
                               ni_terms *terms, nb_error *err);
+/* The parts of W that are stale, for a call of many groups (ready.c). */
+nb_status ni_outcontrol_list_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *master,
+                               ni_weight_list *list, nb_error *err);
 nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const ni_weight_decoding *what,
                                  nb_error *err);
 size_t ni_outcontrol_decode_scratch(const ni_outcontrol_state *o, const ni_linear *layer);

@@ -128,13 +128,17 @@ static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, con
     return ni_operand_show(call, &showing, err);
 }
 
-static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *w, nb_error *err) {
-    part_list list = {.count = 0};
+static void list_w_parts(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *w, part_list *list) {
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         const ni_making making = {.out = &o->w[layer->index][part]};
         if (o->channels[part] > 0)
-            list_part(o, w, part, &making, &list);
+            list_part(o, w, part, &making, list);
     }
+}
+
+static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *w, nb_error *err) {
+    part_list list = {.count = 0};
+    list_w_parts(o, layer, w, &list);
     return make_parts(o, &list, err);
 }
 
@@ -177,6 +181,19 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
         join_parts(o, w->rows, stats, NI_OUT_FP4, NI_OUT_FP4 + 1);
     NB_TRY(ni_operand_show(call, &showing, err));
     call->scratch->used = mark;
+    return NB_OK;
+}
+
+nb_status ni_outcontrol_list_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *master,
+                               ni_weight_list *list, nb_error *err) {
+    uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
+    part_list parts = {.count = 0};
+    if (*made == now)
+        return NB_OK;
+    *made = now;
+    list_w_parts(o, layer, master, &parts);
+    for (int32_t i = 0; i < parts.count; i++)
+        NB_TRY(ni_list_making(list, &parts.sources[i], &parts.makings[i], err));
     return NB_OK;
 }
 

@@ -80,13 +80,24 @@ static nb_status list_numbers(nb_backend *be, ni_linear *layer, ni_weight_list *
     return ni_list_making(list, &(ni_source){.numbers = master}, &(ni_making){.out = out}, err);
 }
 
+static bool reads_own(const ni_linear_group *group, const ni_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        if ((layer->mechanisms >> i & 1) && m->table->replaces_w && m->table->replaces_w(m->state))
+            return false;
+    }
+    return true;
+}
+
 static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
     nb_mat *const master = &list->masters[list->layers];
     const int32_t before = list->count;
     *master = layer->master ? ni_master_of(call->be, layer)
                             : nb_mat_of(layer->narrow.data, layer->narrow.dtype, layer->out, layer->in);
-    NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
-    NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
+    if (reads_own(call->group, layer)) {
+        NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
+        NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
+    }
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
         const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if ((layer->mechanisms >> i & 1) && m->table->list_w)
@@ -100,9 +111,9 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
 static bool is_of_codes(const ni_linear_call *call, ni_linear *layer) {
     const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
     const nb_quantizer q = ni_operand_quantizer(layer, NB_DGRAD_W), from = ni_operand_quantizer(layer, NB_FPROP_W);
-    return call->training && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random && o->memory && !o->fold &&
-           o->source == &layer->own[NB_FPROP_W] && o->source->fresh && !nb_quantizer_is_bf16(&q) &&
-           !nb_quantizer_is_bf16(&from);
+    return call->training && reads_own(call->group, layer) && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random &&
+           o->memory && !o->fold && o->source == &layer->own[NB_FPROP_W] && o->source->fresh &&
+           !nb_quantizer_is_bf16(&q) && !nb_quantizer_is_bf16(&from);
 }
 
 static nb_status list_of_codes(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {

@@ -2,6 +2,7 @@
 #include "backend/cuda/quantize.h"
 
 #include "backend/cuda/eights.cuh"
+#include "backend/cuda/follow.cuh"
 
 #include <cuda_runtime.h>
 
@@ -101,6 +102,8 @@ static __global__ void __launch_bounds__(THREADS)
     const int cols = (int)d.out.cols, rows = (int)min((int64_t)each, d.out.rows - r0);
     const uint32_t across = (uint32_t)cols / 4, units = (uint32_t)rows * across;
     float4 *const out = (float4 *)d.out.data + r0 * stride;
+    ni_wait_for_it();
+    ni_let_follow();
     for (uint32_t i = threadIdx.x; others && i < units; i += THREADS)
         tile[i] = out[i / across * stride + i % across];
     __syncthreads();
@@ -136,10 +139,10 @@ int ni_cuda_launch_decode_columns(void *stream, const ni_cuda_column_codes *d, i
     each = each < busy ? each : busy;
     for (int i = 0; i < d->count; i++)
         width += d->columns[i].count;
-    if (d->out.rows * bytes > 0)
-        decode_columns<<<(unsigned)ni_divide_up(d->out.rows, each), THREADS, (size_t)(each * bytes),
-                         (cudaStream_t)stream>>>(*d, (int)each, width < d->out.cols);
-    return cudaGetLastError();
+    return d->out.rows * bytes > 0
+               ? ni_launch_following((cudaStream_t)stream, decode_columns, (unsigned)ni_divide_up(d->out.rows, each),
+                                     THREADS, (size_t)(each * bytes), *d, (int)each, width < d->out.cols)
+               : cudaGetLastError();
 }
 
 /* ---- launches ---- */

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/quantize.h"
+#include "backend/cuda/quantize_split.h"
 #include "format/vector_scales.h"
 
 static inline size_t ni_cuda_rounded(size_t bytes) {
@@ -142,7 +143,8 @@ static inline bool ni_cuda_is_mxfp8(const nb_quantizer *q) {
 /* The first one or two of these makings, which one launch makes; 0: none. */
 int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                            ni_cuda_split *out);
-nb_status ni_cuda_make_split(nb_backend *be, const ni_cuda_split *split, nb_error *err);
+/* NI_CUDA_SPLITS at most, of numbers of one type. */
+nb_status ni_cuda_make_splits(nb_backend *be, const ni_cuda_split *splits, int count, nb_error *err);
 
 /* ---- operand_vectors.c: under FP32 scales of rows, of columns, of the whole ---- */
 

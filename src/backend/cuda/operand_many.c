@@ -1,5 +1,6 @@
 /* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles,
- * in rows and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by one.
+ * in rows, in two formats and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by
+ * one.
  */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/list.h"
@@ -50,6 +51,30 @@ typedef struct columns_list {
     int count;
 } columns_list;
 
+typedef struct split_list {
+    ni_cuda_split at[NI_CUDA_SPLITS];
+    int count;
+} split_list;
+
+static nb_status make_splits(nb_backend *be, split_list *list, nb_error *err) {
+    const int count = list->count;
+    list->count = 0;
+    return count ? ni_cuda_make_splits(be, list->at, count, err) : NB_OK;
+}
+
+/* The first of these makings, and the second with it or not: so many were taken. */
+static nb_status take_split(nb_backend *be, split_list *list, const ni_source *sources, const ni_making *makings,
+                            int32_t count, int32_t *taken, nb_error *err) {
+    ni_cuda_split split;
+    *taken = ni_cuda_list_split(be, sources, makings, count, &split);
+    if (!*taken)
+        return NB_OK;
+    if (list->count == NI_CUDA_SPLITS || (list->count && list->at->numbers.dtype != split.numbers.dtype))
+        NB_TRY(make_splits(be, list, err));
+    list->at[list->count++] = split;
+    return NB_OK;
+}
+
 typedef struct recode_list {
     const nb_operand *from[NI_CUDA_LIST_MOST];
     const ni_making *at[NI_CUDA_LIST_MOST];
@@ -83,12 +108,21 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     row_list rows;
     columns_list columns;
     recode_list recoded;
+    split_list splits;
     ni_cuda_casting casts[NI_CUDA_LIST_MOST];
     ni_cuda_weight w;
     int cast = 0;
-    list.count = rows.count = columns.count = recoded.count = 0;
-    for (int32_t i = 0; i < count; i++) {
+    list.count = rows.count = columns.count = recoded.count = splits.count = 0;
+    for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+    for (int32_t i = 0, taken; i < count; i++) {
+        NB_TRY(take_split(be, &splits, sources + i, makings + i, count - i, &taken, err));
+        for (int32_t k = 0; k < taken; k++)
+            made[i + k] = true;
+        if (taken) {
+            i += taken - 1;
+            continue;
+        }
         made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
         cast += made[i];
         if (made[i])
@@ -115,6 +149,7 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     if (columns.count)
         NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
     NB_TRY(make_weights(be, &list, err));
+    NB_TRY(make_splits(be, &splits, err));
     NB_TRY(recode(be, &recoded, err));
     if (cast)
         NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
@@ -163,16 +198,8 @@ nb_status ni_cuda_make_many(nb_backend *be, const ni_source *sources, const ni_m
                             nb_error *err) {
     bool made[NI_CUDA_LIST_MOST];
     int32_t begin = 0, together = count;
-    for (; begin < count && together; begin += together) {
-        ni_cuda_split split;
-        for (int32_t i = begin; i < begin + 2 && i < count; i++)
-            NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-        together = ni_cuda_list_split(be, sources + begin, makings + begin, count - begin, &split);
-        if (together)
-            NB_TRY(ni_cuda_make_split(be, &split, err));
-        else
-            NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &together, err));
-    }
+    for (; begin < count && together; begin += together)
+        NB_TRY(ni_cuda_make_patched(be, sources + begin, makings + begin, count - begin, &together, err));
     for (int32_t i = begin; i < count; i += NI_CUDA_LIST_MOST) {
         const int32_t now = count - i < NI_CUDA_LIST_MOST ? count - i : NI_CUDA_LIST_MOST;
         NB_TRY(make_all_weights(be, sources + i, makings + i, now, made, err));

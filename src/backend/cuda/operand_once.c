@@ -481,7 +481,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             NB_TRY(make_weight(be, source, m, err));
         } else if (!done[i] && ni_cuda_list_split(be, source, m, 1, &split)) {
             done[i] = NI_CUDA_MADE;
-            NB_TRY(ni_cuda_make_split(be, &split, err));
+            NB_TRY(ni_cuda_make_splits(be, &split, 1, err));
         } else if (!done[i] && is_block_copy(be, source, m, &from)) {
             const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);
             done[i] = done[i + pair] = NI_CUDA_MADE;

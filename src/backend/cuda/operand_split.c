@@ -65,9 +65,9 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
     return taken;
 }
 
-nb_status ni_cuda_make_split(nb_backend *be, const ni_cuda_split *split, nb_error *err) {
+nb_status ni_cuda_make_splits(nb_backend *be, const ni_cuda_split *splits, int count, nb_error *err) {
     const ni_cuda *cuda = ni_cuda_of(be);
-    const bool chosen = split->of_eight.at || split->of_four.at;
-    return ni_cuda_status(be, ni_cuda_quantize_split(cuda->stream, split, cuda->multiprocessors),
+    const bool chosen = splits->of_eight.at || splits->of_four.at;
+    return ni_cuda_status(be, ni_cuda_quantize_splits(cuda->stream, splits, count, cuda->multiprocessors),
                           chosen ? "quantize: chosen columns in two formats" : "quantize: MXFP8 and its codes", err);
 }

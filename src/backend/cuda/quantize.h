@@ -160,17 +160,6 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
 bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column);
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column);
-/* Columns of two lists, from one reading of the matrix: those of one in MXFP8, those of the other in double blocks, both
- * to nearest, not rotated, with codes, each a whole operand; zeros behind a list fill its last block up. Without a list
- * MXFP8 of all columns. Operands in whole blocks, rows and lists aligned to 16 bytes. */
-typedef struct ni_cuda_split {
-    nb_mat numbers; /* F32 or BF16 */
-    ni_columns of_eight, of_four;
-    int64_t eights, doubles; /* columns of the operands; 0: there is no such operand */
-    ni_cuda_tile_copy eight, four;
-} ni_cuda_split;
-bool ni_cuda_split_fits(const nb_mat *x);
-int ni_cuda_quantize_split(void *stream, const ni_cuda_split *s, int multiprocessors);
 /* The codes alone of MXFP4 to nearest, a row copy, a column copy or both, where it takes them (quantize_mx.cu). */
 bool ni_cuda_mx_takes(const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool column);
 int ni_cuda_quantize_mx(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
