@@ -8,7 +8,7 @@
 #include "backend/cuda/launch.cuh"
 #include "format/ieee.h"
 
-enum { ROOM = 40 * 1024, MOST_ROOM = 48 * 1024, MOST_ROWS = 8 };
+enum { ROOM = 40 * 1024, MOST_ROOM = 48 * 1024, MOST_ROWS = 4 };
 
 typedef struct column_work {
     ni_cuda_column_sum sums[NI_CUDA_COLUMN_SUMS];
@@ -18,17 +18,18 @@ typedef struct column_work {
 static_assert(sizeof(column_work) <= 4096, "a kernel's arguments");
 
 /* Whether parts are all of C, so that nothing else has to be there before. */
-static __host__ __device__ bool is_whole(const ni_cuda_column_sum &s) {
+static __device__ bool is_whole(const ni_cuda_column_sum &s) {
     int64_t width = 0;
     for (int part = 0; part < s.count; part++)
         width += s.widths[part];
-    return !s.add && width == s.out.cols;
+    return !s.add && !s.shared && width == s.out.cols;
 }
 
 /* put(row, column, load(row, column)) of a block's rows, four columns at once: a thread has those of all rows, loaded before
  * the first is put anywhere. */
-template <typename L, typename P> static __device__ __forceinline__ void each_four(int rows, int cols, L load, P put) {
-    for (int c = 4 * (int)threadIdx.x; c < cols; c += 4 * NI_THREADS) {
+template <typename L, typename P>
+static __device__ __forceinline__ void each_four(int rows, int begin, int end, L load, P put) {
+    for (int c = begin + 4 * (int)threadIdx.x; c < end; c += 4 * NI_THREADS) {
         float4 x[MOST_ROWS];
 #pragma unroll
         for (int r = 0; r < MOST_ROWS; r++)
@@ -60,20 +61,23 @@ static __device__ __forceinline__ void store_four(float *to, const float4 &x, in
             to[k] = each[k];
 }
 
-/* A part's rows, to where its columns are. Behind its width memory is there still. */
-static __device__ __forceinline__ void spread(float *tile, int pitch, int rows, const ni_cuda_column_sum &s, int part,
-                                              int64_t r0, bool whole) {
-    const float *const from = (const float *)s.from.data + r0 * s.from.stride + s.first[part];
-    const int32_t *const columns = s.columns[part];
-    const int width = (int)s.widths[part];
+/* What lies in `from` at [begin, end), to where its columns are. Behind a part's width memory is there still. */
+static __device__ __forceinline__ void spread(float *tile, int pitch, int rows, const ni_cuda_column_sum &s, int64_t r0,
+                                              int begin, int end, bool whole) {
+    const float *const from = (const float *)s.from.data + r0 * s.from.stride;
     each_four(
-        rows, width, [&](int r, int c) { return __ldcg((const float4 *)(from + r * s.from.stride + c)); },
+        rows, begin, end, [&](int r, int c) { return __ldcg((const float4 *)(from + r * s.from.stride + c)); },
         [&](int r, int c, const float4 &x) {
+            int part = 0;
+            while (part + 1 < s.count && c >= (int)s.first[part + 1])
+                part++;
             const float each[4] = {x.x, x.y, x.z, x.w};
+            const int at = c - (int)s.first[part], width = (int)s.widths[part];
+            const int32_t *const columns = s.columns[part] + at;
 #pragma unroll
             for (int k = 0; k < 4; k++)
-                if (c + k < width) {
-                    float *const to = &tile[r * pitch + __ldg(columns + c + k)];
+                if (at + k < width) {
+                    float *const to = &tile[r * pitch + __ldg(columns + k)];
                     *to = ni_f32_add(whole ? 0.0f : *to, each[k]);
                 }
         });
@@ -94,16 +98,19 @@ static __global__ void __launch_bounds__(NI_THREADS) column_sums(const __grid_co
     ni_let_follow();
     if (!whole) {
         each_four(
-            rows, cols,
+            rows, 0, cols,
             [&](int r, int c) { return s.add ? load_four(out + r * stride + c, cols - c, vectors) : float4(); },
             [&](int r, int c, const float4 &x) { *(float4 *)(tile + r * pitch + c) = x; });
         __syncthreads();
     }
-    for (int part = 0; part < s.count; part++)
-        spread(tile, pitch, rows, s, part, r0, whole);
-    __syncthreads();
+    const int parts = s.shared ? s.count : 1;
+    for (int i = 0; i < parts; i++) { /* of all parts at once, or one behind the other */
+        spread(tile, pitch, rows, s, r0, s.shared ? (int)s.first[i] : 0,
+               i + 1 < parts ? (int)s.first[i + 1] : (int)s.from.cols, whole);
+        __syncthreads();
+    }
     each_four(
-        rows, cols, [&](int r, int c) { return *(const float4 *)(tile + r * pitch + c); },
+        rows, 0, cols, [&](int r, int c) { return *(const float4 *)(tile + r * pitch + c); },
         [&](int r, int c, const float4 &x) { store_four(out + r * stride + c, x, cols - c, vectors); });
 }
 

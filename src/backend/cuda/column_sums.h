@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* out (F32, rows that fit) = (add ? out : 0) + parts, each into columns of its own. They lie in `from` (whole vectors of 16
- * bytes a row) at `first`, multiples of 4, and behind them is memory up to the next such. */
+/* out (F32, rows that fit) = (add ? out : 0) + parts, each into its columns. They lie in `from` (whole vectors of 16 bytes a
+ * row) one behind the other, at `first`, multiples of 4, and behind them is memory up to the next such. */
 enum { NI_CUDA_COLUMN_PARTS = 4, NI_CUDA_COLUMN_SUMS = 10 };
 typedef struct ni_cuda_column_sum {
     nb_mat out, from;
@@ -17,6 +17,7 @@ typedef struct ni_cuda_column_sum {
     int64_t first[NI_CUDA_COLUMN_PARTS], widths[NI_CUDA_COLUMN_PARTS];
     int count;
     bool add;
+    bool shared; /* parts may have columns in common: they are added in order */
 } ni_cuda_column_sum;
 bool ni_cuda_columns_fit(const nb_mat *out);
 int ni_cuda_launch_column_sums(void *stream, const ni_cuda_column_sum *sums, int32_t count);

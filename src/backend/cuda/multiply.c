@@ -1,15 +1,11 @@
 /* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 is one contraction
  * where that can be (joined.h), else it goes through one FP32 matrix, in the order of its terms.
  */
+#include "backend/cuda/multiply.h"
 #include "backend/cuda/alphas.h"
-#include "backend/cuda/coded.h"
-#include "backend/cuda/column_sums.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/joined.h"
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/operand.h"
-#include "backend/cuda/parted.h"
-#include "backend/cuda/rows.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/operand_parts.h"
 #include "format/vector_scales.h"
@@ -18,102 +14,15 @@ static void *stream_of(nb_backend *be) {
     return ni_cuda_of(be)->stream;
 }
 
-static size_t rounded(size_t bytes) {
-    return (bytes + 255) / 256 * 256;
-}
-
-/* Scratch of one call: the sum, a product beside it, and operands that are decoded for it. */
-typedef struct room {
-    char *at, *end;
-} room;
-
-static void *take(room *r, size_t bytes) {
-    void *piece = r->at;
-    r->at += rounded(bytes);
-    return r->at <= r->end ? piece : NULL;
-}
-
-static size_t decoded_bytes(const nb_operand *o) {
-    return o && !ni_is_plain(o) ? rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t)) : 0;
-}
-
 static ni_cuda_coded coded_of(const nb_operand *o) {
     return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES    ? (const uint8_t *)ni_cuda_values_of(o)
                                            : o->form & NI_CUDA_BESIDE ? ni_cuda_bytes_beside(o)
                                                                       : NULL};
 }
 
-/* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
-static ni_units units_of(nb_backend *be, const nb_operand *a, const nb_operand *b, size_t *bytes) {
-    *bytes = 0;
-    if (!a || ni_is_plain(a) || ni_is_plain(b))
-        return NI_UNITS_BF16;
-    const nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
-    const ni_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
-    if (units == NI_UNITS_FP8_POW2 && !(a->form & b->form & NI_CUDA_POW2)) /* made for another product */
-        return NI_UNITS_BF16;
-    *bytes = ni_cuda_coded_bytes(units, &x, &y);
-    return units;
-}
-
 /* ---- one product ---- */
 
-/* One side of a product: what the tensor cores read, and what stays outside of their sum. */
-typedef struct side {
-    nb_mat numbers;
-    bool transposed;
-    ni_cuda_outer outer;
-} side;
-
-/* Bytes both ways, multiplied by what is none: powers of two are in the numbers, exactly; one scale stays outside. */
-static nb_status decoded_pow2(nb_backend *be, room *scratch, const nb_operand *o, side *out, nb_error *err) {
-    const nb_operand made = ni_cuda_pow2_as_made(o);
-    const nb_qtensor codes = ni_codes_of(&made);
-    const bool one = ni_has_tensor_scale(&o->quantizer);
-    *out = (side){.numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols),
-                  .outer = {one ? o->outer : NULL, 0}};
-    if (!out->numbers.data)
-        return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    return ni_cuda_status(
-        be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, o->form & NI_CUDA_BORROWED, NULL, !one),
-        "multiply", err);
-}
-
-static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
-                         nb_error *err) {
-    /* Then the numbers carry every scale. */
-    const bool whole = ni_is_plain(other) && !ni_has_tensor_scale(&o->quantizer);
-    *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
-    if (ni_is_plain(o))
-        return NB_OK;
-    if (o->form & NI_CUDA_POW2)
-        return decoded_pow2(be, scratch, o, out, err);
-    const nb_qtensor codes = ni_codes_of(o);
-    const bool across = o->form & NI_CUDA_ACROSS;
-    *out = (side){.numbers = o->form & NI_CUDA_BORROWED ? o->numbers
-                             : across                   ? ni_cuda_across_matrix(o)
-                                                        : ni_cuda_value_matrix(o),
-                  .transposed = across};
-    if (o->form & NI_CUDA_CARRIED)
-        return NB_OK;
-    if (!whole)
-        out->outer =
-            ni_has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
-    if (whole == ni_cuda_is_whole_valued(o) && !(o->form & NI_CUDA_BYTES))
-        return NB_OK;
-    if (o->form & NI_CUDA_UNCODED && ni_has_column_scales(&o->quantizer)) /* in the numbers, whatever these meet */
-        return NB_OK;
-    if (o->form & NI_CUDA_UNCODED)
-        return nb_fail(err, NB_INTERNAL, "cuda: multiply reads an operand that was made for another product");
-    out->transposed = false;
-    out->numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols); /* made for another product */
-    if (!out->numbers.data)
-        return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
-                          "multiply", err);
-}
-
-static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const side *x, const side *y) {
+static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const ni_cuda_side *x, const ni_cuda_side *y) {
     return (ni_cuda_finish){.out = c->data,
                             .out_stride = c->stride,
                             .sum = sum->data,
@@ -124,8 +33,8 @@ static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const side *
 }
 
 /* Two words' product. Factors of plain numbers are another's, who may change them at any time. */
-static nb_status alpha_of(nb_backend *be, const nb_operand *a, const nb_operand *b, const side *x, const side *y,
-                          const float **alpha, nb_error *err) {
+static nb_status alpha_of(nb_backend *be, const nb_operand *a, const nb_operand *b, const ni_cuda_side *x,
+                          const ni_cuda_side *y, const float **alpha, nb_error *err) {
     float *const word = ni_cuda_of(be)->words + NI_CUDA_ALPHA;
     if (!ni_is_plain(a) && !ni_is_plain(b))
         return ni_cuda_alpha(be, x->outer.at, y->outer.at, alpha, err);
@@ -144,26 +53,26 @@ static void multiply_eights(ni_cuda_product *p, const nb_operand *b) {
 
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. `open`: behind
  * the columns of C there is room for whole eights of them, which nobody reads. */
-static nb_status product_in(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                            bool accumulate, bool open, nb_error *err) {
+static nb_status product_in(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const nb_operand *a,
+                            const nb_operand *b, bool accumulate, bool open, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    side x, y;
+    ni_cuda_side x, y;
     size_t bytes;
-    const ni_units units = units_of(be, a, b, &bytes);
+    const ni_units units = ni_cuda_term_units(be, a, b, &bytes);
     if (units == NI_UNITS_FP8_POW2)
         return ni_cuda_multiply_pow2(be, c, a, b, accumulate, err);
     if (units != NI_UNITS_BF16) {
         const ni_cuda_coded first = coded_of(a), second = coded_of(b);
-        void *memory = take(&scratch, bytes);
+        void *memory = ni_cuda_take(&scratch, bytes);
         if (bytes && !memory)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
         return ni_cuda_multiply_coded(be, units, c, &first, &second, accumulate, memory, err);
     }
-    NB_TRY(side_of(be, &scratch, a, b, &x, err));
-    NB_TRY(side_of(be, &scratch, b, a, &y, err));
+    NB_TRY(ni_cuda_side_of(be, &scratch, a, b, &x, err));
+    NB_TRY(ni_cuda_side_of(be, &scratch, b, a, &y, err));
     ni_cuda_product p = {.a = x.numbers, .b = y.numbers, .c = *c, .trans_a = x.transposed, .trans_b = !y.transposed};
     if (x.outer.step || y.outer.step) {
-        p.c = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+        p.c = nb_mat_of(ni_cuda_take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
         if (!p.c.data)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
         NB_TRY(ni_cuda_multiply_plain(be, &p, err));
@@ -183,17 +92,17 @@ static nb_status product_in(nb_backend *be, room scratch, const nb_mat *c, const
     return ni_cuda_multiply_plain(be, &p, err);
 }
 
-static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                         bool accumulate, nb_error *err) {
+static nb_status product(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const nb_operand *a,
+                         const nb_operand *b, bool accumulate, nb_error *err) {
     return product_in(be, scratch, c, a, b, accumulate, false, err);
 }
 
 /* ---- terms ---- */
 
-static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
+static nb_status add_columns(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
                              nb_error *err) {
     nb_mat part =
-        nb_mat_of(take(&scratch, (size_t)(c->rows * t->b->rows) * sizeof(float)), NB_F32, c->rows, t->b->rows);
+        nb_mat_of(ni_cuda_take(&scratch, (size_t)(c->rows * t->b->rows) * sizeof(float)), NB_F32, c->rows, t->b->rows);
     if (!part.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     if (!accumulate)
@@ -206,63 +115,27 @@ static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, cons
     return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
 }
 
-/* Columns of a product's own matrix beside others, each of which is aligned as the library likes it. */
-static int64_t apart(int64_t cols) {
-    enum { FLOATS = 64 };
-    return (cols + FLOATS - 1) / FLOATS * FLOATS;
-}
-
-/* Terms that have columns of their own, as products side by side in one matrix, whose memory is to come; its width, 0 if
- * they cannot lie so. */
-static int64_t list_columns(const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
-                            ni_cuda_column_sum *s) {
-    *s = (ni_cuda_column_sum){.out = *c, .count = count, .add = accumulate};
-    int64_t width = 0;
-    if (c->dtype != NB_F32 || count > NI_CUDA_COLUMN_PARTS || !ni_cuda_columns_fit(c))
-        return 0;
-    for (int32_t i = 0; i < count; i++) {
-        if (!terms[i].a || !terms[i].columns)
-            return 0;
-        s->columns[i] = terms[i].columns;
-        s->first[i] = width;
-        s->widths[i] = terms[i].b->rows;
-        width += apart(s->widths[i]);
-    }
-    s->from = nb_mat_of(NULL, NB_F32, c->rows, width);
-    return width;
-}
-
-static size_t columns_bytes(const ni_cuda_column_sum *s) {
-    return rounded((size_t)(s->from.rows * s->from.cols) * sizeof(float));
-}
-
-static nb_mat columns_of_part(const ni_cuda_column_sum *s, int32_t part) {
-    nb_mat c = s->from;
-    c.data = (float *)c.data + s->first[part];
-    c.cols = s->widths[part];
-    return c;
-}
-
 /* The products one by one, and then all of them into C at once. */
-static nb_status multiply_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
-                                  bool accumulate, bool *done, nb_error *err) {
+static nb_status multiply_columns(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *terms,
+                                  int32_t count, bool accumulate, bool *done, nb_error *err) {
     ni_cuda_column_sum s;
-    *done = count > 1 && list_columns(c, terms, count, accumulate, &s);
+    *done = count > 1 && ni_cuda_begin_columns(c, terms, count, accumulate, &s);
     if (!*done)
         return NB_OK;
-    s.from.data = take(&scratch, columns_bytes(&s));
+    s.shared = true; /* no one has said that they are not */
+    s.from.data = ni_cuda_take(&scratch, ni_cuda_columns_bytes(&s));
     if (!s.from.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     for (int32_t i = 0; i < count; i++) {
-        const nb_mat part = columns_of_part(&s, i);
+        const nb_mat part = ni_cuda_columns_of_part(&s, i);
         NB_TRY(product_in(be, scratch, &part, terms[i].a, terms[i].b, false, true, err));
     }
     return ni_cuda_status(be, ni_cuda_launch_column_sums(stream_of(be), &s, 1), "multiply: columns", err);
 }
 
-static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, nb_error *err) {
-    nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols,
-                         t->b->rows);
+static nb_status add_sparse(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *t, nb_error *err) {
+    nb_mat w = nb_mat_of(ni_cuda_take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16,
+                         t->b->cols, t->b->rows);
     const nb_qtensor codes = ni_codes_of(t->b);
     if (t->b->form & NI_CUDA_UNCODED)
         return nb_fail(err, NB_INTERNAL, "cuda: a sparse product reads codes that were not kept");
@@ -274,7 +147,7 @@ static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const
     return ni_cuda_status(be, code, "multiply", err);
 }
 
-static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
+static nb_status add_term(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
                           nb_error *err) {
     if (t->a)
         return t->columns ? add_columns(be, scratch, c, t, accumulate, err)
@@ -298,21 +171,22 @@ static bool is_product_and_sparse(const nb_mat *c, const ni_term *terms, int32_t
            terms[1].b == terms[0].b && !(terms[1].b->form & NI_CUDA_BYTES);
 }
 
-static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
-                                     bool *done, nb_error *err) {
+static nb_status multiply_and_finish(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *terms,
+                                     int32_t count, bool *done, nb_error *err) {
     size_t bytes;
-    side x = {.outer = {NULL, 0}}, y = x;
+    ni_cuda_side x = {.outer = {NULL, 0}}, y = x;
     *done = false;
     if (!is_product_and_sparse(c, terms, count))
         return NB_OK;
-    const ni_units units = units_of(be, terms[0].a, terms[0].b, &bytes);
+    const ni_units units = ni_cuda_term_units(be, terms[0].a, terms[0].b, &bytes);
     const bool bare = units == NI_UNITS_BF16;
     if (bare) {
-        NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
-        NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+        NB_TRY(ni_cuda_side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
+        NB_TRY(ni_cuda_side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
     }
-    const nb_mat sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
-    void *const memory = take(&scratch, bytes);
+    const nb_mat sum =
+        nb_mat_of(ni_cuda_take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+    void *const memory = ni_cuda_take(&scratch, bytes);
     ni_cuda_finish f = finish_of(c, &sum, &x, &y);
     f.sparse = *terms[1].sparse;
     f.weights = ni_cuda_values_of(terms[1].b);
@@ -337,7 +211,7 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
 
 static bool is_product_by(nb_backend *be, const ni_term *t, ni_units units) {
     size_t bytes;
-    return t->a && !t->columns && units_of(be, t->a, t->b, &bytes) == units;
+    return t->a && !t->columns && ni_cuda_term_units(be, t->a, t->b, &bytes) == units;
 }
 
 /* All terms are products by these units, and the sum is one that the library does not make. */
@@ -351,10 +225,11 @@ static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int3
 }
 
 /* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
-static nb_status join(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_joined *j, bool *joined, nb_error *err) {
-    side x, y;
-    NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
-    NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
+static nb_status join(nb_backend *be, ni_cuda_room *scratch, const ni_term *t, ni_cuda_joined *j, bool *joined,
+                      nb_error *err) {
+    ni_cuda_side x, y;
+    NB_TRY(ni_cuda_side_of(be, scratch, t->a, t->b, &x, err));
+    NB_TRY(ni_cuda_side_of(be, scratch, t->b, t->a, &y, err));
     const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
     if (j->count == 0)
         j->across = y.transposed;
@@ -366,9 +241,9 @@ static nb_status join(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_j
     return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
 }
 
-static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
-                                 bool *done, nb_error *err) {
-    ni_cuda_joined j = {.c = *c, .room = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float))};
+static nb_status multiply_joined(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *terms,
+                                 int32_t count, bool *done, nb_error *err) {
+    ni_cuda_joined j = {.c = *c, .room = ni_cuda_take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float))};
     bool joined = true;
     ni_cuda_alphas_begin(be, count);
     for (int32_t i = 0; i < count && joined; i++)
@@ -380,133 +255,18 @@ static nb_status multiply_joined(nb_backend *be, room scratch, const nb_mat *c, 
                           "multiply: products joined", err);
 }
 
-static nb_status multiply_bytes_joined(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms,
+static nb_status multiply_bytes_joined(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *terms,
                                        int32_t count, bool *done, nb_error *err) {
-    float *const apart = take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float));
-    uint32_t *const found = take(&scratch, sizeof(uint32_t));
+    float *const apart = ni_cuda_take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float));
+    uint32_t *const found = ni_cuda_take(&scratch, sizeof(uint32_t));
     return ni_cuda_multiply_pow2_joined(be, c, terms, count, apart, found, done, err);
-}
-
-/* ---- products over many tokens, side by side ---- */
-
-/* dW whose operands lie as X and dY do, and a contraction that is worth parting. */
-static bool may_part_term(nb_backend *be, const ni_term *t) {
-    enum { LEAST = 2048 };
-    size_t bytes;
-    return t->a && units_of(be, t->a, t->b, &bytes) == NI_UNITS_BF16 && t->a->cols >= LEAST;
-}
-
-/* One such product, or several that have columns of their own. */
-static bool may_part(nb_backend *be, const ni_sum *p) {
-    bool may = ni_cuda_joins(ni_cuda_of(be)) && p->c.dtype == NB_F32;
-    for (int32_t i = 0; i < p->count && may; i++)
-        may = may_part_term(be, &p->terms[i]) && (p->count == 1 || p->terms[i].columns);
-    return may;
-}
-
-/* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
-static nb_status part(nb_backend *be, room *scratch, const ni_term *t, ni_cuda_parted_product *to, bool *parted,
-                      nb_error *err) {
-    side x, y;
-    NB_TRY(side_of(be, scratch, t->a, t->b, &x, err));
-    NB_TRY(side_of(be, scratch, t->b, t->a, &y, err));
-    const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
-    *parted = x.transposed && y.transposed && !x.outer.step && !y.outer.step && (coded || !two);
-    if (!*parted)
-        return NB_OK;
-    to->a = x.numbers;
-    to->b = y.numbers;
-    to->alpha = x.outer.at ? x.outer.at : y.outer.at;
-    return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
-}
-
-/* Products side by side. Those of columns end in scratch and are put together behind them, since a store to columns in the
- * order of a list touches 32 bytes for each number. */
-typedef struct parted_list {
-    ni_cuda_parted products;
-    ni_cuda_column_sum sums[NI_CUDA_COLUMN_SUMS];
-    int32_t sum_count;
-} parted_list;
-
-static bool has_columns(const ni_sum *p) {
-    return p->count > 0 && p->terms[0].columns;
-}
-
-/* What the products are of, and the scratch that they may take; false: too many of them, or of another kind. What fills up
- * the last pair of columns in scratch is nobody's. */
-static bool list_parted(nb_backend *be, const ni_sum *products, int32_t count, parted_list *l, size_t *bytes) {
-    for (int32_t i = 0; i < count; i++) {
-        const ni_sum *const p = &products[i];
-        const bool columns = has_columns(p);
-        if (!may_part(be, p) || l->products.count + p->count > NI_CUDA_PARTED_MOST)
-            return false;
-        if (columns && !list_columns(&p->c, p->terms, p->count, p->accumulate, &l->sums[l->sum_count]))
-            return false;
-        for (int32_t k = 0; k < p->count; k++) {
-            const ni_term *const t = &p->terms[k];
-            l->products.at[l->products.count++] = (ni_cuda_parted_product){
-                .c = p->c, .cols = t->b->rows + (columns ? t->b->rows % 2 : 0), .add = p->accumulate && !columns};
-            *bytes += decoded_bytes(t->a) + decoded_bytes(t->b);
-        }
-        if (columns)
-            *bytes += columns_bytes(&l->sums[l->sum_count++]);
-        l->products.deep |= columns;
-    }
-    return count > 0;
-}
-
-/* Operands and scratch of each product, in the order in which they were listed. */
-static nb_status place_parted(nb_backend *be, room *scratch, const ni_sum *products, int32_t count, parted_list *l,
-                              bool *parted, nb_error *err) {
-    ni_cuda_column_sum *s = l->sums;
-    ni_cuda_parted_product *to = l->products.at;
-    *parted = true;
-    for (int32_t i = 0; i < count; i++) {
-        const bool columns = has_columns(&products[i]);
-        if (columns)
-            s->from.data = take(scratch, columns_bytes(s));
-        for (int32_t k = 0; k < products[i].count && *parted; k++, to++) {
-            if (columns)
-                to->c = columns_of_part(s, k);
-            NB_TRY(part(be, scratch, &products[i].terms[k], to, parted, err));
-        }
-        s += columns;
-    }
-    return NB_OK;
-}
-
-/* All of them, or none. */
-static nb_status multiply_parted(nb_backend *be, const ni_sum *products, int32_t count, bool *done, nb_error *err) {
-    const int multiprocessors = ni_cuda_of(be)->multiprocessors;
-    parted_list l = {.products.flags = ni_cuda_of(be)->parted};
-    size_t bytes = 0;
-    *done = false;
-    if (!list_parted(be, products, count, &l, &bytes))
-        return NB_OK;
-    const size_t parts = ni_cuda_parted_bytes(&l.products, multiprocessors);
-    bytes += rounded(parts);
-    room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
-    if (!scratch.at)
-        return ni_cuda_status(be, 0, "multiply", err);
-    scratch.end = scratch.at + bytes;
-    l.products.parts = take(&scratch, parts);
-    ni_cuda_alphas_begin(be, l.products.count);
-    NB_TRY(place_parted(be, &scratch, products, count, &l, done, err));
-    *done = *done && ni_cuda_can_part(&l.products, multiprocessors);
-    if (!*done)
-        return NB_OK;
-    NB_TRY(ni_cuda_status(be, ni_cuda_launch_parted(stream_of(be), &l.products, multiprocessors),
-                          "multiply: products parted", err));
-    return l.sum_count ? ni_cuda_status(be, ni_cuda_launch_column_sums(stream_of(be), l.sums, l.sum_count),
-                                        "multiply: columns", err)
-                       : NB_OK;
 }
 
 nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t count, nb_error *err) {
     bool done = false;
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_terms(&products[i].c, products[i].terms, products[i].count, err));
-    NB_TRY(multiply_parted(be, products, count, &done, err));
+    NB_TRY(ni_cuda_multiply_parted(be, products, count, &done, err));
     for (int32_t i = 0; i < count && !done; i++)
         NB_TRY(ni_cuda_multiply(be, &products[i].c, products[i].terms, products[i].count, products[i].accumulate, err));
     return NB_OK;
@@ -515,14 +275,15 @@ nb_status ni_cuda_multiply_many(nb_backend *be, const ni_sum *products, int32_t 
 /* ---- sums ---- */
 
 static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool joined) {
-    size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, all = 0, columns = 0;
+    size_t matrix = ni_cuda_rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0, all = 0, columns = 0;
     for (int32_t i = 0; i < count; i++) {
-        size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
-        units_of(be, terms[i].a, terms[i].b, &coded);
+        size_t bytes = ni_cuda_decoded_bytes(terms[i].a) + ni_cuda_decoded_bytes(terms[i].b), coded;
+        ni_cuda_term_units(be, terms[i].a, terms[i].b, &coded);
         bytes = coded > bytes ? coded : bytes;
         most = bytes > most ? bytes : most;
         all += bytes;
-        columns += terms[i].columns ? rounded((size_t)(c->rows * apart(terms[i].b->rows)) * sizeof(float)) : 0;
+        columns +=
+            terms[i].columns ? ni_cuda_rounded((size_t)(c->rows * ni_cuda_apart(terms[i].b->rows)) * sizeof(float)) : 0;
     }
     return 2 * matrix + columns + (joined ? all : most);
 }
@@ -533,13 +294,13 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
     bool done = false;
     const ni_sum alone = {*c, terms, count, accumulate};
     if (!terms->columns) /* which two terms may share */
-        NB_TRY(multiply_parted(be, &alone, 1, &done, err));
+        NB_TRY(ni_cuda_multiply_parted(be, &alone, 1, &done, err));
     if (done)
         return NB_OK;
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
     const bool joins = may_join(be, c, terms, count, accumulate, NI_UNITS_BF16);
     const size_t bytes = room_for(be, c, terms, count, joins);
-    room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
+    ni_cuda_room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
         return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
@@ -555,7 +316,7 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
     if (done)
         return NB_OK;
     if (!in_place) {
-        sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+        sum = nb_mat_of(ni_cuda_take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
         if (accumulate)
             ni_cuda_scale(be, &sum, c, NULL, NULL);
     }

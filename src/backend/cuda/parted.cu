@@ -21,10 +21,10 @@
 
 enum {
     MOST = NI_CUDA_PARTED_MOST,
-    LEAST_STAGES = 8,  /* of a part */
-    ADDING_STAGES = 2, /* as long as it takes to leave a part and to add it */
-    MOST_PARTS = 5,    /* of a tile */
-    MOST_DEEP_PARTS = 7,
+    LEAST_STAGES = 8,      /* of a part */
+    ADDING_STAGES = 2,     /* as long as it takes to leave a part and to add it */
+    MOST_PARTS = 5,        /* of a tile */
+    MOST_DEEP_PARTS = 7,   /* for half as much memory again, 100 MB on 132 multiprocessors */
     TALL_ROWS = TILE_COLS, /* of a block */
     TALL_COLS = TILE_ROWS,
     SLOTS = CLUSTER * GROUPS,

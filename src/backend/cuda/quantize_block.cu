@@ -12,7 +12,7 @@
  * knows, the same kernels look for it first (`measure`).
  */
 #include "backend/cuda/block.cuh"
-#include "backend/cuda/quantize_double_eight.h"
+#include "backend/cuda/quantize_eight_columns.h"
 
 #include <type_traits>
 
@@ -320,7 +320,7 @@ static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, cons
     const dim3 grid = grid_of(s);
     if constexpr (std::is_same<RULE, ni_mx8_rule>::value)
         if (!s->numbers && s->codes.quantizer.element == NB_ELEMENT_E4M3) {
-            if (copy->quantizer.hadamard_size)
+            if (copy->quantizer.hadamard_size || s->rows % 32) /* blocks that end early too */
                 block_columns<RULE, 3><<<grid, THREADS, 0, on>>>(*s, *copy);
             else
                 ni_cuda_quantize_eight_columns(on, s, copy);

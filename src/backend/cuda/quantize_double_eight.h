@@ -1,4 +1,4 @@
-/* quantize_double_eight.h: MXFP8 down columns, as OutControl reads dY and X for dW. */
+/* quantize_double_eight.h: two column copies of one matrix, from one reading (quantize_double_eight.cu). */
 #ifndef NI_BACKEND_CUDA_QUANTIZE_DOUBLE_EIGHT_H
 #define NI_BACKEND_CUDA_QUANTIZE_DOUBLE_EIGHT_H
 
@@ -12,8 +12,6 @@ extern "C" {
  * them, of both values alone. */
 int ni_cuda_quantize_double_and_eight(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
                                       const ni_cuda_tile_copy *eight);
-/* MXFP8 of what MXFP8 decodes to, down its columns, not rotated: values alone (quantize_eight_columns.cu). */
-int ni_cuda_quantize_eight_columns(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy);
 
 #ifdef __cplusplus
 }

@@ -5,12 +5,12 @@
  */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/follow.cuh"
-#include "backend/cuda/quantize_double_eight.h"
+#include "backend/cuda/quantize_eight_columns.h"
 
 enum { WARPS = 8, BAND = 16 * WARPS, PAIRS = 32 };
 
 /* Sixteen rows of columns c and c + 1, which share their scales. */
-static __device__ void decode_columns(float *a, float *b, const nb_qtensor &t, int64_t r, int64_t c) {
+static __device__ void decode_two(float *a, float *b, const nb_qtensor &t, int64_t r, int64_t c) {
     const int64_t blocks = t.cols / 32;
     const uint8_t *const codes = t.codes + r * t.cols + c, *const scales = t.scales + r * blocks + c / 32;
 #pragma unroll
@@ -44,7 +44,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 4)
     ni_wait_for_it();
     ni_let_follow();
     if (live)
-        decode_columns(a, b, s.codes, r, c);
+        decode_two(a, b, s.codes, r, c);
     maxima[0][warp][lane] = ni_amax_of_sixteen(a);
     maxima[1][warp][lane] = ni_amax_of_sixteen(b);
     __syncthreads();
@@ -72,9 +72,9 @@ static __global__ void __launch_bounds__(32 * WARPS, 4)
 
 int ni_cuda_quantize_eight_columns(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     enum { MOST = 65535 };
+    if (s->rows == 0 || s->cols == 0)
+        return cudaSuccess;
     const int64_t bands = ni_divide_up(s->rows, BAND), deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, 2 * PAIRS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-    return s->rows > 0 && s->cols > 0
-               ? ni_launch_following((cudaStream_t)stream, eight_columns, grid, 32 * WARPS, 0, *s, *copy)
-               : cudaSuccess;
+    return ni_launch_following((cudaStream_t)stream, eight_columns, grid, 32 * WARPS, 0, *s, *copy);
 }
