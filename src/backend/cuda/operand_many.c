@@ -101,60 +101,73 @@ static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casti
     return true;
 }
 
-/* All weights of the call, NI_CUDA_LIST_MOST at most; nothing that they are made of is made by it. `made` [count]. */
-static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                                  bool *made, nb_error *err) {
-    weight_list list;
+typedef struct making_lists {
+    weight_list weights;
     row_list rows;
     columns_list columns;
     recode_list recoded;
     split_list splits;
     ni_cuda_casting casts[NI_CUDA_LIST_MOST];
+    int cast_count;
+} making_lists;
+
+/* Into one of the lists, or none (*made). Numbers under a scale are read by the kernel of columns alone. */
+static nb_status list_making(nb_backend *be, making_lists *l, const ni_source *source, const ni_making *making,
+                             bool *made, nb_error *err) {
     ni_cuda_weight w;
-    int cast = 0;
-    list.count = rows.count = columns.count = recoded.count = splits.count = 0;
+    *made = ni_cuda_list_columns(be, source, making, &l->columns.at[l->columns.count]);
+    l->columns.out[l->columns.count] = making->out;
+    l->columns.count += *made;
+    if (*made || source->scale)
+        return NB_OK;
+    *made = list_cast(source, making, &l->casts[l->cast_count]);
+    l->cast_count += *made;
+    if (*made)
+        return NB_OK;
+    *made = ni_cuda_recodes_pow2(be, source, making);
+    l->recoded.from[l->recoded.count] = source->operand;
+    l->recoded.at[l->recoded.count] = making;
+    l->recoded.count += *made;
+    if (*made)
+        return NB_OK;
+    *made = ni_cuda_list_weight(be, source, making, &w);
+    if (*made)
+        return take_weight(be, &l->weights, &w, err);
+    *made = ni_cuda_list_rows(be, source, making, &l->rows.from[l->rows.count], &l->rows.to[l->rows.count]);
+    l->rows.count += *made;
+    return NB_OK;
+}
+
+static nb_status make_lists(nb_backend *be, making_lists *l, nb_error *err) {
+    void *const stream = ni_cuda_of(be)->stream;
+    if (l->columns.count)
+        NB_TRY(ni_cuda_make_columns(be, l->columns.at, l->columns.out, l->columns.count, err));
+    NB_TRY(make_weights(be, &l->weights, err));
+    NB_TRY(make_splits(be, &l->splits, err));
+    NB_TRY(recode(be, &l->recoded, err));
+    if (l->cast_count)
+        NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(stream, l->casts, l->cast_count), "casts", err));
+    return ni_cuda_status(be, ni_cuda_quantize_many_rows(stream, l->rows.from, l->rows.to, l->rows.count),
+                          "quantize: vectors", err);
+}
+
+/* All weights of the call, NI_CUDA_LIST_MOST at most; nothing that they are made of is made by it. `made` [count]. */
+static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                                  bool *made, nb_error *err) {
+    making_lists lists;
+    int32_t taken;
+    lists.weights.count = lists.rows.count = lists.columns.count = lists.recoded.count = lists.splits.count = 0;
+    lists.cast_count = 0;
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    for (int32_t i = 0, taken; i < count; i++) {
-        NB_TRY(take_split(be, &splits, sources + i, makings + i, count - i, &taken, err));
+    for (int32_t i = 0; i<count; i += taken> 1 ? taken : 1) {
+        NB_TRY(take_split(be, &lists.splits, sources + i, makings + i, count - i, &taken, err));
         for (int32_t k = 0; k < taken; k++)
             made[i + k] = true;
-        if (taken) {
-            i += taken - 1;
-            continue;
-        }
-        made[i] = list_cast(&sources[i], &makings[i], &casts[cast]);
-        cast += made[i];
-        if (made[i])
-            continue;
-        made[i] = ni_cuda_recodes_pow2(be, &sources[i], &makings[i]);
-        recoded.from[recoded.count] = sources[i].operand;
-        recoded.at[recoded.count] = &makings[i];
-        recoded.count += made[i];
-        if (made[i])
-            continue;
-        made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
-        if (made[i]) {
-            NB_TRY(take_weight(be, &list, &w, err));
-            continue;
-        }
-        made[i] = ni_cuda_list_rows(be, &sources[i], &makings[i], &rows.from[rows.count], &rows.to[rows.count]);
-        rows.count += made[i];
-        if (made[i])
-            continue;
-        made[i] = ni_cuda_list_columns(be, &sources[i], &makings[i], &columns.at[columns.count]);
-        columns.out[columns.count] = makings[i].out;
-        columns.count += made[i];
+        if (!taken)
+            NB_TRY(list_making(be, &lists, &sources[i], &makings[i], &made[i], err));
     }
-    if (columns.count)
-        NB_TRY(ni_cuda_make_columns(be, columns.at, columns.out, columns.count, err));
-    NB_TRY(make_weights(be, &list, err));
-    NB_TRY(make_splits(be, &splits, err));
-    NB_TRY(recode(be, &recoded, err));
-    if (cast)
-        NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(ni_cuda_of(be)->stream, casts, cast), "casts", err));
-    const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);
-    return ni_cuda_status(be, code, "quantize: vectors", err);
+    return make_lists(be, &lists, err);
 }
 
 /* ---- the rest, in order: pieces that follow each other at once ---- */

@@ -354,6 +354,8 @@ static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_maki
         !sixteens_source(be, source, making, bytes ? are_eights_or_bytes : are_eights, out) ||
         out->rows * (out->cols / 16) > INT32_MAX)
         return false;
+    if (!source->numbers && ni_cuda_is_mxfp8(&source->operand->quantizer) && (q->hadamard_size || out->rows % 32))
+        return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;
     return ni_cuda_is_sixteens(to->cols);

@@ -21,8 +21,8 @@ static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_
 /* A whole and its pieces, the first `count` of them. */
 static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
     const ni_making *const whole = &makings[0];
-    if (count < 2 || count > 3 || !ni_cuda_is_tile_copy(&sources[0], whole) || whole->transpose || whole->stats ||
-        whole->under || whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN ||
+    if (count < 2 || count > 3 || sources[0].scale || !ni_cuda_is_tile_copy(&sources[0], whole) || whole->transpose ||
+        whole->stats || whole->under || whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN ||
         !sources[0].numbers->amax || !ni_cuda_has_tensor_outer(ni_making_quantizer(whole)) ||
         !ni_cuda_patched_fits(sources[0].numbers->cols))
         return false;

@@ -137,7 +137,7 @@ static __device__ ni_eight load_eight(const float *from) {
     return ni_eight{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-/* KIND: 0 BF16, 1 FP32, 2 codes of four bits, 3 of E4M3. */
+/* KIND: 0 BF16, 1 FP32, 2 codes of four bits. */
 template <int KIND>
 static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, int64_t r0, int64_t c0) {
 #pragma unroll
@@ -147,8 +147,7 @@ static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, in
         const int64_t r = r0 + row, c = c0 + col;
         ni_eight e = {};
         if (r < s.rows && c < s.cols)
-            e = KIND == 3   ? ni_decode_bytes(s.codes, r, c)
-                : KIND == 2 ? ni_decode_eight(s.codes, r, c)
+            e = KIND == 2   ? ni_decode_eight(s.codes, r, c)
                 : KIND == 1 ? load_eight((const float *)s.numbers + r * s.stride + c)
                             : load_eight((const uint16_t *)s.numbers + r * s.stride + c);
         *(float4 *)&tile[in_tile(row, col)] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
@@ -320,10 +319,7 @@ static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, cons
     const dim3 grid = grid_of(s);
     if constexpr (std::is_same<RULE, ni_mx8_rule>::value)
         if (!s->numbers && s->codes.quantizer.element == NB_ELEMENT_E4M3) {
-            if (copy->quantizer.hadamard_size || s->rows % 32) /* blocks that end early too */
-                block_columns<RULE, 3><<<grid, THREADS, 0, on>>>(*s, *copy);
-            else
-                ni_cuda_quantize_eight_columns(on, s, copy);
+            ni_cuda_quantize_eight_columns(on, s, copy);
             return;
         }
     if (!s->numbers)
