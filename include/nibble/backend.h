@@ -143,7 +143,8 @@ NB_API nb_status nb_backend_use_stream(nb_backend *be, void *stream, nb_error *e
 /* Memory of the backend: 64-byte aligned and zeroed; NULL if there is none. What lies in it is read and written by
  * nb_backend_read and nb_backend_write alone: it need not be the host's. Both return when the bytes have arrived, or
  * say what went wrong on a GPU, with them or with work that was queued before and not yet waited for: then nothing is
- * known of the bytes. A fault of the GPU is told by every call that returns a status from then on, anything else once. */
+ * known of the bytes. A fault of the GPU is told by every call that returns a status from then on, anything else once.
+ */
 NB_API void *nb_backend_alloc(nb_backend *be, size_t bytes);
 NB_API void nb_backend_release(nb_backend *be, void *memory); /* NULL is allowed */
 NB_API nb_status nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes, nb_error *err);

@@ -61,7 +61,7 @@ void nb_backend_release(nb_backend *be, void *memory) {
         be->ops->release(be, memory);
 }
 
-/* These wait and tell what they find; who looks on inside of a pass downloads, and leaves it to the pass's end to tell. */
+/* These wait and tell what they find. Who looks on inside of a pass downloads, and leaves it to the pass's end. */
 nb_status nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes, nb_error *err) {
     be->ops->download(be, to_host, from, bytes);
     return be->ops->synchronize(be, err);
