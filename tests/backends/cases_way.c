@@ -208,15 +208,15 @@ static void run_by_numbers(trial *t) {
     }
 }
 
-/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart, and columns of codes.
- */
+/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart, and columns of codes;
+ * of large matrices fewer kinds. */
 static void run_eight_bits(trial *t) {
     static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_ZERO};
     const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
     const nb_quantizer q = ni_format_family_find("mxfp8")->defaults, blocks = nvfp4(1);
     const nb_noise noise = noise_at(t);
     nb_backend *be = t->be;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < (rows * cols > 20000 ? 2 : 6); i++) {
         const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, stride);
         nb_operand a = placed(t, &q, rows, cols, NI_LEFT, &q), b = placed(t, &q, cols, rows, NI_RIGHT, &q), alone = b;
         a.reread = b.reread = alone.reread = false;
