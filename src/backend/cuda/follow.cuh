@@ -4,7 +4,8 @@
  * Until a thread has waited, it reads nothing that the kernel before it writes, and writes nothing that that one touches.
  * A kernel lets another follow when it has waited itself: what came before both is done then. It may do so earlier if
  * one of its blocks waits before it ends, and the next kernel waits before it touches anything: a kernel is done when its
- * last block is, and so the next one waits for both.
+ * last block is, and so the next one waits for both. Who reads or writes anything before its wait follows a kernel that
+ * is fixed, in the same function: what else may stand before it is not known.
  */
 #ifndef NI_BACKEND_CUDA_FOLLOW_CUH
 #define NI_BACKEND_CUDA_FOLLOW_CUH
