@@ -1,5 +1,6 @@
 /* compose.c: what is a row for backends that do it at once, by other operations of the table one after the other: a
- * producer and what is made of its matrices; what is clamped, made and decoded; many tensors under one scale each. */
+ * producer and what is made of its matrices; a matrix in parts; what is clamped, made and decoded; many tensors under one
+ * scale each. */
 #include "backend/table.h"
 
 static void run(nb_backend *be, const ni_producer *from, const ni_produced *out) {
@@ -44,6 +45,17 @@ nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_
     for (int32_t i = 0; i < count; i++)
         NB_TRY(be->ops->decode(be, out, from[i], false, &columns[i], true, err));
     return NB_OK;
+}
+
+nb_status ni_compose_parts(nb_backend *be, const ni_parts *parts, const ni_making *making, nb_error *err) {
+    nb_mat whole = nb_mat_of(NULL, NB_F32, parts->rows, parts->cols);
+    NB_TRY(ni_backend_take(be, sizeof(float) * (size_t)(parts->rows * parts->cols), "a matrix out of its parts",
+                           &whole.data, err));
+    nb_status status = be->ops->decode_columns(be, &whole, parts->codes, parts->columns, parts->count, err);
+    if (status == NB_OK)
+        status = be->ops->make_operands(be, &(ni_source){.numbers = &whole}, making, 1, err);
+    be->ops->release(be, whole.data);
+    return status;
 }
 
 nb_status ni_compose_decoded(nb_backend *be, const nb_mat *out, const nb_operand *from, const ni_sparse *s,

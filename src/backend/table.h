@@ -80,6 +80,9 @@ struct nb_backend {
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     /* make_many makes such an operand of a master in few bits (ni_source.scale); NULL: none. */
     bool (*takes_kept)(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols);
+    /* make_many makes such operands of codes, or of parts, the other way up (transpose) by few launches: a step's are worth
+     * keeping from the one call to the pass that reads them. NULL: none. */
+    bool (*remakes)(const nb_operand *out, const nb_operand *from);
     /* The codes as `canonical` gives them, where they lie: false where they do not lie so. NULL: the same. */
     bool (*lends_codes)(const nb_operand *from, nb_qtensor *out);
     /* multiply of each; none reads what another writes. NULL: nothing is gained by asking for many. */
@@ -125,6 +128,9 @@ nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_
 /* decode_columns by `decode`. */
 nb_status ni_compose_decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *const *from,
                                     const ni_columns *columns, int32_t count, nb_error *err);
+
+/* A making of parts for make_many, by `decode_columns` and `make_operands`. */
+nb_status ni_compose_parts(nb_backend *be, const ni_parts *parts, const ni_making *making, nb_error *err);
 
 /* make_clamped, decode_with_rest and make_compensated by the table's other operations. */
 nb_status ni_compose_clamped(nb_backend *be, const ni_clamping *c, const ni_making *making, nb_error *err);

@@ -186,6 +186,14 @@ static bool is_early(const ni_linear_group *group, const ni_cached_operand *o) {
            !any_mechanism(group, layer, replaces_wgrad_x);
 }
 
+/* dgrad.w of codes, as the layer's groups make it with that of others before a backward pass. */
+static bool is_made_with_others(const ni_linear_group *group, const ni_linear *layer, const ni_cached_operand *o) {
+    const nb_operand from = {.quantizer = ni_operand_quantizer(layer, NB_FPROP_W), .rows = layer->out, .cols = layer->in},
+                     out = {.quantizer = ni_operand_quantizer(layer, NB_DGRAD_W), .reread = o->reread};
+    return group->early_dgrad_w && group->be->remakes && o->random && o->source && o->rule.requantize &&
+           group->be->remakes(&out, &from);
+}
+
 /* Codes of dgrad.w are kept; numbers decoded from codes are cheap to make and twice to four times as large, and what
  * draws bits is made for one backward pass. */
 static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand *o) {
@@ -198,7 +206,9 @@ static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand
     case NB_FPROP_W:
         return is_coded(layer, NB_FPROP_W) ? NI_UNTIL_MOVED : NI_FOR_LAYER;
     case NB_DGRAD_W:
-        return group->training && !o->random && is_coded(layer, NB_DGRAD_W) ? NI_UNTIL_MOVED : NI_FOR_PASS;
+        return group->training && is_coded(layer, NB_DGRAD_W) && (!o->random || is_made_with_others(group, layer, o))
+                   ? NI_UNTIL_MOVED
+                   : NI_FOR_PASS;
     case NB_DGRAD_DY:
         return NI_FOR_PASS;
     default:

@@ -67,6 +67,7 @@ typedef struct ni_weight_list {
     const nb_operand *from[NI_LISTED_MAKINGS];
     ni_source coded[NI_LISTED_MAKINGS];
     ni_making recoded[NI_LISTED_MAKINGS];
+    nb_noise noises[NI_LISTED_MAKINGS]; /* theirs, where they draw bits */
 } ni_weight_list;
 nb_status ni_list_making(ni_weight_list *list, const ni_source *source, const ni_making *making, nb_error *err);
 
@@ -159,6 +160,9 @@ typedef struct ni_mechanism {
                         ni_weight_list *list, nb_error *err);
     bool (*replaces_w)(const void *state); /* what list_w lists is read in the place of the layer's own operands of W;
                                               NULL: never */
+    /* With replaces_w: W in the parts that the forward pass made, of which its dgrad.w is made anew; NULL: they are not
+     * there, or it is made when it is read. */
+    const ni_parts *(*parts_of_w)(const void *state, const struct ni_linear *layer);
     bool reads_codes; /* in the place of list_w: of W nothing is read but the layer's own operands */
     bool one_layer; /* what `terms` makes for wgrad holds until those of the next layer: its dW is multiplied before */
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */

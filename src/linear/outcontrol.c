@@ -98,6 +98,7 @@ static void out_detach(void *state) {
     nb_backend_release(be, o->order);
     nb_backend_release(be, o->lists);
     nb_backend_release(be, o->places);
+    nb_backend_release(be, o->places_of_w);
     for (int part = 0; part < NI_OUT_PARTS; part++) {
         nb_backend_release(be, o->x_memory[part]);
         for (int32_t i = 0; i < o->group->count; i++)
@@ -228,13 +229,39 @@ static nb_status out_attach(ni_linear_group *group, int32_t index, void **state,
     for (int32_t i = 0; i < group->count; i++)
         if (group->layers[i].mechanisms >> index & 1)
             NB_TRY(place_layer(o, i, err));
+    /* a kernel of many reads codes of both parts */
+    if (group->early_dgrad_w && group->be->remakes && o->channels[NI_OUT_FP8] > 0 && o->channels[NI_OUT_FP4] > 0)
+        NB_TRY(place(o, sizeof(int32_t) * (size_t)group->in, (void **)&o->places_of_w, err));
     return NB_OK;
 }
 
 /* ---- choosing the channels ---- */
 
+/* Where each channel is in the parts of W, if anybody asks, and these parts. */
+static nb_status list_parts(ni_outcontrol_state *o, nb_error *err) {
+    nb_backend *be = o->group->be;
+    const int64_t in = o->group->in, first = o->channels[NI_OUT_FP8];
+    const size_t bytes = sizeof(int32_t) * (size_t)in;
+    if (!o->places_of_w)
+        return NB_OK;
+    int32_t *order = malloc(2 * bytes), *places = order + in;
+    if (!order)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
+    be->ops->download(be, order, o->order, bytes);
+    for (int64_t i = 0; i < in; i++)
+        places[order[i]] =
+            (int32_t)(i < first ? NI_PARTS_MOST * i + NI_OUT_FP8 : NI_PARTS_MOST * (i - first) + NI_OUT_FP4);
+    be->ops->upload(be, o->places_of_w, places, bytes);
+    free(order);
+    for (int32_t i = 0; i < o->group->count; i++) {
+        ni_outcontrol_list_parts(o, &o->group->layers[i], NI_OUT_FP8, &o->whole[i]);
+        o->whole[i].places = o->places_of_w;
+    }
+    return NB_OK;
+}
+
 /* The order, as lists that begin where kernels read whole vectors. */
-static void list_channels(ni_outcontrol_state *o) {
+static nb_status list_channels(ni_outcontrol_state *o, nb_error *err) {
     nb_backend *be = o->group->be;
     int32_t *to = o->lists;
     const int32_t *from = o->order;
@@ -243,9 +270,10 @@ static void list_channels(ni_outcontrol_state *o) {
         to += o->widths[part];
         from += o->channels[part];
     }
+    return list_parts(o, err);
 }
 
-/* The loudest channel's norm is all that the host asks for, once in a run. */
+/* The order, and the loudest channel's norm, are all that the host asks for, once in a run. */
 static nb_status choose(ni_outcontrol_state *o, const nb_outcontrol_times *when, nb_error *err) {
     nb_backend *be = o->group->be;
     int32_t loudest;
@@ -258,7 +286,7 @@ static nb_status choose(ni_outcontrol_state *o, const nb_outcontrol_times *when,
                        "%s: outcontrol chooses its channels by the norms of steps %lld to %lld, and this run saw none "
                        "of them; hint: a later outcontrol.start, or a checkpoint that knows them",
                        o->group->input, (long long)when->start, (long long)when->choice - 1);
-    list_channels(o);
+    NB_TRY(list_channels(o, err));
     o->chosen = 1;
     return NB_OK;
 }
@@ -310,6 +338,10 @@ static nb_status out_list_w(void *state, const ni_linear_call *call, ni_linear *
 
 static bool out_replaces_w(const void *state) {
     return ((const ni_outcontrol_state *)state)->chosen;
+}
+
+static const ni_parts *out_parts_of_w(const void *state, const ni_linear *layer) {
+    return ni_outcontrol_whole_w(state, layer);
 }
 
 static nb_status out_decode_w(void *state, ni_linear *layer, const ni_weight_decoding *what, bool *done,
@@ -365,9 +397,7 @@ static nb_status out_loaded(void *state, nb_error *err) {
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to check outcontrol's channels", o->group->input);
     if (!good)
         return nb_fail(err, NB_BAD_FILE, "%s: outcontrol.order is not an order of its channels", o->group->input);
-    if (o->chosen)
-        list_channels(o);
-    return NB_OK;
+    return o->chosen ? list_channels(o, err) : NB_OK;
 }
 
 static size_t out_bytes(const void *state) {
@@ -405,6 +435,7 @@ const ni_mechanism ni_mechanism_outcontrol = {
     .terms = out_terms,
     .list_w = out_list_w,
     .replaces_w = out_replaces_w,
+    .parts_of_w = out_parts_of_w,
     .keeps_masters = true,
     .after_step = out_after_step,
     .tensors = out_tensors,

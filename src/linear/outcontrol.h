@@ -26,6 +26,8 @@ typedef struct ni_outcontrol_state {
     nb_operand x[NI_OUT_PARTS]; /* of the forward pass at hand */
     bool x_fresh;
     nb_operand w[NI_GROUP_LAYERS][NI_OUT_PARTS];
+    ni_parts whole[NI_GROUP_LAYERS]; /* of w, where dgrad.w is made with those of other groups */
+    int32_t *places_of_w;            /* [K] ni_parts.places; NULL: it is not */
     uint32_t w_moves[NI_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
     /* Of the backward pass at hand; wgrad_x of the first of the layers that read it alike. */
     nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8[NI_GROUP_LAYERS], wgrad_x[NI_GROUP_LAYERS][NI_OUT_PARTS];
@@ -48,6 +50,10 @@ nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call
 /* The parts of W that are stale, for a call of many groups (ready.c). */
 nb_status ni_outcontrol_list_w(ni_outcontrol_state *o, const ni_linear *layer, const nb_mat *master,
                                ni_weight_list *list, nb_error *err);
+/* The parts of W from `first` on, without places. */
+void ni_outcontrol_list_parts(const ni_outcontrol_state *o, const ni_linear *layer, int first, ni_parts *out);
+/* All of them; NULL where they are not made, or dgrad.w is made when it is read. */
+const ni_parts *ni_outcontrol_whole_w(const ni_outcontrol_state *o, const ni_linear *layer);
 nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const ni_weight_decoding *what,
                                  nb_error *err);
 size_t ni_outcontrol_decode_scratch(const ni_outcontrol_state *o, const ni_linear *layer);

@@ -197,6 +197,11 @@ nb_status ni_outcontrol_list_w(ni_outcontrol_state *o, const ni_linear *layer, c
     return NB_OK;
 }
 
+const ni_parts *ni_outcontrol_whole_w(const ni_outcontrol_state *o, const ni_linear *layer) {
+    const bool made = o->w_moves[layer->index] == o->group->moves + 1;
+    return made && o->places_of_w ? &o->whole[layer->index] : NULL;
+}
+
 /* W in its parts, made when the master has moved. */
 static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
@@ -209,20 +214,24 @@ static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_
     return show_w(o, call, layer, &master, err);
 }
 
+/* Its parts from `first` on. */
+void ni_outcontrol_list_parts(const ni_outcontrol_state *o, const ni_linear *layer, int first, ni_parts *out) {
+    *out = (ni_parts){.rows = layer->out, .cols = layer->in};
+    for (int part = first; part < NI_OUT_PARTS; part++) {
+        if (o->channels[part] == 0)
+            continue;
+        out->codes[out->count] = &o->w[layer->index][part];
+        out->columns[out->count++] = (ni_columns){ni_outcontrol_columns(o, part), o->channels[part]};
+    }
+}
+
 /* W (F32) out of its parts, from `first` on. */
 static nb_status join(const ni_outcontrol_state *o, const ni_linear *layer, int first, const nb_mat *whole,
                       nb_error *err) {
     nb_backend *be = o->group->be;
-    const nb_operand *codes[NI_OUT_PARTS];
-    ni_columns columns[NI_OUT_PARTS];
-    int32_t count = 0;
-    for (int part = first; part < NI_OUT_PARTS; part++) {
-        if (o->channels[part] == 0)
-            continue;
-        codes[count] = &o->w[layer->index][part];
-        columns[count++] = (ni_columns){ni_outcontrol_columns(o, part), o->channels[part]};
-    }
-    return count ? be->ops->decode_columns(be, whole, codes, columns, count, err) : NB_OK;
+    ni_parts parts;
+    ni_outcontrol_list_parts(o, layer, first, &parts);
+    return parts.count ? be->ops->decode_columns(be, whole, parts.codes, parts.columns, parts.count, err) : NB_OK;
 }
 
 /* ---- fprop: two terms ---- */
@@ -267,6 +276,8 @@ static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call,
     nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
     nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats *stats;
+    if (layer->own[NB_DGRAD_W].fresh) /* made of both parts, with those of other groups (ready.c) */
+        return NB_OK;
     NB_TRY(ni_counted(call, 1, &stats, err));
     size_t mark = call->scratch->used;
     NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",

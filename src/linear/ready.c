@@ -152,6 +152,53 @@ static bool is_full(const ni_weight_list *list) {
            list->recodings == NI_LISTED_MAKINGS;
 }
 
+/* What dgrad.w of this layer is made anew of for each micro-batch; false: of nothing that is there. */
+static bool find_codes(const ni_linear_group *group, const ni_linear *layer, ni_source *out) {
+    const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        if (!(layer->mechanisms >> i & 1) || !m->table->replaces_w || !m->table->replaces_w(m->state))
+            continue;
+        *out = (ni_source){.parts = m->table->parts_of_w ? m->table->parts_of_w(m->state, layer) : NULL};
+        return out->parts != NULL;
+    }
+    *out = (ni_source){.operand = &o->source->operand};
+    return o->source->fresh;
+}
+
+static nb_status list_anew(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    ni_cached_operand *o = &layer->own[NB_DGRAD_W];
+    const nb_mat shape = {.rows = layer->out, .cols = layer->in};
+    const int32_t i = list->recodings;
+    if (o->keeper != NI_UNTIL_MOVED || !o->random || o->fresh || !find_codes(call->group, layer, &list->coded[i]))
+        return NB_OK;
+    NB_TRY(ni_operand_begin(call, o, &shape, &list->noises[i], &list->recoded[i], err));
+    o->fresh = true;
+    o->made++;
+    list->recodings++;
+    return NB_OK;
+}
+
+nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass,
+                                      nb_error *err) {
+    ni_weight_list list;
+    list.count = list.layers = list.turns = list.recodings = 0;
+    if (ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
+        return NB_OK;
+    for (int32_t i = 0; i < count; i++) {
+        ni_linear_group *group = groups[i];
+        const nb_mat x = {.rows = group->max_rows, .cols = group->in};
+        const ni_linear_call call = {.group = group, .be = group->be, .pass = pass, .x = &x, .training = true};
+        for (int32_t k = 0; k < group->count && group->early_dgrad_w && !ni_lens_looks(&call, NB_DGRAD_W); k++) {
+            if (is_full(&list))
+                NB_TRY(make_listed(group->be, &list, err));
+            if (is_plainly_read(group, &group->layers[k]))
+                NB_TRY(list_anew(&call, &group->layers[k], &list, err));
+        }
+    }
+    return count ? make_listed(groups[0]->be, &list, err) : NB_OK;
+}
+
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
     ni_weight_list list;
     list.count = list.layers = list.turns = list.recodings = 0;

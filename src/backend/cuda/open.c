@@ -179,6 +179,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
     object->backend.takes_kept = ni_cuda_takes_kept;
+    object->backend.remakes = ni_remakes_double;
     object->backend.lends_codes = ni_cuda_lends_codes;
     object->backend.multiply_many = ni_cuda_joins(cuda) ? ni_cuda_multiply_many : NULL;
     object->backend.clear_maxima = ni_cuda_clear_maxima;

@@ -123,14 +123,6 @@ static inline bool ni_cuda_is_sixteens(int64_t n) {
     return n > 0 && n % 16 == 0;
 }
 
-/* The double block, as its kernels make it. */
-static inline bool ni_cuda_is_double(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
-           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
-           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
-           (q->hadamard_size == 0 || q->hadamard_size == 16);
-}
-
 /* MXFP8 to nearest. */
 static inline bool ni_cuda_is_mxfp8(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E4M3 && q->scale_type == NB_SCALE_E8M0 && q->block_rows == 1 &&

@@ -305,7 +305,7 @@ static bool is_double_copy(nb_backend *be, const ni_source *source, const ni_mak
                            ni_cuda_double_source *out) {
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) ||
-        !ni_cuda_is_double(ni_making_quantizer(making)) || !sixteens_source(be, source, making, ni_cuda_is_double, out))
+        !ni_is_double(ni_making_quantizer(making)) || !sixteens_source(be, source, making, ni_is_double, out))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && out->rows % 128 == 0;

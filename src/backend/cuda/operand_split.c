@@ -29,7 +29,7 @@ static bool is_eight(nb_backend *be, const ni_source *source, const ni_making *m
 
 static bool is_chosen_double(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
-    return is_taken(be, source, making) && source->columns && ni_cuda_is_double(q) && q->round == NB_ROUND_EVEN &&
+    return is_taken(be, source, making) && source->columns && ni_is_double(q) && q->round == NB_ROUND_EVEN &&
            making->out->cols % 128 == 0;
 }
 

@@ -365,10 +365,28 @@ nb_status ni_paper_make_compensated(nb_backend *be, const ni_clamping *c, const 
     return make(be, &(ni_source){.numbers = &sum}, dense, 1, false, err);
 }
 
+/* What a kernel of many reads: codes and places (cuda/quantize_remade.cu). */
+static void make_of_parts(nb_backend *be, const ni_parts *parts, const ni_making *m) {
+    const double n = (double)parts->rows * (double)parts->cols;
+    double read = sizeof *parts->places * (double)parts->cols;
+    for (int32_t i = 0; i < parts->count; i++)
+        read += source_bytes(be, parts->codes[i]);
+    m->out->outer = ni_codes_of(m->out).tensor_scale;
+    ni_paper_note(be, NI_PAPER_ROW_make_operands,
+                  (ni_paper_cost){.read = read,
+                                  .written = written_bytes(be, m, parts->rows, parts->cols),
+                                  .kind = NI_PAPER_stages,
+                                  .flops = n * (quantizing(m) + 1)});
+}
+
 nb_status ni_paper_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                              nb_error *err) {
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(ni_paper_make_operands(be, &sources[i], &makings[i], 1, err));
+        if (sources[i].parts && paper(be)->hopper)
+            make_of_parts(be, sources[i].parts, &makings[i]);
+        else
+            NB_TRY(sources[i].parts ? ni_compose_parts(be, sources[i].parts, &makings[i], err)
+                                    : ni_paper_make_operands(be, &sources[i], &makings[i], 1, err));
     return NB_OK;
 }
 

@@ -212,7 +212,8 @@ nb_status ni_ref_make_produced(nb_backend *be, const ni_producer *from, const ni
 nb_status ni_ref_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                            nb_error *err) {
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(ni_ref_make_operands(be, &sources[i], &makings[i], 1, err));
+        NB_TRY(sources[i].parts ? ni_compose_parts(be, sources[i].parts, &makings[i], err)
+                                : ni_ref_make_operands(be, &sources[i], &makings[i], 1, err));
     return NB_OK;
 }
 

@@ -73,6 +73,19 @@ bool ni_making_is_whole(const ni_source *source, const ni_making *making) {
     return making->at == 0 && ni_making_columns(source, making) == making->out->cols;
 }
 
+bool ni_is_double(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
+           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
+           (q->hadamard_size == 0 || q->hadamard_size == 16);
+}
+
+bool ni_remakes_double(const nb_operand *out, const nb_operand *from) {
+    return ni_is_double(&out->quantizer) && ni_is_double(&from->quantizer) && !out->reread &&
+           from->rows > 0 && from->rows % 128 == 0 && from->cols > 0 && from->cols % 128 == 0 &&
+           from->rows / 16 * from->cols <= INT32_MAX;
+}
+
 static nb_status check_piece(const ni_source *source, const ni_making *making, nb_error *err) {
     const nb_quantizer *q = ni_making_quantizer(making), *whole = &making->out->quantizer;
     nb_quantizer same = *q;
@@ -121,8 +134,9 @@ nb_status ni_check_unscaled(const ni_source *source, nb_error *err) {
 nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err) {
     const nb_operand *out = making->out;
     int64_t rows, cols;
-    if (!source->numbers == !source->operand)
-        return nb_fail(err, NB_BAD_USAGE, "make_operands: expected one source, numbers or an operand");
+    if (!source->numbers == !source->operand || source->parts)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "make_operands: expected one source, numbers or an operand (parts: by make_many alone)");
     NB_TRY(check_type(source, out, err));
     if (source->zeros && (!source->columns || !source->numbers || source->minus || source->row_scales ||
                           source->column_scales || source->zeros < 0))

@@ -43,6 +43,11 @@ void ni_source_shape(const ni_source *source, int64_t *rows, int64_t *cols);
 /* True if quantizing reads `numbers` or `operand` as they lie. */
 bool ni_source_is_simple(const ni_source *source);
 
+/* The double block, as a GPU's kernels make it. */
+bool ni_is_double(const nb_quantizer *q);
+/* nb_backend.remakes of a GPU: double blocks of double blocks, of whose codes nobody reads, many a launch. */
+bool ni_remakes_double(const nb_operand *out, const nb_operand *from);
+
 /* What must hold before an operand, or a piece of one, is made. */
 nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err);
 /* Refuses numbers under a scale: who does not read it would give the codes of other numbers. */
