@@ -1,5 +1,5 @@
-/* test_linear_ready.c: the weights of many groups made by one call: the same bits as one by one, nothing of them is
- * left for a pass, and what cannot be listed is made as before.
+/* test_linear_ready.c: the weights of many groups made by one call, before a step's passes and before a backward pass:
+ * the same bits as one by one, nothing of them is left for a pass, and what cannot be listed is made as before.
  */
 #include "hcp_case.h"
 
@@ -164,6 +164,94 @@ static void listed_or_not(void **state) {
     }
 }
 
+/* ---- before a backward pass ---- */
+
+static int32_t remade_alone;
+
+static bool remakes_all(const nb_operand *out, const nb_operand *from) {
+    return from->rows == N && !out->reread;
+}
+
+static nb_status count_remade(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                              nb_error *err) {
+    remade_alone += makings->transpose && makings->out->rows == K && makings->out->cols == N;
+    return real_ops->make_operands(be, source, makings, count, err);
+}
+
+static void ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass) {
+    nb_error err = {0};
+    if (ni_linear_groups_ready_back(groups, count, pass, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+static void see_any(void *context, const nb_lens_operand *seen) {
+    *(int *)context += seen->role == NB_DGRAD_W;
+}
+
+/* W of dgrad that draws bits, of codes and of OutControl's parts: of all groups by one call for each micro-batch, to
+ * the bits that it has when it is made alone; by none where a lens looks at it. */
+static void before_backward(void **state) {
+    (void)state;
+    for (int which = 4; which <= 10; which += 6) {
+        const kind k = kind_of(which);
+        nb_backend *be = cpu();
+        ni_backend_ops counting = *be->ops;
+        linear_case listed[GROUPS], alone = make_group(be, &k.plan, 1, NULL);
+        ni_linear_group *groups[GROUPS];
+        real_ops = be->ops;
+        counting.make_operands = count_remade;
+        counting.make_many = count_many;
+        be->ops = &counting;
+        be->remakes = remakes_all;
+        for (int g = 0; g < GROUPS; g++) {
+            listed[g] = make_group(be, &k.plan, 1, NULL);
+            groups[g] = listed[g].group;
+        }
+        for (uint32_t at = 0; at < 2 * STEPS;
+             at++) { /* two micro-batches a step; a lens looks at the last one's first */
+            int seen = 0;
+            const nb_lens lens = {.context = &seen, .operand = see_any, .roles = 1u << NB_DGRAD_W};
+            const nb_pass pass = {.step = at / 2,
+                                  .micro_batch = at % 2,
+                                  .steps = 10,
+                                  .rounding_seed = 5,
+                                  .lens = at == 2 * STEPS - 2 ? &lens : NULL};
+            const nb_pass *const now = clocked(&pass);
+            ready(groups, GROUPS, now);
+            for (int g = 0; g < GROUPS; g++)
+                run_forward(&listed[g], &pass);
+            made_listed = 0;
+            ready_back(groups, GROUPS, clocked(&pass));
+            ready_back(groups, GROUPS, clocked(&pass)); /* all is there */
+            assert_int_equal(made_listed, pass.lens ? 0 : GROUPS);
+            remade_alone = 0;
+            for (int g = 0; g < GROUPS; g++)
+                run_backward(&listed[g], &pass);
+            assert_int_equal(remade_alone, pass.lens ? GROUPS : 0);
+            assert_int_equal(seen, pass.lens ? GROUPS : 0);
+            run_forward(&alone, &pass);
+            run_backward(&alone, &pass);
+            for (int g = 0; g < GROUPS; g++) {
+                assert_memory_equal(listed[g].dx.data, alone.dx.data, M * K * 2);
+                assert_memory_equal(listed[g].dw[0], alone.dw[0], N * K * 4);
+            }
+            for (int g = 0; g < GROUPS && at % 2; g++) {
+                after_step(&listed[g], &pass);
+                move_weights(&listed[g]);
+            }
+            if (at % 2) {
+                after_step(&alone, &pass);
+                move_weights(&alone);
+            }
+        }
+        for (int g = 0; g < GROUPS; g++)
+            ni_linear_group_free(listed[g].group);
+        ni_linear_group_free(alone.group);
+        be->ops = real_ops;
+        nb_backend_free(be);
+    }
+}
+
 static void see_weight(void *context, const nb_lens_operand *seen) {
     assert_int_equal(seen->role, NB_FPROP_W);
     assert_non_null(seen->quantized);
@@ -216,6 +304,7 @@ static void passes_that_look_away(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test_teardown(listed_or_not, release_buffers),
+                                       cmocka_unit_test_teardown(before_backward, release_buffers),
                                        cmocka_unit_test_teardown(followed_weights, release_buffers),
                                        cmocka_unit_test_teardown(passes_that_look_away, release_buffers)};
     return cmocka_run_group_tests(tests, NULL, NULL);

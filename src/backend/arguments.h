@@ -10,6 +10,10 @@ typedef struct ni_columns {
     int64_t count;
 } ni_columns;
 
+/* How many operands a matrix may lie in by columns (ni_parts). Its column c is a column of one of them: that one's
+ * number times this, and which of them, make one word. */
+enum { NI_PARTS_MOST = 2 };
+
 /* What makes the gate of gated linear attention, as gla_gate_forward has it; da and dbias as gla_gate_backward has
  * them, for the backward pass. */
 typedef struct ni_gla_gate {

@@ -1,6 +1,6 @@
 /* compose.c: what is a row for backends that do it at once, by other operations of the table one after the other: a
- * producer and what is made of its matrices; a matrix in parts; what is clamped, made and decoded; many tensors under one
- * scale each. */
+ * producer and what is made of its matrices; a matrix in parts; what is clamped, made and decoded; many tensors under
+ * one scale each. */
 #include "backend/table.h"
 
 static void run(nb_backend *be, const ni_producer *from, const ni_produced *out) {

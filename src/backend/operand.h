@@ -37,15 +37,14 @@ typedef struct nb_operand {
     const float *outer;  /* set by the backend: [1] decode scale of the whole tensor; NULL where the format has none */
 } nb_operand;
 
-/* A matrix [rows, cols] that lies in codes by columns: each operand has some of them, all together have every one once. */
-enum { NI_PARTS_MOST = 2 };
+/* A matrix [rows, cols] that lies in codes by columns: each operand has some of them, all together have every one once.
+ */
 typedef struct ni_parts {
     int64_t rows, cols;
     int32_t count;
     const nb_operand *codes[NI_PARTS_MOST];
     ni_columns columns[NI_PARTS_MOST]; /* of the matrix, in the order of the codes, which may have others behind */
-    const int32_t *places;             /* [cols] backend memory: where column c lies: NI_PARTS_MOST * its column of the
-                                          codes + which codes */
+    const int32_t *places;             /* [cols] backend memory: where column c lies (NI_PARTS_MOST) */
 } ni_parts;
 
 /* What an operand is made of. Exactly one of `numbers`, `operand` and `parts`. */
@@ -55,10 +54,10 @@ typedef struct ni_source {
                               what takes_kept says. NULL: 1 */
     const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer; of one that is
                                   rotated the rotated ones */
-    const ni_parts *parts;     /* what all of these decode to, in FP32: for make_many alone, with nothing that follows */
-    const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have
-                                  columns beyond those of the numbers. */
-    const int32_t *columns;    /* [column_count] backend memory: only these columns, in this order; NULL: all */
+    const ni_parts *parts;   /* what all of these decode to, in FP32: for make_many alone, with nothing that follows */
+    const nb_operand *minus; /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have
+                                columns beyond those of the numbers. */
+    const int32_t *columns;  /* [column_count] backend memory: only these columns, in this order; NULL: all */
     int64_t column_count;
     int64_t zeros; /* columns of zeros behind those of the list, which fill its last block up; of numbers alone */
     bool leading;  /* that list is 0, 1, 2, ... */

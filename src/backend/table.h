@@ -80,8 +80,8 @@ struct nb_backend {
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     /* make_many makes such an operand of a master in few bits (ni_source.scale); NULL: none. */
     bool (*takes_kept)(const nb_quantizer *q, const ni_scaled *kept, int64_t rows, int64_t cols);
-    /* make_many makes such operands of codes, or of parts, the other way up (transpose) by few launches: a step's are worth
-     * keeping from the one call to the pass that reads them. NULL: none. */
+    /* make_many makes such operands of codes, or of parts, the other way up (transpose) by few launches: a step's are
+     * worth keeping from the one call to the pass that reads them. NULL: none. */
     bool (*remakes)(const nb_operand *out, const nb_operand *from);
     /* The codes as `canonical` gives them, where they lie: false where they do not lie so. NULL: the same. */
     bool (*lends_codes)(const nb_operand *from, nb_qtensor *out);

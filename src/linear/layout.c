@@ -188,7 +188,9 @@ static bool is_early(const ni_linear_group *group, const ni_cached_operand *o) {
 
 /* dgrad.w of codes, as the layer's groups make it with that of others before a backward pass. */
 static bool is_made_with_others(const ni_linear_group *group, const ni_linear *layer, const ni_cached_operand *o) {
-    const nb_operand from = {.quantizer = ni_operand_quantizer(layer, NB_FPROP_W), .rows = layer->out, .cols = layer->in},
+    const nb_operand from = {.quantizer = ni_operand_quantizer(layer, NB_FPROP_W),
+                             .rows = layer->out,
+                             .cols = layer->in},
                      out = {.quantizer = ni_operand_quantizer(layer, NB_DGRAD_W), .reread = o->reread};
     return group->early_dgrad_w && group->be->remakes && o->random && o->source && o->rule.requantize &&
            group->be->remakes(&out, &from);

@@ -107,8 +107,8 @@ typedef struct ni_group_spec {
     bool training;
     bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
                            until the backward pass. For backends on which reading X again costs more than that. */
-    bool early_dgrad_w;   /* the group has memory for W of dgrad that is made anew of codes for each micro-batch, where
-                           the backend makes many at once (ni_linear_groups_ready_back) */
+    bool early_dgrad_w; /* the group has memory for W of dgrad that is made anew of codes for each micro-batch, where
+                         the backend makes many at once (ni_linear_groups_ready_back) */
     bool hands_codes;
     const ni_linear_spec *layers;
     int32_t count;

@@ -26,8 +26,8 @@ typedef struct ni_outcontrol_state {
     nb_operand x[NI_OUT_PARTS]; /* of the forward pass at hand */
     bool x_fresh;
     nb_operand w[NI_GROUP_LAYERS][NI_OUT_PARTS];
-    ni_parts whole[NI_GROUP_LAYERS]; /* of w, where dgrad.w is made with those of other groups */
-    int32_t *places_of_w;            /* [K] ni_parts.places; NULL: it is not */
+    ni_parts whole[NI_GROUP_LAYERS];   /* of w, where dgrad.w is made with those of other groups */
+    int32_t *places_of_w;              /* [K] ni_parts.places; NULL: it is not */
     uint32_t w_moves[NI_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
     /* Of the backward pass at hand; wgrad_x of the first of the layers that read it alike. */
     nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8[NI_GROUP_LAYERS], wgrad_x[NI_GROUP_LAYERS][NI_OUT_PARTS];

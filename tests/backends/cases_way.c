@@ -4,17 +4,6 @@
 
 #include <math.h>
 
-/* A one in each of n rows, apart from each other; n = cols: an identity. */
-static nb_operand picker(trial *t, const nb_quantizer *q, int64_t n, int64_t cols, ni_side side,
-                         const nb_quantizer *other) {
-    const int64_t apart = cols / n;
-    float *one = poisoned(sizeof *one * (size_t)(n * cols));
-    for (int64_t i = 0; i < n * cols; i++)
-        one[i] = i % cols == i / cols * apart + i / cols % apart;
-    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(n * cols)), NB_F32, n, cols);
-    return made(t, q, &numbers, side, other);
-}
-
 /* ---- MXFP4 ---- */
 
 enum { WAYS = 6 };
@@ -249,41 +238,6 @@ static void run_eight_bits(trial *t) {
         EXPECT_OK(t, be->ops->multiply(be, &of_again, &(ni_term){.a = &left, .b = &again}, 1, false, &err));
         keep_leading(t, &bytes, &q, &left, &noise);
     }
-}
-
-/* Columns of normal numbers times 2^100, 2^-90, 1 and, where sums of them are not compared, 2^-130; there are an Inf
- * and a NaN among them. */
-static nb_mat wild_columns(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride, bool compared) {
-    static const int powers[] = {100, -90, 0, -130};
-    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
-    float *x = m.data;
-    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
-    for (int64_t i = 0; i < rows * stride; i++) {
-        const int64_t r = i / stride, c = i % stride;
-        if (c < cols)
-            x[i] = c == 5 && r == 40   ? INFINITY
-                   : c == 70 && r == 9 ? NAN
-                                       : (float)ldexp(x[i], powers[c % (compared ? 3 : 4)]);
-        narrow[i] = ni_bf16_even(x[i]);
-    }
-    nb_mat out = m;
-    out.dtype = type;
-    out.data = upload(t, type == NB_F32 ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type));
-    out.amax = NULL;
-    return out;
-}
-
-/* All that a product reads of an operand of columns. */
-static void keep_columns(trial *t, const char *what, const nb_quantizer *left, const nb_operand *right) {
-    const nb_operand ones = picker(t, left, right->cols, right->cols, NI_LEFT, &right->quantizer);
-    const nb_mat c = nb_mat_of(output(t, what, NB_F32, right->cols * right->rows), NB_F32, right->cols, right->rows);
-    EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &ones, .b = right}, 1, false, &err));
-}
-
-static void expect_same_memory(trial *t, const char *what, const nb_operand *a, const nb_operand *b) {
-    const size_t bytes = t->be->ops->operand_bytes(t->be, a);
-    const int32_t unlike = differing(t, a->memory, b->memory, bytes) + (a->form != b->form);
-    record(t, what, &unlike, NB_I32, 1, true);
 }
 
 /* Double blocks and MXFP8 of the same columns, for products alone, in one reading: as each of them alone; behind a copy

@@ -30,9 +30,10 @@ typedef struct options {
 } options;
 
 static const case_list *const ALL[] = {
-    &memory_cases,  &elementwise_cases, &norm_cases, &sequence_cases,  &loss_cases,   &optimizer_cases, &quantize_cases,
-    &operand_cases, &tile_cases,        &many_cases, &produced_cases,  &way_cases,    &product_cases,   &group_cases,
-    &permit_cases,  &pow2_cases,        &wide_cases, &mechanism_cases, &select_cases, &measure_cases};
+    &memory_cases,    &elementwise_cases, &norm_cases,   &sequence_cases, &loss_cases,   &optimizer_cases,
+    &quantize_cases,  &operand_cases,     &tile_cases,   &many_cases,     &remade_cases, &produced_cases,
+    &way_cases,       &product_cases,     &group_cases,  &permit_cases,   &pow2_cases,   &wide_cases,
+    &mechanism_cases, &select_cases,      &measure_cases};
 enum { LISTS = sizeof ALL / sizeof *ALL };
 
 /* ---- backends by name ---- */

@@ -1,6 +1,8 @@
 /* operands.c: see operands.h. */
 #include "operands.h"
 
+#include <math.h>
+
 nb_quantizer unrotated(const nb_quantizer *q) {
     nb_quantizer straight = *q;
     straight.hadamard_size = 0;
@@ -109,4 +111,45 @@ int32_t differing(trial *t, const void *a, const void *b, size_t bytes) {
     for (size_t i = 0; i < bytes; i++)
         count += x[i] != y[i];
     return count;
+}
+
+nb_operand picker(trial *t, const nb_quantizer *q, int64_t n, int64_t cols, ni_side side, const nb_quantizer *other) {
+    const int64_t apart = cols / n;
+    float *one = poisoned(sizeof *one * (size_t)(n * cols));
+    for (int64_t i = 0; i < n * cols; i++)
+        one[i] = i % cols == i / cols * apart + i / cols % apart;
+    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(n * cols)), NB_F32, n, cols);
+    return made(t, q, &numbers, side, other);
+}
+
+nb_mat wild_columns(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride, bool compared) {
+    static const int powers[] = {100, -90, 0, -130};
+    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
+    float *x = m.data;
+    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
+    for (int64_t i = 0; i < rows * stride; i++) {
+        const int64_t r = i / stride, c = i % stride;
+        if (c < cols)
+            x[i] = c == 5 && r == 40   ? INFINITY
+                   : c == 70 && r == 9 ? NAN
+                                       : (float)ldexp(x[i], powers[c % (compared ? 3 : 4)]);
+        narrow[i] = ni_bf16_even(x[i]);
+    }
+    nb_mat out = m;
+    out.dtype = type;
+    out.data = upload(t, type == NB_F32 ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type));
+    out.amax = NULL;
+    return out;
+}
+
+void keep_columns(trial *t, const char *what, const nb_quantizer *left, const nb_operand *right) {
+    const nb_operand ones = picker(t, left, right->cols, right->cols, NI_LEFT, &right->quantizer);
+    const nb_mat c = nb_mat_of(output(t, what, NB_F32, right->cols * right->rows), NB_F32, right->cols, right->rows);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &ones, .b = right}, 1, false, &err));
+}
+
+void expect_same_memory(trial *t, const char *what, const nb_operand *a, const nb_operand *b) {
+    const size_t bytes = t->be->ops->operand_bytes(t->be, a);
+    const int32_t unlike = differing(t, a->memory, b->memory, bytes) + (a->form != b->form);
+    record(t, what, &unlike, NB_I32, 1, true);
 }

@@ -32,7 +32,19 @@ nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t c
 nb_operand some_of_identity(trial *t, const nb_quantizer *q, int64_t rows, int64_t n, ni_side side);
 nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side);
 
+/* A one in each of n rows, apart from each other; n = cols: an identity. */
+nb_operand picker(trial *t, const nb_quantizer *q, int64_t n, int64_t cols, ni_side side, const nb_quantizer *other);
+
+/* All that a product reads of an operand of columns. */
+void keep_columns(trial *t, const char *what, const nb_quantizer *left, const nb_operand *right);
+/* Whatever two operands of one shape hold: the same. */
+void expect_same_memory(trial *t, const char *what, const nb_operand *a, const nb_operand *b);
+
 /* ---- numbers ---- */
+
+/* Columns of normal numbers times 2^100, 2^-90, 1 and, where sums of them are not compared, 2^-130; there are an Inf
+ * and a NaN among them. */
+nb_mat wild_columns(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride, bool compared);
 
 const int32_t *picked(trial *t, int count); /* [count] columns, ascending, the last below 3 * count */
 

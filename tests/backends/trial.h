@@ -60,8 +60,8 @@ typedef struct case_list {
 
 /* One list a file. */
 extern const case_list memory_cases, elementwise_cases, norm_cases, sequence_cases, loss_cases, optimizer_cases,
-    quantize_cases, operand_cases, tile_cases, many_cases, produced_cases, way_cases, product_cases, group_cases,
-    permit_cases, pow2_cases, wide_cases, mechanism_cases, select_cases, measure_cases;
+    quantize_cases, operand_cases, tile_cases, many_cases, remade_cases, produced_cases, way_cases, product_cases,
+    group_cases, permit_cases, pow2_cases, wide_cases, mechanism_cases, select_cases, measure_cases;
 
 static const double U = 0x1p-24, B = 0x1p-8, TINY = 1e-35; /* FP32, BF16, smaller than any result that matters */
 

@@ -26,6 +26,11 @@ static __device__ void load_coded(coded_tile *tile, const nb_qtensor &t, int64_t
     }
 }
 
+/* The same decoded. */
+typedef struct float_tile {
+    float at[128][2 * COLUMN_PAIRS];
+} float_tile;
+
 /* What a block of threads shares. */
 typedef struct column_room {
     shared_words words;
@@ -52,6 +57,9 @@ static __device__ void load_words(column_words<1> *in, const ni_cuda_double_sour
 }
 
 static __device__ void load_words(column_words<2> *, const ni_cuda_double_source &, int64_t, int64_t) {
+}
+
+static __device__ void load_words(column_words<3> *, const ni_cuda_double_source &, int64_t, int64_t) {
 }
 
 /* The numbers, under the signs of the rotation. */
@@ -91,6 +99,19 @@ static __device__ void unpack(float *a, float *b, const column_words<2> &, const
     }
 }
 
+template <bool TURN>
+static __device__ void unpack(float *a, float *b, const column_words<3> &, const float_tile *tile,
+                              const uint32_t *signs) {
+    const int row = threadIdx.x / 32 * 16, pair = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        const float2 two = *(const float2 *)&tile->at[row + i][2 * pair];
+        const uint32_t sign = TURN ? signs[i] & 0x80000000u : 0;
+        a[i] = __uint_as_float(__float_as_uint(two.x) ^ sign);
+        b[i] = __uint_as_float(__float_as_uint(two.y) ^ sign);
+    }
+}
+
 /* Codes of sixteen rows of one of two columns. */
 static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift,
                                     const double_scale &scale, float outer, int64_t column, int64_t r) {
@@ -108,11 +129,11 @@ static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_
 }
 
 /* Two columns of a block's 128 rows; false, and nothing is done: a thread has a wild number. KIND: 0 BF16, 1 FP32, 2
- * codes. */
-template <int KIND, int ROUND, bool TURN, bool CODED, bool TAME>
+ * codes in a tile, 3 numbers in a tile. */
+template <int KIND, int ROUND, bool TURN, bool CODED, bool TAME, typename T>
 static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda_double_source &s,
-                                     const ni_cuda_tile_copy &copy, column_room &room, const coded_tile *tile,
-                                     int64_t r0, int64_t c0) {
+                                     const ni_cuda_tile_copy &copy, column_room &room, const T *tile, int64_t r0,
+                                     int64_t c0) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int64_t r = r0 + 16 * warp, c = c0 + 2 * lane;
     const bool live = c < s.cols;
@@ -190,9 +211,9 @@ static __device__ column_words<KIND> words_of_columns(const ni_cuda_double_sourc
     return in;
 }
 
-template <int KIND, int ROUND, bool TURN, bool CODED>
+template <int KIND, int ROUND, bool TURN, bool CODED, typename T>
 static __device__ __noinline__ void wild_column(const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy,
-                                                column_room &room, const coded_tile *tile, int64_t r0, int64_t c0) {
+                                                column_room &room, const T *tile, int64_t r0, int64_t c0) {
     __syncthreads(); /* nobody looks at maxima any more */
     double_column<KIND, ROUND, TURN, CODED, false>(words_of_columns<KIND>(s, r0, c0), s, copy, room, tile, r0, c0);
 }

@@ -180,9 +180,9 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     ni_cuda_source from;
     ni_cuda_made done[MOST] = {NI_CUDA_NOT_MADE};
     NB_TRY(ni_cuda_check_source(source, err));
-    NB_TRY(open_source(source, &from, err));
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
+    NB_TRY(open_source(source, &from, err));
     if (count <= MOST)
         NB_TRY(ni_cuda_make_at_once(be, source, makings, count, done, err));
     for (int32_t i = 0; i < count; i++) {

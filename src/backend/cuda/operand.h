@@ -4,6 +4,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/quantize.h"
+#include "backend/cuda/quantize_remade.h"
 #include "backend/cuda/quantize_split.h"
 #include "format/vector_scales.h"
 
@@ -137,6 +138,12 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
                            ni_cuda_split *out);
 /* NI_CUDA_SPLITS at most, of numbers of one type. */
 nb_status ni_cuda_make_splits(nb_backend *be, const ni_cuda_split *splits, int count, nb_error *err);
+
+/* ---- operand_remade.c: many made anew of codes, the other way up ---- */
+
+/* False: it is not made so, by which nothing is changed. */
+bool ni_cuda_list_remade(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_remade *out);
+nb_status ni_cuda_make_remade(nb_backend *be, const ni_cuda_remade *list, int count, nb_error *err);
 
 /* ---- operand_vectors.c: under FP32 scales of rows, of columns, of the whole ---- */
 

@@ -1,6 +1,6 @@
 /* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles,
- * in rows, in two formats and as numbers first and then chosen columns, dozens a launch; what none of them is goes one by
- * one.
+ * in rows, in two formats, anew of codes and as numbers first and then chosen columns, dozens a launch; what none of them
+ * is goes one by one.
  */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/list.h"
@@ -107,6 +107,8 @@ typedef struct making_lists {
     columns_list columns;
     recode_list recoded;
     split_list splits;
+    ni_cuda_remade remade[NI_CUDA_LIST_MOST];
+    int remade_count;
     ni_cuda_casting casts[NI_CUDA_LIST_MOST];
     int cast_count;
 } making_lists;
@@ -122,6 +124,10 @@ static nb_status list_making(nb_backend *be, making_lists *l, const ni_source *s
         return NB_OK;
     *made = list_cast(source, making, &l->casts[l->cast_count]);
     l->cast_count += *made;
+    if (*made)
+        return NB_OK;
+    *made = ni_cuda_list_remade(be, source, making, &l->remade[l->remade_count]);
+    l->remade_count += *made;
     if (*made)
         return NB_OK;
     *made = ni_cuda_recodes_pow2(be, source, making);
@@ -145,6 +151,7 @@ static nb_status make_lists(nb_backend *be, making_lists *l, nb_error *err) {
     NB_TRY(make_weights(be, &l->weights, err));
     NB_TRY(make_splits(be, &l->splits, err));
     NB_TRY(recode(be, &l->recoded, err));
+    NB_TRY(ni_cuda_make_remade(be, l->remade, l->remade_count, err));
     if (l->cast_count)
         NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(stream, l->casts, l->cast_count), "casts", err));
     return ni_cuda_status(be, ni_cuda_quantize_many_rows(stream, l->rows.from, l->rows.to, l->rows.count),
@@ -157,9 +164,10 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     making_lists lists;
     int32_t taken;
     lists.weights.count = lists.rows.count = lists.columns.count = lists.recoded.count = lists.splits.count = 0;
-    lists.cast_count = 0;
+    lists.cast_count = lists.remade_count = 0;
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        if (!sources[i].parts)
+            NB_TRY(ni_check_making(&sources[i], &makings[i], err));
     for (int32_t i = 0; i<count; i += taken> 1 ? taken : 1) {
         NB_TRY(take_split(be, &lists.splits, sources + i, makings + i, count - i, &taken, err));
         for (int32_t k = 0; k < taken; k++)
@@ -194,6 +202,10 @@ static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const n
     for (int32_t i = 0; i < count; i++) {
         if (made[i])
             continue;
+        if (sources[i].parts) {
+            NB_TRY(ni_compose_parts(be, sources[i].parts, &makings[i], err));
+            continue;
+        }
         NB_TRY(ni_cuda_check_source(&sources[i], err));
         if (list.count == NI_CUDA_LIST_MOST)
             NB_TRY(make_pieces(be, &list, err));

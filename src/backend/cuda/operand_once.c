@@ -304,8 +304,8 @@ static bool sixteens_source(nb_backend *be, const ni_source *source, const ni_ma
 static bool is_double_copy(nb_backend *be, const ni_source *source, const ni_making *making,
                            ni_cuda_double_source *out) {
     const nb_operand *to = making->out;
-    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) ||
-        !ni_is_double(ni_making_quantizer(making)) || !sixteens_source(be, source, making, ni_is_double, out))
+    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !ni_is_double(ni_making_quantizer(making)) ||
+        !sixteens_source(be, source, making, ni_is_double, out))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && out->rows % 128 == 0;

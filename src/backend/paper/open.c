@@ -34,7 +34,7 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
     object->backend.host_memory = !hopper;
     object->backend.lends_codes = ni_lends_codes;
     object->backend.remakes = hopper ? ni_remakes_double : NULL; /* memory again */
-    object->backend.wants_amax = hopper; /* as cuda/open.c says: early wgrad.x is memory */
+    object->backend.wants_amax = hopper;                         /* as cuda/open.c says: early wgrad.x is memory */
     if (hopper)
         object->backend.logit_elements = NI_LOGITS_GPU;
     *out = &object->backend;

@@ -81,8 +81,8 @@ bool ni_is_double(const nb_quantizer *q) {
 }
 
 bool ni_remakes_double(const nb_operand *out, const nb_operand *from) {
-    return ni_is_double(&out->quantizer) && ni_is_double(&from->quantizer) && !out->reread &&
-           from->rows > 0 && from->rows % 128 == 0 && from->cols > 0 && from->cols % 128 == 0 &&
+    return ni_is_double(&out->quantizer) && ni_is_double(&from->quantizer) && !out->reread && from->rows > 0 &&
+           from->rows % 128 == 0 && from->cols > 0 && from->cols % 128 == 0 &&
            from->rows / 16 * from->cols <= INT32_MAX;
 }
 
