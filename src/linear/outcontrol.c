@@ -254,7 +254,10 @@ static nb_status list_parts(ni_outcontrol_state *o, nb_error *err) {
     be->ops->upload(be, o->places_of_w, places, bytes);
     free(order);
     for (int32_t i = 0; i < o->group->count; i++) {
-        ni_outcontrol_list_parts(o, &o->group->layers[i], NI_OUT_FP8, &o->whole[i]);
+        const ni_linear *layer = &o->group->layers[i];
+        if (!(layer->mechanisms >> o->index & 1))
+            continue;
+        ni_outcontrol_list_parts(o, layer, NI_OUT_FP8, &o->whole[i]);
         o->whole[i].places = o->places_of_w;
     }
     return NB_OK;

@@ -1,8 +1,9 @@
 /* ready.c: the weights of many groups, made by few calls of the table before a pass needs them: a step has dozens of
  * small ones, and a GPU is faster with all of them than with one after the other. A list is made of the masters, codes
  * or numbers in act (make_many), then what is made anew of another role's codes (make_many), or is these codes turned
- * (turn_many). What is in none of them is made when a product reads it, to the same bits: what draws random bits, or is
- * not kept; and all of it where a lens looks at more than weights, or a pass multiplies in BF16.
+ * (turn_many). Before a backward pass the same is done with what is made anew of codes and draws bits. What is in no
+ * list is made when a product reads it, to the same bits: what is not kept; and all of it where a lens looks at more
+ * than weights, or a pass multiplies in BF16.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -38,13 +39,21 @@ static bool is_read_as_kept(const ni_linear_group *group, const ni_linear *layer
 }
 
 /* Every use of W begins with the layer's own operands, or a mechanism says what else there is. */
-static bool is_plainly_read(const ni_linear_group *group, const ni_linear *layer) {
+static bool is_use_known(const ni_linear_group *group, const ni_linear *layer) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
         const ni_mechanism *m = group->mechanisms[i].table;
-        if ((layer->mechanisms >> i & 1) && (m->quantize_w || (m->terms && !m->list_w && !m->reads_codes)))
+        if ((layer->mechanisms >> i & 1) && m->terms && !m->list_w && !m->reads_codes)
             return false;
     }
-    return layer->plan.quantized && (layer->master || is_read_as_kept(group, layer)) &&
+    return layer->plan.quantized;
+}
+
+/* And these are made of the master as it is. */
+static bool is_plainly_read(const ni_linear_group *group, const ni_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->quantize_w)
+            return false;
+    return is_use_known(group, layer) && (layer->master || is_read_as_kept(group, layer)) &&
            !(layer->plan.quantize_from == NB_BF16 && group->be->act == NB_BF16);
 }
 
@@ -192,7 +201,7 @@ nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t co
         for (int32_t k = 0; k < group->count && group->early_dgrad_w && !ni_lens_looks(&call, NB_DGRAD_W); k++) {
             if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
-            if (is_plainly_read(group, &group->layers[k]))
+            if (is_use_known(group, &group->layers[k]))
                 NB_TRY(list_anew(&call, &group->layers[k], &list, err));
         }
     }

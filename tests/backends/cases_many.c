@@ -157,9 +157,12 @@ static void list_weight(trial *t, many *m, int i, const nb_quantizer *q, const n
     const ni_source all = {.numbers = w}, picks = {.numbers = w, .columns = columns, .column_count = PICKED};
     ni_source residual = picks;
     const nb_quantizer by_row = scaled_rows(i);
-    const bool in_rows = i % 10 == 9;
-    m->plain[i] = in_rows ? placed(t, &by_row, rows, cols, NI_RIGHT, &by_row)
-                          : placed(t, rows % 16 ? q : tiles, rows, cols, NI_RIGHT, q);
+    nb_quantizer blocks = nvfp4(1);
+    blocks.outer = NB_OUTER_ROW128;
+    const bool in_rows = i % 10 == 9, doubles = i % 20 == 4;
+    m->plain[i] = in_rows   ? placed(t, &by_row, rows, cols, NI_RIGHT, &by_row)
+                  : doubles ? placed(t, &blocks, rows, cols, NI_RIGHT, &blocks)
+                            : placed(t, rows % 16 ? q : tiles, rows, cols, NI_RIGHT, q);
     list_one(m, &all, &(ni_making){.out = &m->plain[i]});
     if (i % 2 || rows % 16 || q->outer != NB_OUTER_TENSOR)
         return;

@@ -11,6 +11,7 @@
 #include "backend/cuda/parted.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
+#include "backend/ref/operand_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
