@@ -64,8 +64,8 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     __syncthreads();
     if (c0 + 2 * lane < s.cols)
         store_eights(in, eight, maxima, r0 + 16 * warp, c0 + 2 * lane);
-    if (!double_column<0, ROUND, TURN, false, true>(in, s, copy, room, NULL, r0, c0))
-        wild_column<0, ROUND, TURN, false>(s, copy, room, NULL, r0, c0);
+    if (!double_column<0, ROUND, TURN, false, true>(in, s, copy, room, (const coded_tile *)NULL, r0, c0))
+        wild_column<0, ROUND, TURN, false>(s, copy, room, (const coded_tile *)NULL, r0, c0);
 }
 
 template <int ROUND>
