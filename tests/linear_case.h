@@ -117,11 +117,12 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .max_rows = M,
                                 .training = true,
                                 .early_wgrad_x = be->wants_amax,
-                                .early_dgrad_w = be->remakes != NULL,
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};
     NB_TRY(ni_linear_group_create(be, &spec, &c->group, err));
+    if (c->group->early_bytes)
+        ni_linear_group_lay_early(c->group, poisoned(c->group->early_bytes));
     c->scratch.size = c->group->scratch_bytes;
     c->scratch.memory = poisoned(c->scratch.size);
     return NB_OK;

@@ -145,7 +145,6 @@ nb_status ni_linear_group_create(nb_backend *be, const ni_group_spec *spec, ni_l
     group->in = spec->in;
     group->training = spec->training;
     group->early_wgrad_x = spec->early_wgrad_x;
-    group->early_dgrad_w = spec->early_dgrad_w;
     group->hands_codes = spec->hands_codes;
     group->count = spec->count;
     nb_status status = build(group, spec, err);

@@ -186,16 +186,6 @@ static bool is_early(const ni_linear_group *group, const ni_cached_operand *o) {
            !any_mechanism(group, layer, replaces_wgrad_x);
 }
 
-/* dgrad.w of codes, as the layer's groups make it with that of others before a backward pass. */
-static bool is_made_with_others(const ni_linear_group *group, const ni_linear *layer, const ni_cached_operand *o) {
-    const nb_operand from = {.quantizer = ni_operand_quantizer(layer, NB_FPROP_W),
-                             .rows = layer->out,
-                             .cols = layer->in},
-                     out = {.quantizer = ni_operand_quantizer(layer, NB_DGRAD_W), .reread = o->reread};
-    return group->early_dgrad_w && group->be->remakes && o->random && o->source && o->rule.requantize &&
-           group->be->remakes(&out, &from);
-}
-
 /* Codes of dgrad.w are kept; numbers decoded from codes are cheap to make and twice to four times as large, and what
  * draws bits is made for one backward pass. */
 static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand *o) {
@@ -208,9 +198,7 @@ static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand
     case NB_FPROP_W:
         return is_coded(layer, NB_FPROP_W) ? NI_UNTIL_MOVED : NI_FOR_LAYER;
     case NB_DGRAD_W:
-        return group->training && is_coded(layer, NB_DGRAD_W) && (!o->random || is_made_with_others(group, layer, o))
-                   ? NI_UNTIL_MOVED
-                   : NI_FOR_PASS;
+        return group->training && !o->random && is_coded(layer, NB_DGRAD_W) ? NI_UNTIL_MOVED : NI_FOR_PASS;
     case NB_DGRAD_DY:
         return NI_FOR_PASS;
     default:
@@ -218,27 +206,57 @@ static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand
     }
 }
 
-static nb_status keep(ni_linear_group *group, ni_cached_operand *o, nb_error *err) {
+static nb_operand shape_of(const ni_linear_group *group, const ni_cached_operand *o) {
     const ni_linear *layer = &group->layers[o->layer];
     int64_t m = group->max_rows, n = layer->out, k = layer->in;
     const int64_t rows[NB_ROLE_COUNT] = {m, n, m, k, n, k}, cols[NB_ROLE_COUNT] = {k, k, n, n, m, m};
     nb_role role = o->name.role;
+    return (nb_operand){.quantizer = ni_operand_quantizer(layer, role),
+                        .other = ni_operand_quantizer(layer, role % 2 ? role - 1 : role + 1),
+                        .rows = rows[role],
+                        .cols = cols[role],
+                        .side = role % 2 ? NI_RIGHT : NI_LEFT,
+                        .reread = o->reread,
+                        .turned = o->rule.from && !o->rule.requantize};
+}
+
+static nb_status keep(ni_linear_group *group, ni_cached_operand *o, nb_error *err) {
+    nb_role role = o->name.role;
     o->keeper = keeper_of(group, o);
     if (o->keeper < NI_FOR_BACKWARD)
         return NB_OK;
-    const nb_operand shape = {.quantizer = ni_operand_quantizer(layer, role),
-                              .other = ni_operand_quantizer(layer, role % 2 ? role - 1 : role + 1),
-                              .rows = rows[role],
-                              .cols = cols[role],
-                              .side = role % 2 ? NI_RIGHT : NI_LEFT,
-                              .reread = o->reread,
-                              .turned = o->rule.from && !o->rule.requantize};
+    const nb_operand shape = shape_of(group, o);
     size_t bytes = group->be->ops->operand_bytes(group->be, &shape);
     o->memory = bytes ? group->be->ops->alloc(group->be, bytes, "quantized operands") : NULL;
     if (bytes && !o->memory)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of %s", layer->name, bytes, nb_role_name(role));
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of %s", group->layers[o->layer].name, bytes,
+                       nb_role_name(role));
     group->bytes += bytes;
     return NB_OK;
+}
+
+/* dgrad.w of codes that is made with those of other layers, right before they are read. */
+static void ask_for_room(ni_linear_group *group, ni_linear *layer) {
+    ni_cached_operand *o = &layer->own[NB_DGRAD_W];
+    const nb_operand from = {
+        .quantizer = ni_operand_quantizer(layer, NB_FPROP_W), .rows = layer->out, .cols = layer->in};
+    const nb_operand out = shape_of(group, o);
+    o->early = group->training && group->be->remakes && o->random && o->source && o->rule.requantize &&
+               group->be->remakes(&out, &from);
+    if (o->early)
+        group->early_bytes += ni_scratch_room(group->be->ops->operand_bytes(group->be, &out));
+}
+
+void ni_linear_group_lay_early(ni_linear_group *group, void *room) {
+    char *at = room;
+    for (int32_t i = 0; i < group->count; i++) {
+        ni_cached_operand *o = &group->layers[i].own[NB_DGRAD_W];
+        if (!o->early)
+            continue;
+        const nb_operand shape = shape_of(group, o);
+        o->memory = at;
+        at += ni_scratch_room(group->be->ops->operand_bytes(group->be, &shape));
+    }
 }
 
 nb_status ni_operands_layout(ni_linear_group *group, nb_error *err) {
@@ -252,6 +270,7 @@ nb_status ni_operands_layout(ni_linear_group *group, nb_error *err) {
         mark_reread(group, layer);
         for (nb_role role = NB_FPROP_W; role < NB_WGRAD_X; role++)
             NB_TRY(keep(group, &layer->own[role], err));
+        ask_for_room(group, layer);
     }
     for (int32_t i = 0; i < group->x_count; i++)
         NB_TRY(keep(group, &group->x[i], err));
@@ -264,5 +283,5 @@ void ni_operands_free(ni_linear_group *group) {
         nb_backend_release(be, group->x[i].memory);
     for (int32_t i = 0; i < group->count && i < NI_GROUP_LAYERS; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
-            nb_backend_release(be, group->layers[i].own[role].memory);
+            nb_backend_release(be, group->layers[i].own[role].early ? NULL : group->layers[i].own[role].memory);
 }

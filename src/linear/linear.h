@@ -77,7 +77,6 @@ typedef struct ni_linear_group {
     int64_t in;               /* K */
     bool training;
     bool early_wgrad_x; /* wgrad.x is made beside fprop.x where both are made of X */
-    bool early_dgrad_w; /* W of dgrad that draws bits is made before a backward pass, with that of other groups */
     bool hands_codes;   /* codes of W go to other ranks (handed.c): they stay */
     int32_t count;
     ni_linear layers[NI_GROUP_LAYERS];
@@ -88,6 +87,7 @@ typedef struct ni_linear_group {
     uint32_t moves;       /* how often the masters changed */
     size_t scratch_bytes; /* what forward, backward and after_step take at most */
     size_t bytes;         /* backend memory that the group holds: operands of weights and inputs */
+    size_t early_bytes;   /* room that ni_linear_group_lay_early wants */
 } ni_linear_group;
 
 /* ---- making a group ---- */
@@ -107,8 +107,6 @@ typedef struct ni_group_spec {
     bool training;
     bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
                            until the backward pass. For backends on which reading X again costs more than that. */
-    bool early_dgrad_w; /* the group has memory for W of dgrad that is made anew of codes for each micro-batch, where
-                         the backend makes many at once (ni_linear_groups_ready_back) */
     bool hands_codes;
     const ni_linear_spec *layers;
     int32_t count;
@@ -163,10 +161,12 @@ void ni_linear_group_changed(ni_linear_group *group);
 /* What is stale of the weights of these groups is made by few calls, as far as every pass will read it; the rest when
  * it is read. All groups are of one backend; no weight is on its way from another rank. */
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err);
-/* Between the forward and the backward pass of a micro-batch: what draws bits of the weights that the latter reads is
- * made by few calls, as far as the groups have memory for it; the rest when it is read. */
+/* Right before the backward passes of these groups: what they read of weights that draws bits is made by few calls,
+ * where the backend gains by it and there is room; the rest when it is read. */
 nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass,
                                       nb_error *err);
+/* early_bytes of backend memory as that room, once. Between those passes it is anybody's. */
+void ni_linear_group_lay_early(ni_linear_group *group, void *room);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err);
 

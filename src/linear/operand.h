@@ -57,7 +57,8 @@ typedef struct ni_cached_operand {
     const struct ni_cached_operand *fold;   /* whose row scales are multiplied into the numbers first; NULL */
     uint32_t mechanisms;                    /* that prepare or replace X for it */
     ni_keeper keeper;
-    void *memory; /* of the group; NULL: in scratch, or where the numbers are */
+    void *memory; /* of the group, or of who laid it (early); NULL: in scratch, or where the numbers are */
+    bool early;   /* made with those of other layers before a backward pass (ready.c) */
     bool reread;  /* other operands, or mechanisms, start from it */
     bool random;  /* draws bits */
     bool fresh;

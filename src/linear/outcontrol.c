@@ -230,7 +230,7 @@ static nb_status out_attach(ni_linear_group *group, int32_t index, void **state,
         if (group->layers[i].mechanisms >> index & 1)
             NB_TRY(place_layer(o, i, err));
     /* a kernel of many reads codes of both parts */
-    if (group->early_dgrad_w && group->be->remakes && o->channels[NI_OUT_FP8] > 0 && o->channels[NI_OUT_FP4] > 0)
+    if (group->be->remakes && o->channels[NI_OUT_FP8] > 0 && o->channels[NI_OUT_FP4] > 0)
         NB_TRY(place(o, sizeof(int32_t) * (size_t)group->in, (void **)&o->places_of_w, err));
     return NB_OK;
 }

@@ -179,7 +179,7 @@ static nb_status list_anew(const ni_linear_call *call, ni_linear *layer, ni_weig
     ni_cached_operand *o = &layer->own[NB_DGRAD_W];
     const nb_mat shape = {.rows = layer->out, .cols = layer->in};
     const int32_t i = list->recodings;
-    if (o->keeper != NI_UNTIL_MOVED || !o->random || o->fresh || !find_codes(call->group, layer, &list->coded[i]))
+    if (!o->early || !o->memory || o->fresh || !find_codes(call->group, layer, &list->coded[i]))
         return NB_OK;
     NB_TRY(ni_operand_begin(call, o, &shape, &list->noises[i], &list->recoded[i], err));
     o->fresh = true;
@@ -198,7 +198,7 @@ nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t co
         ni_linear_group *group = groups[i];
         const nb_mat x = {.rows = group->max_rows, .cols = group->in};
         const ni_linear_call call = {.group = group, .be = group->be, .pass = pass, .x = &x, .training = true};
-        for (int32_t k = 0; k < group->count && group->early_dgrad_w && !ni_lens_looks(&call, NB_DGRAD_W); k++) {
+        for (int32_t k = 0; k < group->count && group->early_bytes && !ni_lens_looks(&call, NB_DGRAD_W); k++) {
             if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
             if (is_use_known(group, &group->layers[k]))

@@ -51,7 +51,9 @@ static nb_status build(ni_builder *builder, nb_error *err) {
             ni_gain_build(builder, &branch->alpha);
         else
             ni_build_norm(builder, &branch->norm);
+        branch->first_group = model->group_count;
         NB_TRY(branch->kind->build(branch->layer, builder, err));
+        branch->groups = model->group_count - branch->first_group;
     }
     builder->block = -1;
     return ni_head_build(builder, err);
@@ -129,6 +131,31 @@ static void place_weight_maxima(nb_model *model, ni_arena *working) {
     }
 }
 
+/* W of dgrad that the groups of a branch make at once, right before its backward pass: the largest branch's room is
+ * that of all. Measuring, or laid. */
+static size_t lay_early_weights(const nb_model *model, const ni_branch *branch, char *room) {
+    size_t bytes = 0;
+    for (int32_t i = 0; i < branch->groups; i++) {
+        ni_linear_group *group = model->groups[branch->first_group + i];
+        if (room)
+            ni_linear_group_lay_early(group, room + bytes);
+        bytes += group->early_bytes;
+    }
+    return bytes;
+}
+
+static void place_early_weights(nb_model *model, ni_arena *working) {
+    const int32_t branches = 2 * model->config.layers;
+    size_t most = 0;
+    for (int32_t i = 0; i < branches; i++) {
+        const size_t bytes = lay_early_weights(model, &model->branches[i], NULL);
+        most = bytes > most ? bytes : most;
+    }
+    char *const room = most ? ni_arena_take(working, most) : NULL;
+    for (int32_t i = 0; room && i < branches; i++)
+        lay_early_weights(model, &model->branches[i], room);
+}
+
 /* Runs once to measure and once to place. Without a backward pass nothing needs to be saved: all layers share one set
  * of buffers, and the residual stream goes to and fro between two. */
 static void place(ni_builder *builder) {
@@ -146,6 +173,7 @@ static void place(ni_builder *builder) {
     model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
     model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
     place_weight_maxima(model, working);
+    place_early_weights(model, working);
     ni_sphere_place(builder, working);
     for (int32_t i = 0; model->training && i < branches; i++) {
         ni_branch *branch = &model->branches[i];

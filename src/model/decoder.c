@@ -236,11 +236,12 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
 }
 
 nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
-    NB_TRY(ni_linear_groups_ready_back(model->groups, model->group_count, run->pass, err));
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--) {
+        const ni_branch *branch = &model->branches[i];
         nb_pass pass;
         const ni_run of = run_of_branch(model, run, i, &pass);
         NB_TRY(make_again(model, run, i, err));
+        NB_TRY(ni_linear_groups_ready_back(model->groups + branch->first_group, branch->groups, of.pass, err));
         NB_TRY(backward_of(model)(model, &of, i, err));
     }
     void *dtable = ni_params_grad(&model->params, model->embedding);

@@ -167,11 +167,12 @@ typedef struct ni_branch {
     const ni_layer_kind *kind;
     void *layer;
     ni_norm norm;
-    void *normed;        /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
-    void *rstd;          /* real [rows] */
-    ni_amaxes amaxes;    /* of f's input where it is `normed` */
-    ni_amaxes dy_amaxes; /* of the gradient that goes into f */
-    ni_gain alpha;       /* sphere: how far a step goes */
+    void *normed;                /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
+    void *rstd;                  /* real [rows] */
+    ni_amaxes amaxes;            /* of f's input where it is `normed` */
+    ni_amaxes dy_amaxes;         /* of the gradient that goes into f */
+    ni_gain alpha;               /* sphere: how far a step goes */
+    int32_t first_group, groups; /* of model->groups */
 } ni_branch;
 
 typedef struct ni_head {

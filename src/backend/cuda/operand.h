@@ -131,6 +131,11 @@ static inline bool ni_cuda_is_mxfp8(const nb_quantizer *q) {
            q->round == NB_ROUND_EVEN;
 }
 
+/* Rows in double blocks, as ni_cuda_quantize_double_rows takes them beside the first of its list (NULL: it would be the
+ * first). */
+bool ni_cuda_list_double(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
+                         ni_cuda_tile_copy *copy, const ni_cuda_tile_copy *first);
+
 /* ---- operand_split.c: chosen columns in two formats ---- */
 
 /* The first one or two of these makings, which one launch makes; 0: none. */

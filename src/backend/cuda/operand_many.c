@@ -45,6 +45,12 @@ typedef struct row_list {
     int count;
 } row_list;
 
+typedef struct double_list {
+    ni_cuda_double_source from[NI_CUDA_LIST_MOST];
+    ni_cuda_tile_copy to[NI_CUDA_LIST_MOST];
+    int count;
+} double_list;
+
 typedef struct columns_list {
     ni_cuda_columns at[NI_CUDA_LIST_MOST];
     const nb_operand *out[NI_CUDA_LIST_MOST];
@@ -104,6 +110,7 @@ static bool list_cast(const ni_source *source, const ni_making *m, ni_cuda_casti
 typedef struct making_lists {
     weight_list weights;
     row_list rows;
+    double_list doubles;
     columns_list columns;
     recode_list recoded;
     split_list splits;
@@ -139,6 +146,11 @@ static nb_status list_making(nb_backend *be, making_lists *l, const ni_source *s
     *made = ni_cuda_list_weight(be, source, making, &w);
     if (*made)
         return take_weight(be, &l->weights, &w, err);
+    double_list *const d = &l->doubles;
+    *made = ni_cuda_list_double(be, source, making, &d->from[d->count], &d->to[d->count], d->count ? d->to : NULL);
+    d->count += *made;
+    if (*made)
+        return NB_OK;
     *made = ni_cuda_list_rows(be, source, making, &l->rows.from[l->rows.count], &l->rows.to[l->rows.count]);
     l->rows.count += *made;
     return NB_OK;
@@ -152,6 +164,10 @@ static nb_status make_lists(nb_backend *be, making_lists *l, nb_error *err) {
     NB_TRY(make_splits(be, &l->splits, err));
     NB_TRY(recode(be, &l->recoded, err));
     NB_TRY(ni_cuda_make_remade(be, l->remade, l->remade_count, err));
+    if (l->doubles.count)
+        NB_TRY(ni_cuda_status(be,
+                              ni_cuda_quantize_double_rows(stream, l->doubles.from, l->doubles.to, l->doubles.count),
+                              "quantize: double blocks of weights", err));
     if (l->cast_count)
         NB_TRY(ni_cuda_status(be, ni_cuda_launch_casts(stream, l->casts, l->cast_count), "casts", err));
     return ni_cuda_status(be, ni_cuda_quantize_many_rows(stream, l->rows.from, l->rows.to, l->rows.count),
@@ -164,7 +180,7 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     making_lists lists;
     int32_t taken;
     lists.weights.count = lists.rows.count = lists.columns.count = lists.recoded.count = lists.splits.count = 0;
-    lists.cast_count = lists.remade_count = 0;
+    lists.cast_count = lists.remade_count = lists.doubles.count = 0;
     for (int32_t i = 0; i < count; i++)
         if (!sources[i].parts)
             NB_TRY(ni_check_making(&sources[i], &makings[i], err));

@@ -312,6 +312,15 @@ static bool is_double_copy(nb_backend *be, const ni_source *source, const ni_mak
     return out->cols % 128 == 0 && to->cols % 128 == 0 && making->at % 128 == 0;
 }
 
+bool ni_cuda_list_double(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
+                         ni_cuda_tile_copy *copy, const ni_cuda_tile_copy *first) {
+    if (!source->numbers || making->transpose || !is_double_copy(be, source, making, from) ||
+        !ni_cuda_are_codes_read(be, making) || !ni_making_is_whole(source, making))
+        return false;
+    *copy = ni_cuda_tile_copy_of(be, making, true);
+    return ni_cuda_double_rows_alike(from, copy, first ? first : copy);
+}
+
 static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
                              nb_error *err) {
     const ni_cuda_tile_copy copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));

@@ -1,6 +1,6 @@
 /* operand_split.c: operands of chosen columns of one matrix, some in MXFP8 and the others in double blocks, as OutControl
- * has them, from one reading (quantize_split.cu), filled up with zeros or not; and either of a matrix as it lies, with its
- * codes: weights, of which there are many.
+ * has them, from one reading (quantize_split.cu), filled up with zeros or not; and MXFP8 of a matrix as it lies, with its
+ * codes.
  */
 #include "backend/cuda/coded.h"
 #include "backend/cuda/operand.h"
@@ -27,10 +27,10 @@ static bool is_eight(nb_backend *be, const ni_source *source, const ni_making *m
            making->out->cols % 32 == 0 && ni_cuda_are_codes_read(be, making);
 }
 
-static bool is_double_row(nb_backend *be, const ni_source *source, const ni_making *making) {
+static bool is_chosen_double(nb_backend *be, const ni_source *source, const ni_making *making) {
     const nb_quantizer *q = ni_making_quantizer(making);
-    return is_taken(be, source, making) && ni_is_double(q) && q->round == NB_ROUND_EVEN &&
-           making->out->cols % 128 == 0 && ni_cuda_are_codes_read(be, making);
+    return is_taken(be, source, making) && source->columns && ni_is_double(q) && q->round == NB_ROUND_EVEN &&
+           making->out->cols % 128 == 0;
 }
 
 static bool are_of_one(const ni_source *first, const ni_source *second) {
@@ -55,7 +55,7 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
         out->eight = ni_cuda_tile_copy_of(be, makings, true);
         taken++;
     }
-    if (taken < count && is_double_row(be, &sources[taken], &makings[taken]) &&
+    if (taken < count && is_chosen_double(be, &sources[taken], &makings[taken]) &&
         (taken == 0 || are_of_one(&sources[0], &sources[1]))) {
         out->of_four = list_of(&sources[taken]);
         out->doubles = makings[taken].out->cols;
@@ -67,8 +67,7 @@ int32_t ni_cuda_list_split(nb_backend *be, const ni_source *sources, const ni_ma
 
 nb_status ni_cuda_make_splits(nb_backend *be, const ni_cuda_split *splits, int count, nb_error *err) {
     const ni_cuda *cuda = ni_cuda_of(be);
-    const char *what = splits->of_eight.at || splits->of_four.at ? "quantize: chosen columns in two formats"
-                       : splits->eights                          ? "quantize: MXFP8 and its codes"
-                                                                 : "quantize: double blocks of weights";
-    return ni_cuda_status(be, ni_cuda_quantize_splits(cuda->stream, splits, count, cuda->multiprocessors), what, err);
+    const bool chosen = splits->of_eight.at || splits->of_four.at;
+    return ni_cuda_status(be, ni_cuda_quantize_splits(cuda->stream, splits, count, cuda->multiprocessors),
+                          chosen ? "quantize: chosen columns in two formats" : "quantize: MXFP8 and its codes", err);
 }

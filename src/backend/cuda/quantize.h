@@ -149,6 +149,11 @@ typedef struct ni_cuda_double_source {
     nb_qtensor codes;
 } ni_cuda_double_source;
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* Rows of FP32 weights, NI_CUDA_LIST_MOST at most, with codes, to nearest and not rotated, under one rule. */
+bool ni_cuda_double_rows_alike(const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
+                               const ni_cuda_tile_copy *first);
+int ni_cuda_quantize_double_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copies,
+                                 int count);
 /* Blocks that have a rule of their own (block.cuh): MXFP4, HiFloat4, NVFP4 under a tensor scale with and without Four
  * Over Six, MS-EDEN; of the same sources, whose codes may be any E2M1 under scales of blocks. Columns in eights of the
  * operand's rows. Where copy->amax is to be found, block_amax is asked first: *amax = max(what is there, the copy's

@@ -8,6 +8,7 @@
  */
 #include "backend/cuda/double_columns.cuh"
 #include "backend/cuda/follow.cuh"
+#include "backend/cuda/list.cuh"
 
 enum { ROW_THREADS = 128 };
 
@@ -44,6 +45,53 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     }
     if (!double_row<T, ROUND, TURN, true>(words, copy, shared, here, at, unit < s.units))
         wild_row<T, ROUND, TURN>(from + in, copy, shared, here, at, unit < s.units);
+}
+
+/* Rows to nearest, not rotated, of many matrices that lie one behind the other, here and in their copies. */
+typedef struct listed_rows {
+    const float *from;
+    uint16_t *values;
+    uint8_t *codes, *scales;
+    float *outer_scales;
+    uint32_t units, first_block;
+} listed_rows;
+
+typedef struct rows_list {
+    listed_rows at[NI_CUDA_LIST_MOST];
+    nb_scale_rule rule;
+    nb_outer_scale outer;
+    int count;
+} rows_list;
+static_assert(sizeof(rows_list) <= 4096, "a kernel's arguments");
+
+static __device__ __forceinline__ ni_cuda_tile_copy copy_of(const rows_list &list, const listed_rows &l) {
+    ni_cuda_tile_copy copy = {};
+    copy.quantizer.rule = list.rule;
+    copy.quantizer.outer = list.outer;
+    copy.values = l.values;
+    copy.codes = l.codes;
+    copy.scales = l.scales;
+    copy.outer_scales = l.outer_scales;
+    return copy;
+}
+
+static __device__ __noinline__ void wild_row_of(const rows_list &list, const listed_rows &l, const shared_words &none,
+                                                uint32_t unit, bool live) {
+    const int64_t at = 16 * (int64_t)unit;
+    double_row<float, 0, false, false>(load_words(l.from + at), copy_of(list, l), none, unit, at, live);
+}
+
+static __global__ void __launch_bounds__(ROW_THREADS) rows_of_many(const __grid_constant__ rows_list list) {
+    __shared__ shared_words none;
+    const listed_rows &all = list.at[ni_listed(list, &listed_rows::first_block)];
+    const listed_rows l = all;
+    const uint32_t unit = (blockIdx.x - l.first_block) * ROW_THREADS + threadIdx.x,
+                   here = unit < l.units ? unit : l.units - 1;
+    const int64_t at = 16 * (int64_t)here;
+    ni_wait_for_it();
+    ni_let_follow();
+    if (!double_row<float, 0, false, true>(load_words(l.from + at), copy_of(list, l), none, here, at, unit < l.units))
+        wild_row_of(list, all, none, here, unit < l.units);
 }
 
 /* ---- columns ---- */
@@ -108,6 +156,36 @@ static int launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const
     return round == 0   ? launch_columns<KIND, 0>(on, s, copy)
            : round == 8 ? launch_columns<KIND, 8>(on, s, copy)
                         : launch_columns<KIND, 16>(on, s, copy);
+}
+
+bool ni_cuda_double_rows_alike(const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy,
+                               const ni_cuda_tile_copy *first) {
+    const nb_quantizer *q = &copy->quantizer;
+    return s->wide && s->stride == s->cols && copy->stride == s->cols && copy->at == 0 && copy->codes &&
+           q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && s->rows * (s->cols / 16) <= INT32_MAX &&
+           q->rule == first->quantizer.rule && q->outer == first->quantizer.outer;
+}
+
+int ni_cuda_quantize_double_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copies,
+                                 int count) {
+    rows_list list = {};
+    uint32_t blocks = 0;
+    list.rule = copies->quantizer.rule;
+    list.outer = copies->quantizer.outer;
+    for (int i = 0; i < count; i++) {
+        const uint32_t units = (uint32_t)(s[i].rows * (s[i].cols / 16));
+        if (!units)
+            continue;
+        list.at[list.count++] = {(const float *)s[i].numbers,
+                                 copies[i].values,
+                                 copies[i].codes,
+                                 copies[i].scales,
+                                 copies[i].outer_scales,
+                                 units,
+                                 blocks};
+        blocks += (uint32_t)ni_divide_up(units, ROW_THREADS);
+    }
+    return blocks ? ni_launch_following((cudaStream_t)stream, rows_of_many, blocks, ROW_THREADS, 0, list) : 0;
 }
 
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {

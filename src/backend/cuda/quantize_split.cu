@@ -5,7 +5,7 @@
  *     a thread     16 columns of a list: two lanes a block of MXFP8, eight an outer block of the others; zeros where the
  *                  list has ended within a block
  *
- * Without a list it is one of them of a matrix as it lies. Weights come by dozens, of which many go in one launch.
+ * Without a list it is MXFP8 of a matrix as it lies. Weights come by dozens, of which many go in one launch.
  */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/double.cuh"

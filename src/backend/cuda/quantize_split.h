@@ -10,7 +10,7 @@ extern "C" {
 
 /* Columns of two lists, from one reading of the matrix: those of one in MXFP8, those of the other in double blocks, both
  * to nearest, not rotated, with codes, each a whole operand; zeros behind a list fill its last block up. Without a list
- * one of them of all columns. Operands in whole blocks, rows and lists aligned to 16 bytes. */
+ * MXFP8 of all columns. Operands in whole blocks, rows and lists aligned to 16 bytes. */
 typedef struct ni_cuda_split {
     nb_mat numbers; /* F32 or BF16 */
     ni_columns of_eight, of_four;
