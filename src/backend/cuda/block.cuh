@@ -22,10 +22,12 @@
 typedef struct ni_block_copy {
     nb_quantizer quantizer;
     ni_noise_key key;
+    ni_philox_shared drawn; /* of the copy's stream */
     ni_sign_mask signs;
     ni_e4m3_target target;
     ni_tensor_scale scale;
     float amax; /* that the tensor's scale is made from */
+    float unit; /* what a scale of 1 decodes to, about (four_six.cuh) */
     bool tame;  /* Four Over Six divides by multiplying */
 } ni_block_copy;
 
@@ -39,10 +41,12 @@ typedef struct ni_block_made {
 static __device__ inline void ni_open_block_copy(ni_block_copy *b, const ni_cuda_tile_copy &copy) {
     b->quantizer = copy.quantizer;
     b->key = ni_tile_noise(copy.noise);
+    b->drawn = ni_philox_share(&copy.keys, b->key.step, b->key.micro_batch);
     b->signs = ni_signs_of(copy.quantizer.hadamard_signs, &b->key);
     b->target = ni_e4m3_target_for(&copy.quantizer);
     b->amax = copy.amax ? ni_f32_from(*copy.amax) : 0.0f;
     b->scale = ni_tensor_scale_of(b->target, copy.quantizer.outer, b->amax);
+    b->unit = ni_f32_div(b->amax, b->target.max_of_both);
     b->tame = b->amax >= 0x1p-60f && b->amax <= 0x1p60f;
 }
 
@@ -77,26 +81,27 @@ static __device__ inline void ni_turn_lanes(float *x, int n, int part, const ni_
 /* ---- E2M1 ---- */
 
 /* Pairs on the grid by the rounding that the quantizer says; `group` counts sixteens (format/noise.h). */
-static __device__ inline void ni_block_grid(const ni_block_copy &b, const float *x, float encode, uint32_t group,
-                                            uint32_t *q, uint32_t *signs) {
+static __device__ inline void ni_block_grid(const ni_block_copy &b, const ni_philox_keys &keys, const float *x,
+                                            float encode, uint32_t group, uint32_t *q, uint32_t *signs) {
     uint32_t words[8];
     if (b.quantizer.round == NB_ROUND_EVEN) {
         ni_grid_sixteen<0>(x, encode, words, q, signs);
     } else if (b.quantizer.sr_bits == 8) {
-        ni_draw_sixteen<8>(b.key, group, words);
+        ni_draw_sixteen<8>(keys, b.drawn, group, words);
         ni_grid_sixteen<8>(x, encode, words, q, signs);
     } else {
-        ni_draw_sixteen<16>(b.key, group, words);
+        ni_draw_sixteen<16>(keys, b.drawn, group, words);
         ni_grid_sixteen<16>(x, encode, words, q, signs);
     }
 }
 
 /* `value` of the scale is exact in BF16; under a byte of 0 (`zero`) codes are 0. */
-static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const float *x, float encode, float value,
-                                            bool zero, uint32_t group, ni_block_made *made) {
+static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const ni_philox_keys &keys, const float *x,
+                                            float encode, float value, bool zero, uint32_t group,
+                                            ni_block_made *made) {
     const uint32_t half = __float_as_uint(value) >> 16, scale = half | half << 16;
     uint32_t q[8], signs[8];
-    ni_block_grid(b, x, encode, group, q, signs);
+    ni_block_grid(b, keys, x, encode, group, q, signs);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         made->values[i] = ni_pair_times(q[i], scale);
@@ -136,7 +141,8 @@ typedef struct ni_mx_rule {
         return ni_e8m0_quest(squares ? other : mine, squares ? mine : other);
     }
 
-    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+    static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                int part, ni_block_made *made) {
         const nb_scale_rule rule = b.quantizer.rule;
         uint8_t byte;
         if (rule == NB_RULE_QUEST) {
@@ -146,7 +152,7 @@ typedef struct ni_mx_rule {
             byte = ni_e8m0_of(rule, ni_f32_from(amax), 6.0f);
         }
         made->scale = byte;
-        ni_block_e2m1(b, x, ni_e8m0_encode(rule, byte), ni_e8m0_value(byte), false, group, made);
+        ni_block_e2m1(b, keys, x, ni_e8m0_encode(rule, byte), ni_e8m0_value(byte), false, group, made);
     }
 
     static __device__ float tensor_scale(const ni_block_copy &b) {
@@ -187,7 +193,8 @@ static __device__ inline void ni_encode_eights(nb_scale_rule rule, uint8_t byte,
 typedef struct ni_mx8_rule {
     enum { LANES = 2, STORED_BY = 2 };
 
-    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+    static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                int part, ni_block_made *made) {
         uint32_t codes[4];
         made->scale = ni_eight_scale(b.quantizer.rule, x);
         ni_encode_eights(b.quantizer.rule, (uint8_t)made->scale, x, made->values, codes);
@@ -199,6 +206,143 @@ typedef struct ni_mx8_rule {
     }
 } ni_mx8_rule;
 
+/* ---- Four Over Six, nearly ----
+ *
+ * Which of two sums is the smaller one is told by sums that are near them, where these are further apart than they can
+ * be off. A number costs six instructions a scale so, and twelve by the format's own (format/four_six.h):
+ *
+ *     d = fma(q, v, -x)     v = fl(value * unit), unit = fl(amax / max_of_both); q is the very number of the grid
+ *
+ * With u = 2^-24 and M the block's largest magnitude: |q v| is 2 M at most (0.25 becomes 0.5), four roundings part it from the
+ * format's; |d| is M at most, one rounding each. So a d is off by 10 u M, a sum S of 16 squares by 80 u M sqrt(S) <=
+ * 10 u M^2 + 160 u S, and by 33 u S for its own roundings; a sum of magnitudes by 160 u M + 32 u S. What is asked for is
+ * a little more than that of both sums. */
+#define NI_NEAR_SQUARES 0x1p-19f /* 32 u */
+#define NI_NEAR_SQUARES_OF_SUM 0x1p-16f
+#define NI_NEAR_MAGNITUDES 0x1p-15f /* 512 u */
+#define NI_NEAR_MAGNITUDES_OF_SUM 0x1p-18f
+
+/* Both scales of a block, from fl(amax / max). */
+typedef struct ni_two_bytes {
+    uint32_t six, four;
+} ni_two_bytes;
+
+static __device__ inline ni_two_bytes ni_two_bytes_of(const ni_block_copy &b, float over_max) {
+    const float base = ni_f32_mul(over_max, b.scale.s);
+    const uint32_t both = ni_e4m3_bytes(base, ni_f32_mul(base, 1.5f));
+    return ni_two_bytes{both & 0xffu, both >> 8};
+}
+
+/* What is known of a block before anything is encoded. `tame`: it is zero, or has a maximum that is no smaller than
+ * 2^-50 and becomes less than 16 under both scales; the tensor's is tame too. */
+typedef struct ni_near_block {
+    ni_two_bytes bytes;
+    bool tame, told, four; /* told: which of them it takes */
+    float encode_six, encode_four;
+    uint32_t q[8]; /* pairs on the grid: where it is told and rounds to nearest */
+} ni_near_block;
+
+/* The sum of what sixteen numbers err, nearly; KEEP: and the pairs. */
+template <bool SQUARES, bool KEEP>
+static __device__ inline float ni_near_error(const float *x, float amax, float encode, float value, uint32_t *pairs) {
+    float q[16], sums[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        q[i] = ni_nearest_on_grid<true>(ni_f32_mul(x[i], encode));
+    if (ni_f32_mul(amax, encode) >= 7.0f) /* 8 is the next number of the grid that goes on */
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            q[i] = ni_up_to_six(q[i]);
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        const float d = __fmaf_rn(q[i], value, -x[i]);
+        sums[i % 2] = SQUARES ? __fmaf_rn(d, d, sums[i % 2]) : ni_f32_add(sums[i % 2], fabsf(d));
+    }
+    if (KEEP)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            pairs[i] = ni_exact_pair(q[2 * i], q[2 * i + 1]);
+    return ni_f32_add(sums[0], sums[1]);
+}
+
+template <bool SQUARES, bool KEEP>
+static __device__ inline void ni_near_errors(const ni_block_copy &b, const float *x, float amax, ni_near_block *near) {
+    const ni_two_bytes &bytes = near->bytes;
+    uint32_t pairs[8];
+    const float six = ni_near_error<SQUARES, KEEP>(x, amax, near->encode_six, ni_f32_mul(ni_byte_value(bytes.six), b.unit),
+                                                   near->q),
+                four = ni_near_error<SQUARES, KEEP>(x, amax, near->encode_four,
+                                                    ni_f32_mul(ni_byte_value(bytes.four), b.unit), pairs);
+    const float off =
+        SQUARES ? ni_f32_mul(ni_f32_mul(amax, amax), NI_NEAR_SQUARES) : ni_f32_mul(amax, NI_NEAR_MAGNITUDES);
+    near->told = bytes.six == bytes.four ||
+                 fabsf(ni_f32_sub(four, six)) >
+                     __fmaf_rn(ni_f32_add(four, six), SQUARES ? NI_NEAR_SQUARES_OF_SUM : NI_NEAR_MAGNITUDES_OF_SUM, off);
+    near->four = four < six;
+    if (KEEP)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            near->q[i] = near->four ? pairs[i] : near->q[i];
+}
+
+static __device__ inline float ni_near_encode(const ni_block_copy &b, uint32_t byte) {
+    return byte ? ni_reciprocal(ni_f32_mul(ni_byte_value(byte), b.scale.sdec)) : 0.0f;
+}
+
+static __device__ inline void ni_call_nearly(const ni_block_copy &b, const float *x, float amax, ni_near_block *near) {
+    const nb_quantizer &q = b.quantizer;
+    const bool usual = b.tame && (amax == 0.0f || amax >= 0x1p-50f), squares = q.four_six == NB_FOUR_SIX_MSE,
+               keep = q.round == NB_ROUND_EVEN;
+    near->bytes = ni_two_bytes_of(b, usual ? ni_over_constant(amax, b.target.max, b.target.inverse)
+                                           : ni_f32_div(amax, b.target.max));
+    near->encode_six = ni_near_encode(b, near->bytes.six);
+    near->encode_four = ni_near_encode(b, near->bytes.four);
+    near->tame = usual && q.four_six != NB_FOUR_SIX_MAX && ni_f32_mul(amax, near->encode_six) < 16.0f &&
+                 ni_f32_mul(amax, near->encode_four) < 16.0f;
+    near->told = near->four = false;
+    if (!near->tame)
+        return;
+    if (squares && keep)
+        ni_near_errors<true, true>(b, x, amax, near);
+    else if (squares)
+        ni_near_errors<true, false>(b, x, amax, near);
+    else if (keep)
+        ni_near_errors<false, true>(b, x, amax, near);
+    else
+        ni_near_errors<false, false>(b, x, amax, near);
+}
+
+/* False: nothing is done, and the block wants the way of all. */
+static __device__ inline bool ni_encode_nearly(const ni_block_copy &b, const ni_philox_keys &keys, const float *x,
+                                               const ni_near_block &near, uint32_t group, ni_block_made *made) {
+    const bool nearest = b.quantizer.round == NB_ROUND_EVEN;
+    if (!near.told || (!nearest && b.quantizer.sr_bits != 8))
+        return false;
+    const uint32_t half = __float_as_uint(ni_byte_value(made->scale)) >> 16, scale = half | half << 16;
+    uint32_t q[8], signs[8], words[4];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        signs[i] = ni_exact_pair(x[2 * i], x[2 * i + 1]);
+    if (nearest) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            q[i] = near.q[i];
+    } else {
+        const float encode = ni_f32_mul(near.four ? near.encode_four : near.encode_six, NI_DRAWN_FACTOR);
+        ni_draw_sixteen<8>(keys, b.drawn, group, words);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            q[i] = ni_pair_drawn(ni_f32_mul(fabsf(x[2 * i]), encode), ni_f32_mul(fabsf(x[2 * i + 1]), encode),
+                                 ni_drawn_neighbours(words[i / 2], i % 2), signs[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        made->values[i] = ni_pair_times(q[i], scale);
+    made->codes = made->scale ? ni_codes_of_neighbours(q, signs) : make_uint2(0, 0);
+    return true;
+}
+
+/* E2M1 under E4M3 scales of 16, or of 16x16 in 16 lanes. */
 template <bool TILES> struct ni_e4m3_rule {
     enum { LANES = 1, STORED_BY = 1 };
 
@@ -218,25 +362,44 @@ template <bool TILES> struct ni_e4m3_rule {
         return TILES ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
     }
 
-    template <bool TAME> static __device__ uint32_t four_or_six(const ni_block_copy &b, const float *x, float amax) {
-        const float base = ni_f32_mul(ni_f32_div(amax, b.target.max), b.scale.s);
-        const uint32_t both = ni_e4m3_bytes(base, ni_f32_mul(base, 1.5f)), six = both & 0xffu, four = both >> 8;
-        const float of_six = error_of<TAME>(b, x, six), of_four = error_of<TAME>(b, x, four);
-        return of_four < of_six ? four : six;
+    template <bool TAME>
+    static __device__ bool is_four(const ni_block_copy &b, const float *x, const ni_two_bytes &bytes) {
+        const float of_six = error_of<TAME>(b, x, bytes.six), of_four = error_of<TAME>(b, x, bytes.four);
+        return of_four < of_six;
     }
 
-    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+    /* A row's block: its choice is the format's, found out by less where that is enough. */
+    static __device__ void make_row(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t amax,
+                                    uint32_t group, ni_block_made *made) {
+        ni_near_block near;
+        ni_call_nearly(b, x, ni_f32_from(amax), &near);
+        if (!near.told)
+            near.four = is_four<false>(b, x, near.bytes);
+        made->scale = near.four ? near.bytes.four : near.bytes.six;
+        if (!ni_encode_nearly(b, keys, x, near, group, made))
+            ni_block_e2m1(b, keys, x, made->scale ? ni_byte_encode(made->scale, b.scale.sdec) : 0.0f,
+                          ni_byte_value(made->scale), made->scale == 0, group, made);
+    }
+
+    static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                int part, ni_block_made *made) {
         uint32_t amax = ni_amax_of_sixteen(x), byte;
+        if (!TILES && b.quantizer.four_six) {
+            make_row(b, keys, x, amax, group, made);
+            return;
+        }
         if (TILES)
 #pragma unroll
             for (int lane = 8; lane; lane /= 2)
                 amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
-        if (!b.quantizer.four_six)
+        if (!b.quantizer.four_six) {
             byte = ni_scale_bytes(ni_f32_from(amax), 0.0f, b.scale.s_inner) & 0xffu;
-        else
-            byte = b.tame ? four_or_six<true>(b, x, ni_f32_from(amax)) : four_or_six<false>(b, x, ni_f32_from(amax));
+        } else {
+            const ni_two_bytes bytes = ni_two_bytes_of(b, ni_f32_div(ni_f32_from(amax), b.target.max));
+            byte = (b.tame ? is_four<true>(b, x, bytes) : is_four<false>(b, x, bytes)) ? bytes.four : bytes.six;
+        }
         made->scale = byte;
-        ni_block_e2m1(b, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0, group,
+        ni_block_e2m1(b, keys, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0, group,
                       made);
     }
 
@@ -278,13 +441,14 @@ typedef struct ni_eden_rule {
         return ni_eden_factor(s);
     }
 
-    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+    static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                int part, ni_block_made *made) {
         const uint32_t nearest = ni_scale_bytes(ni_f32_from(ni_amax_of_sixteen(x)), 0.0f, b.scale.s_inner) & 0xffu;
         const uint8_t first = ni_eden_first_byte((uint8_t)nearest);
         const float encode = ni_byte_encode(first, b.scale.sdec);
         const uint8_t byte = ni_eden_byte(first, factor_of(b, x, encode), noise_of(b, group));
         made->scale = byte;
-        ni_block_e2m1(b, x, encode, ni_byte_value(byte), byte == 0, group, made);
+        ni_block_e2m1(b, keys, x, encode, ni_byte_value(byte), byte == 0, group, made);
     }
 
     static __device__ float tensor_scale(const ni_block_copy &b) {
@@ -324,7 +488,8 @@ typedef struct ni_hif4_rule {
             ni_noise_group(&b.key, group, b.quantizer.sr_bits, u);
     }
 
-    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+    static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                int part, ni_block_made *made) {
         uint32_t amax[4], all = 0, codes[4];
         float u[16] = {};
 #pragma unroll

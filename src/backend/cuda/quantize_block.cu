@@ -52,17 +52,22 @@ static __device__ void store_scale(const ni_cuda_tile_copy &copy, const ni_block
         copy.scales[at / (16 * RULE::STORED_BY)] = (uint8_t)made.scale;
 }
 
+/* Lanes of a group are 2^n. */
+static __device__ void turn(const ni_block_copy &b, float *x, int part) {
+    if (b.quantizer.hadamard_size)
+        ni_turn_lanes(x, b.quantizer.hadamard_size, part & (b.quantizer.hadamard_size / 16 - 1), b);
+}
+
 /* All lanes of a group come. */
 template <typename RULE>
-static __device__ void make_block(const ni_block_copy &b, float *x, uint32_t group, int part, ni_block_made *made) {
-    if (b.quantizer.hadamard_size)
-        ni_turn_lanes(x, b.quantizer.hadamard_size, part % (b.quantizer.hadamard_size / 16), b);
-    RULE::make(b, x, group, part, made);
+static __device__ void make_block(const ni_block_copy &b, const ni_cuda_tile_copy &copy, float *x, uint32_t group,
+                                  int part, ni_block_made *made) {
+    turn(b, x, part);
+    RULE::make(b, copy.keys, x, group, part, made);
 }
 
 static __device__ void join(const ni_block_copy &b, float *x, int part, uint32_t *largest) {
-    if (b.quantizer.hadamard_size)
-        ni_turn_lanes(x, b.quantizer.hadamard_size, part % (b.quantizer.hadamard_size / 16), b);
+    turn(b, x, part);
     *largest = max(*largest, ni_amax_of_sixteen(x));
 }
 
@@ -113,7 +118,7 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
         ni_join_amax(copy.head, largest);
     } else {
         ni_block_made made;
-        make_block<RULE>(b, x, r * blocks + block, part, &made);
+        make_block<RULE>(b, copy, x, r * blocks + block, part, &made);
         if (!live)
             return;
         store_row<RULE>(copy, made, r, 16 * block, part);
@@ -201,7 +206,7 @@ static __device__ void make_rows(const float *tile, const ni_block_copy &b, cons
             x[i + 2] = v.z;
             x[i + 3] = v.w;
         }
-        make_block<RULE>(b, x, (uint32_t)r * (uint32_t)(s.cols / 16) + (uint32_t)(c / 16), part, &made);
+        make_block<RULE>(b, copy, x, (uint32_t)r * (uint32_t)(s.cols / 16) + (uint32_t)(c / 16), part, &made);
         if (r < s.rows && c < s.cols)
             store_row<RULE>(copy, made, r, c, part);
     }
@@ -212,12 +217,13 @@ template <typename RULE>
 static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], const ni_block_copy &b,
                                     const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0,
                                     int64_t c0) {
-    const int turned = copy.quantizer.hadamard_size / 16, lanes = turned > RULE::LANES ? turned : RULE::LANES;
+    const int turned = copy.quantizer.hadamard_size / 16;
+    const int lanes = __ffs(turned > RULE::LANES ? turned : RULE::LANES) - 1; /* 2^this */
     uint32_t largest = 0;
 #pragma unroll 1
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
-        const int part = unit % lanes, col = unit / lanes % TILE_COLS,
-                  row = (unit / lanes / TILE_COLS * lanes + part) * 16;
+        const int part = unit & ((1 << lanes) - 1), col = unit >> lanes & (TILE_COLS - 1),
+                  row = ((unit >> lanes) / TILE_COLS << lanes | part) * 16;
         const int64_t r = r0 + row, c = c0 + col;
         float *const even = &tile[in_tile(row, col)], *const odd = &tile[in_tile(row + 1, col)], x[16];
 #pragma unroll
@@ -229,14 +235,15 @@ static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], con
             join(b, x, part, &largest);
         } else {
             ni_block_made made;
-            make_block<RULE>(b, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
+            make_block<RULE>(b, copy, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
             if (copy.values)
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     even[2 * i * TILE_COLS] = ni_low_of(made.values[i]);
                     odd[2 * i * TILE_COLS] = ni_high_of(made.values[i]);
                 }
-            codes[col][row / 16] = made.codes;
+            if (copy.codes)
+                codes[col][row / 16] = made.codes;
             if (copy.codes && r < s.rows && c < s.cols)
                 store_scale<RULE>(copy, made, c * copy.contraction + r, part);
         }

@@ -6,6 +6,20 @@
 
 #include "backend/cuda/tile.cuh"
 
+/* ---- divisions that need no second path: of numbers that are tame ---- */
+
+static __device__ inline float ni_reciprocal(float b) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+    return __fmaf_rn(r, __fmaf_rn(-b, r, 1.0f), r);
+}
+
+/* Constant divisors: their reciprocals, rounded, and so one step less. */
+static __device__ inline float ni_over_constant(float a, float b, float over_b) {
+    const float q = __fmul_rn(a, over_b);
+    return __fmaf_rn(over_b, __fmaf_rn(-b, q, a), q);
+}
+
 static __device__ inline void ni_load_sixteen(float *x, const uint16_t *from) {
 #pragma unroll
     for (int half = 0; half < 16; half += 8) {
@@ -29,13 +43,14 @@ static __device__ inline void ni_load_sixteen(float *x, const float *from) {
 
 /* Words of one group of 16: four at 8 bits, eight at 16. */
 template <int ROUND>
-static __device__ inline void ni_draw_sixteen(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+static __device__ inline void ni_draw_sixteen(const ni_philox_keys &keys, const ni_philox_shared &shared,
+                                              uint32_t group, uint32_t *words) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (8 * half >= ROUND)
             return;
-        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch,
-                                                half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
+        const ni_philox_words drawn =
+            ni_philox_next(&keys, &shared, group, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             words[4 * half + i] = drawn.w[i];
