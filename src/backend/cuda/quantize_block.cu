@@ -12,6 +12,7 @@
  * knows, the same kernels look for it first (`measure`).
  */
 #include "backend/cuda/block.cuh"
+#include "backend/cuda/quantize_eden.h"
 #include "backend/cuda/quantize_eight_columns.h"
 
 #include <type_traits>
@@ -362,14 +363,19 @@ static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cu
     return cudaGetLastError();
 }
 
-bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column) {
-    return row->scale_type == column->scale_type && row->element == column->element && row->rule != NB_RULE_EDEN &&
-           column->rule != NB_RULE_EDEN && row->block_rows == 1 && column->block_rows == 1 &&
-           row->hadamard_size <= TILE_COLS;
+bool ni_cuda_blocks_pair(const ni_cuda_double_source *s, const nb_quantizer *row, const nb_quantizer *column) {
+    if (row->rule == NB_RULE_EDEN || column->rule == NB_RULE_EDEN)
+        return ni_cuda_eden_takes(s, row, false) && ni_cuda_eden_takes(s, column, true);
+    return row->scale_type == column->scale_type && row->element == column->element && row->block_rows == 1 &&
+           column->block_rows == 1 && row->hadamard_size <= TILE_COLS;
 }
 
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column) {
+    if (row->quantizer.rule == NB_RULE_EDEN) { /* maxima at once, copies one by one */
+        const int code = ni_cuda_quantize_eden(stream, s, row, false);
+        return code ? code : ni_cuda_quantize_eden(stream, s, column, true);
+    }
     switch (row->quantizer.scale_type) {
     case NB_SCALE_E8M0:
         return row->quantizer.element == NB_ELEMENT_E4M3 ? launch_both<ni_mx8_rule>(stream, s, row, column)
@@ -381,12 +387,22 @@ int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const 
     }
 }
 
-int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
-                       bool columns) {
-    ni_cuda_tile_copy measured = *copy;
-    measured.amax = NULL;
-    measured.head = amax;
-    return launch<measure>(stream, s, &measured, columns);
+int ni_cuda_block_amaxes(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                         const ni_cuda_tile_copy *column) {
+    ni_cuda_tile_copy measured[2] = {};
+    if (row)
+        measured[0] = *row;
+    if (column)
+        measured[1] = *column;
+    for (int i = 0; i < 2; i++) {
+        measured[i].head = (uint32_t *)measured[i].amax;
+        measured[i].amax = NULL;
+    }
+    if ((!row || ni_cuda_eden_takes(s, &row->quantizer, false)) &&
+        (!column || ni_cuda_eden_takes(s, &column->quantizer, true)))
+        return ni_cuda_eden_amaxes(stream, s, row ? &measured[0] : NULL, column ? &measured[1] : NULL);
+    const int code = row ? launch<measure>(stream, s, &measured[0], false) : cudaSuccess;
+    return code || !column ? code : launch<measure>(stream, s, &measured[1], true);
 }
 
 int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
@@ -400,7 +416,8 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
         break;
     }
     if (copy->quantizer.rule == NB_RULE_EDEN)
-        return launch<ni_eden_rule>(stream, s, copy, columns);
+        return ni_cuda_eden_takes(s, &copy->quantizer, columns) ? ni_cuda_quantize_eden(stream, s, copy, columns)
+                                                                : launch<ni_eden_rule>(stream, s, copy, columns);
     if (copy->quantizer.block_rows != 16)
         return launch<ni_e4m3_rule<false>>(stream, s, copy, columns);
     if (columns || s->rows * (s->cols / 16) > INT32_MAX)
