@@ -2,7 +2,7 @@
  *
  *     ni_mx_rule     E2M1 under E8M0 scales of 32: floor, ceil, 3/4, and QuEST's spread (format/quartet.h)
  *     ni_mx8_rule    E4M3 under E8M0 scales of 32, values alone
- *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six (format/four_six.h)
+ *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six (four_six.cuh)
  *     ni_eden_rule   E2M1 under E4M3 scales that are corrected over a rotated group: MS-EDEN (format/quartet.h)
  *     ni_hif4_rule   S1P2 under HiFloat4's three levels of 64 (format/hif4.h)
  *
@@ -13,6 +13,7 @@
 #define NI_BACKEND_CUDA_BLOCK_CUH
 
 #include "backend/cuda/eights.cuh"
+#include "backend/cuda/four_six.cuh"
 #include "backend/cuda/tile_error.cuh"
 #include "format/e8m0.h"
 #include "format/hif4.h"
@@ -27,7 +28,7 @@ typedef struct ni_block_copy {
     ni_e4m3_target target;
     ni_tensor_scale scale;
     float amax; /* that the tensor's scale is made from */
-    float unit; /* what a scale of 1 decodes to, about (four_six.cuh) */
+    float unit; /* what a scale byte of 1 decodes to, nearly (four_six.cuh) */
     bool tame;  /* Four Over Six divides by multiplying */
 } ni_block_copy;
 
@@ -106,17 +107,6 @@ static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const ni_phi
     for (int i = 0; i < 8; i++)
         made->values[i] = ni_pair_times(q[i], scale);
     made->codes = zero ? make_uint2(0, 0) : ni_codes_of_neighbours(q, signs);
-}
-
-/* |y| beyond 6, Inf and NaN become 6. */
-static __device__ inline float ni_up_to_six(float y) {
-#if __CUDA_ARCH__ >= 860
-    float clamped;
-    asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(clamped) : "f"(y), "f"(6.0f));
-    return clamped;
-#else
-    return copysignf(fminf(fabsf(y), 6.0f), y);
-#endif
 }
 
 static __device__ inline float ni_nearest_e2m1(float y) {
@@ -206,110 +196,32 @@ typedef struct ni_mx8_rule {
     }
 } ni_mx8_rule;
 
-/* ---- Four Over Six, nearly ----
- *
- * Which of two sums is the smaller one is told by sums that are near them, where these are further apart than they can
- * be off. A number costs six instructions a scale so, and twelve by the format's own (format/four_six.h):
- *
- *     d = fma(q, v, -x)     v = fl(value * unit), unit = fl(amax / max_of_both); q is the very number of the grid
- *
- * With u = 2^-24 and M the block's largest magnitude: |q v| is 2 M at most (0.25 becomes 0.5), four roundings part it from the
- * format's; |d| is M at most, one rounding each. So a d is off by 10 u M, a sum S of 16 squares by 80 u M sqrt(S) <=
- * 10 u M^2 + 160 u S, and by 33 u S for its own roundings; a sum of magnitudes by 160 u M + 32 u S. What is asked for is
- * a little more than that of both sums. */
-#define NI_NEAR_SQUARES 0x1p-19f /* 32 u */
-#define NI_NEAR_SQUARES_OF_SUM 0x1p-16f
-#define NI_NEAR_MAGNITUDES 0x1p-15f /* 512 u */
-#define NI_NEAR_MAGNITUDES_OF_SUM 0x1p-18f
-
-/* Both scales of a block, from fl(amax / max). */
-typedef struct ni_two_bytes {
-    uint32_t six, four;
-} ni_two_bytes;
+/* ---- Four Over Six ---- */
 
 static __device__ inline ni_two_bytes ni_two_bytes_of(const ni_block_copy &b, float over_max) {
-    const float base = ni_f32_mul(over_max, b.scale.s);
-    const uint32_t both = ni_e4m3_bytes(base, ni_f32_mul(base, 1.5f));
-    return ni_two_bytes{both & 0xffu, both >> 8};
+    return ni_bytes_from(ni_f32_mul(over_max, b.scale.s));
 }
 
-/* What is known of a block before anything is encoded. `tame`: it is zero, or has a maximum that is no smaller than
- * 2^-50 and becomes less than 16 under both scales; the tensor's is tame too. */
-typedef struct ni_near_block {
-    ni_two_bytes bytes;
-    bool tame, told, four; /* told: which of them it takes */
-    float encode_six, encode_four;
-    uint32_t q[8]; /* pairs on the grid: where it is told and rounds to nearest */
-} ni_near_block;
-
-/* The sum of what sixteen numbers err, nearly; KEEP: and the pairs. */
-template <bool SQUARES, bool KEEP>
-static __device__ inline float ni_near_error(const float *x, float amax, float encode, float value, uint32_t *pairs) {
-    float q[16], sums[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        q[i] = ni_nearest_on_grid<true>(ni_f32_mul(x[i], encode));
-    if (ni_f32_mul(amax, encode) >= 7.0f) /* 8 is the next number of the grid that goes on */
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            q[i] = ni_up_to_six(q[i]);
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const float d = __fmaf_rn(q[i], value, -x[i]);
-        sums[i % 2] = SQUARES ? __fmaf_rn(d, d, sums[i % 2]) : ni_f32_add(sums[i % 2], fabsf(d));
-    }
-    if (KEEP)
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            pairs[i] = ni_exact_pair(q[2 * i], q[2 * i + 1]);
-    return ni_f32_add(sums[0], sums[1]);
-}
-
-template <bool SQUARES, bool KEEP>
-static __device__ inline void ni_near_errors(const ni_block_copy &b, const float *x, float amax, ni_near_block *near) {
-    const ni_two_bytes &bytes = near->bytes;
-    uint32_t pairs[8];
-    const float six = ni_near_error<SQUARES, KEEP>(x, amax, near->encode_six, ni_f32_mul(ni_byte_value(bytes.six), b.unit),
-                                                   near->q),
-                four = ni_near_error<SQUARES, KEEP>(x, amax, near->encode_four,
-                                                    ni_f32_mul(ni_byte_value(bytes.four), b.unit), pairs);
-    const float off =
-        SQUARES ? ni_f32_mul(ni_f32_mul(amax, amax), NI_NEAR_SQUARES) : ni_f32_mul(amax, NI_NEAR_MAGNITUDES);
-    near->told = bytes.six == bytes.four ||
-                 fabsf(ni_f32_sub(four, six)) >
-                     __fmaf_rn(ni_f32_add(four, six), SQUARES ? NI_NEAR_SQUARES_OF_SUM : NI_NEAR_MAGNITUDES_OF_SUM, off);
-    near->four = four < six;
-    if (KEEP)
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            near->q[i] = near->four ? pairs[i] : near->q[i];
-}
-
-static __device__ inline float ni_near_encode(const ni_block_copy &b, uint32_t byte) {
-    return byte ? ni_reciprocal(ni_f32_mul(ni_byte_value(byte), b.scale.sdec)) : 0.0f;
+static __device__ inline ni_near_scale ni_near_scale_of(const ni_block_copy &b, uint32_t byte) {
+    const float value = ni_byte_value(byte);
+    return {byte ? ni_reciprocal(ni_f32_mul(value, b.scale.sdec)) : 0.0f, ni_f32_mul(value, b.unit)};
 }
 
 static __device__ inline void ni_call_nearly(const ni_block_copy &b, const float *x, float amax, ni_near_block *near) {
     const nb_quantizer &q = b.quantizer;
-    const bool usual = b.tame && (amax == 0.0f || amax >= 0x1p-50f), squares = q.four_six == NB_FOUR_SIX_MSE,
-               keep = q.round == NB_ROUND_EVEN;
+    const bool usual = b.tame && ni_is_near_amax(amax), keep = q.round == NB_ROUND_EVEN;
+    near->amax = amax;
     near->bytes = ni_two_bytes_of(b, usual ? ni_over_constant(amax, b.target.max, b.target.inverse)
                                            : ni_f32_div(amax, b.target.max));
-    near->encode_six = ni_near_encode(b, near->bytes.six);
-    near->encode_four = ni_near_encode(b, near->bytes.four);
-    near->tame = usual && q.four_six != NB_FOUR_SIX_MAX && ni_f32_mul(amax, near->encode_six) < 16.0f &&
-                 ni_f32_mul(amax, near->encode_four) < 16.0f;
+    near->of_six = ni_near_scale_of(b, near->bytes.six);
+    near->of_four = ni_near_scale_of(b, near->bytes.four);
     near->told = near->four = false;
-    if (!near->tame)
+    if (!usual || q.four_six == NB_FOUR_SIX_MAX || !ni_is_near(*near))
         return;
-    if (squares && keep)
-        ni_near_errors<true, true>(b, x, amax, near);
-    else if (squares)
-        ni_near_errors<true, false>(b, x, amax, near);
-    else if (keep)
-        ni_near_errors<false, true>(b, x, amax, near);
+    if (keep)
+        ni_tell<true>(q.four_six == NB_FOUR_SIX_MSE, x, near);
     else
-        ni_near_errors<false, false>(b, x, amax, near);
+        ni_tell<false>(q.four_six == NB_FOUR_SIX_MSE, x, near);
 }
 
 /* False: nothing is done, and the block wants the way of all. */
@@ -319,22 +231,16 @@ static __device__ inline bool ni_encode_nearly(const ni_block_copy &b, const ni_
     if (!near.told || (!nearest && b.quantizer.sr_bits != 8))
         return false;
     const uint32_t half = __float_as_uint(ni_byte_value(made->scale)) >> 16, scale = half | half << 16;
-    uint32_t q[8], signs[8], words[4];
+    uint32_t q[8], signs[8];
 #pragma unroll
     for (int i = 0; i < 8; i++)
         signs[i] = ni_exact_pair(x[2 * i], x[2 * i + 1]);
-    if (nearest) {
+    if (nearest)
 #pragma unroll
         for (int i = 0; i < 8; i++)
             q[i] = near.q[i];
-    } else {
-        const float encode = ni_f32_mul(near.four ? near.encode_four : near.encode_six, NI_DRAWN_FACTOR);
-        ni_draw_sixteen<8>(keys, b.drawn, group, words);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            q[i] = ni_pair_drawn(ni_f32_mul(fabsf(x[2 * i]), encode), ni_f32_mul(fabsf(x[2 * i + 1]), encode),
-                                 ni_drawn_neighbours(words[i / 2], i % 2), signs[i]);
-    }
+    else
+        ni_draw_nearly(near, x, signs, keys, b.drawn, group, q);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         made->values[i] = ni_pair_times(q[i], scale);
@@ -369,10 +275,10 @@ template <bool TILES> struct ni_e4m3_rule {
     }
 
     /* A row's block: its choice is the format's, found out by less where that is enough. */
-    static __device__ void make_row(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t amax,
-                                    uint32_t group, ni_block_made *made) {
+    static __device__ void make_row(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
+                                    ni_block_made *made) {
         ni_near_block near;
-        ni_call_nearly(b, x, ni_f32_from(amax), &near);
+        ni_call_nearly(b, x, ni_largest_of_sixteen(x), &near);
         if (!near.told)
             near.four = is_four<false>(b, x, near.bytes);
         made->scale = near.four ? near.bytes.four : near.bytes.six;
@@ -383,11 +289,11 @@ template <bool TILES> struct ni_e4m3_rule {
 
     static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
                                 int part, ni_block_made *made) {
-        uint32_t amax = ni_amax_of_sixteen(x), byte;
         if (!TILES && b.quantizer.four_six) {
-            make_row(b, keys, x, amax, group, made);
+            make_row(b, keys, x, group, made);
             return;
         }
+        uint32_t amax = ni_amax_of_sixteen(x), byte;
         if (TILES)
 #pragma unroll
             for (int lane = 8; lane; lane /= 2)

@@ -82,29 +82,9 @@ static __device__ double_scale double_scale_of(const ni_e4m3_target &target, flo
 
 /* ---- sixteen numbers ---- */
 
-/* The largest magnitude, NaN where one is. Tame numbers that were turned are four times too large. */
-static __device__ float amax_of(const float *x) {
-    float amax = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        amax = ni_larger_or_nan(amax, fabsf(x[i]));
-    return amax;
-}
-
 /* y of number i on E2M1's grid, and beyond: see hold. */
 template <int ROUND, bool TAME> static __device__ float on_grid(float y, const uint32_t *words, int i) {
     return ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
-}
-
-/* 6 where it is beyond, or NaN. */
-static __device__ float held_at_six(float q) {
-#if __CUDA_ARCH__ >= 860
-    float held;
-    asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(held) : "f"(q), "f"(6.0f));
-    return held;
-#else
-    return copysignf(fminf(fabsf(q), 6.0f), q);
-#endif
 }
 
 /* Where no number was beyond 6 none is. */
@@ -113,7 +93,7 @@ template <bool TAME> static __device__ void hold(float *q, float amax, float enc
         return;
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        q[i] = held_at_six(q[i]);
+        q[i] = ni_up_to_six(q[i]);
 }
 
 /* ---- rows ---- */
@@ -162,7 +142,8 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
     if (TURN)
         ni_turn_signed<TAME>(x, copy.quantizer.hadamard_round_bf16);
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
-    const uint32_t largest = TAME ? __float_as_uint(ni_f32_mul(amax_of(x), FACTOR)) : ni_amax_of_sixteen(x);
+    /* Tame numbers that were turned are four times too large. */
+    const uint32_t largest = TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(x), FACTOR)) : ni_amax_of_sixteen(x);
     const float amax = __uint_as_float(largest);
     if (TAME && __any_sync(~0u, is_wild(amax)))
         return false;

@@ -84,6 +84,26 @@ static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {
     return amax;
 }
 
+/* The same as a number: NaN where one is. */
+static __device__ inline float ni_largest_of_sixteen(const float *x) {
+    float amax = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        amax = ni_larger_or_nan(amax, fabsf(x[i]));
+    return amax;
+}
+
+/* |y| beyond 6, Inf and NaN become 6. */
+static __device__ inline float ni_up_to_six(float y) {
+#if __CUDA_ARCH__ >= 860
+    float clamped;
+    asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(clamped) : "f"(y), "f"(6.0f));
+    return clamped;
+#else
+    return copysignf(fminf(fabsf(y), 6.0f), y);
+#endif
+}
+
 /* x times `encode` on E2M1's grid, in pairs, and pairs that have the signs. */
 template <int ROUND>
 static __device__ inline void ni_grid_sixteen(const float *x, float encode, const uint32_t *words, uint32_t *q,
