@@ -98,8 +98,7 @@ static __device__ inline void ni_block_grid(const ni_block_copy &b, const ni_phi
 
 /* `value` of the scale is exact in BF16; under a byte of 0 (`zero`) codes are 0. */
 static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const ni_philox_keys &keys, const float *x,
-                                            float encode, float value, bool zero, uint32_t group,
-                                            ni_block_made *made) {
+                                            float encode, float value, bool zero, uint32_t group, ni_block_made *made) {
     const uint32_t half = __float_as_uint(value) >> 16, scale = half | half << 16;
     uint32_t q[8], signs[8];
     ni_block_grid(b, keys, x, encode, group, q, signs);
@@ -305,8 +304,8 @@ template <bool TILES> struct ni_e4m3_rule {
             byte = (b.tame ? is_four<true>(b, x, bytes) : is_four<false>(b, x, bytes)) ? bytes.four : bytes.six;
         }
         made->scale = byte;
-        ni_block_e2m1(b, keys, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0, group,
-                      made);
+        ni_block_e2m1(b, keys, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0,
+                      group, made);
     }
 
     static __device__ float tensor_scale(const ni_block_copy &b) {

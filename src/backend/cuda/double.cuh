@@ -143,7 +143,8 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
         ni_turn_signed<TAME>(x, copy.quantizer.hadamard_round_bf16);
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
     /* Tame numbers that were turned are four times too large. */
-    const uint32_t largest = TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(x), FACTOR)) : ni_amax_of_sixteen(x);
+    const uint32_t largest =
+        TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(x), FACTOR)) : ni_amax_of_sixteen(x);
     const float amax = __uint_as_float(largest);
     if (TAME && __any_sync(~0u, is_wild(amax)))
         return false;

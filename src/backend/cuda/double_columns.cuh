@@ -125,8 +125,10 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
         ni_turn_signed<TAME>(b, copy.quantizer.hadamard_round_bf16);
     }
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
-    const uint32_t amax_a = TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(a), FACTOR)) : ni_amax_of_sixteen(a),
-                   amax_b = TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(b), FACTOR)) : ni_amax_of_sixteen(b);
+    const uint32_t amax_a =
+                       TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(a), FACTOR)) : ni_amax_of_sixteen(a),
+                   amax_b =
+                       TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(b), FACTOR)) : ni_amax_of_sixteen(b);
     room.maxima[0][warp][lane] = amax_a;
     room.maxima[1][warp][lane] = amax_b;
     if (TAME) {

@@ -81,9 +81,10 @@ template <bool SQUARES, bool KEEP> static __device__ inline void ni_tell_by(cons
                 four = ni_near_error<SQUARES, KEEP>(x, near->amax, near->of_four, pairs);
     const float off = SQUARES ? ni_f32_mul(ni_f32_mul(near->amax, near->amax), NI_NEAR_SQUARES)
                               : ni_f32_mul(near->amax, NI_NEAR_MAGNITUDES);
-    near->told = near->bytes.six == near->bytes.four ||
-                 fabsf(ni_f32_sub(four, six)) >
-                     __fmaf_rn(ni_f32_add(four, six), SQUARES ? NI_NEAR_SQUARES_OF_SUM : NI_NEAR_MAGNITUDES_OF_SUM, off);
+    near->told =
+        near->bytes.six == near->bytes.four ||
+        fabsf(ni_f32_sub(four, six)) >
+            __fmaf_rn(ni_f32_add(four, six), SQUARES ? NI_NEAR_SQUARES_OF_SUM : NI_NEAR_MAGNITUDES_OF_SUM, off);
     near->four = four < six;
     if (KEEP)
 #pragma unroll

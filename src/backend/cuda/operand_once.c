@@ -412,7 +412,8 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
         if (block_copy(be, source, &makings[i], &copies[i]))
             *(makings[i].transpose ? &column : &row) = &copies[i];
     if (row || column)
-        NB_TRY(ni_cuda_status(be, ni_cuda_block_amaxes(stream_of(be), from, row, column), "quantize: amax of blocks", err));
+        NB_TRY(ni_cuda_status(be, ni_cuda_block_amaxes(stream_of(be), from, row, column), "quantize: amax of blocks",
+                              err));
     if (are_mx(from, makings, count, copies))
         return make_mx(be, from, makings, count, copies, err);
     NB_TRY(ni_cuda_status(be,

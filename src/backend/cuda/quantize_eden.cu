@@ -11,6 +11,7 @@
 #include "backend/cuda/quantize_eden.h"
 
 enum { SIDE = 128, HALF = SIDE / 2, BLOCKS = HALF / 16 }; /* of a group, of a lane */
+enum { BANDS = 2 }; /* tiles that a block does: scales and signs are prepared once */
 
 /* What all threads of a block share of one copy. */
 typedef struct shared_copy {
@@ -27,7 +28,12 @@ static __device__ uint32_t sign_of(const ni_sign_mask &signs, int i) {
 
 /* Pairs of BF16 numbers. A column's halves lie in different banks, and rows that neighbouring lanes read do. */
 struct pairs_tile {
-    enum { COLS = 128, THREADS = 256, PITCH = COLS / 2 + 4, SKEW = 8, EACH = SIDE * COLS / 8 / THREADS };
+    enum { COLS = 128, THREADS = 256, PITCH = COLS / 2 + 4, SKEW = 8 };
+    enum {
+        ACROSS = COLS / 8,
+        STEP = THREADS / ACROSS,
+        EACH = SIDE / STEP
+    }; /* vectors of a row, rows at once, a thread's */
     uint32_t words[SIDE * PITCH + SKEW];
 
     typedef uint4 vector; /* eight neighbours */
@@ -60,9 +66,9 @@ struct pairs_tile {
     }
 };
 
-/* What codes decode to; a value lies in the lower half of its number. */
+/* What codes of NVFP4 decode to; a value lies in the lower half of its number. */
 struct codes_tile {
-    enum { COLS = 64, THREADS = 128, SKEW = 16, EACH = SIDE * COLS / 8 / THREADS };
+    enum { COLS = 64, THREADS = 128, SKEW = 16, ACROSS = COLS / 8, STEP = THREADS / ACROSS, EACH = SIDE / STEP };
     __align__(16) float numbers[SIDE * COLS + SKEW];
 
     typedef ni_eight vector;
@@ -82,7 +88,9 @@ struct codes_tile {
     }
 
     static __device__ vector load(const ni_cuda_double_source &s, int64_t r, int64_t c) {
-        return ni_decode_eight(s.codes, r, c);
+        const nb_qtensor &t = s.codes;
+        const float tensor = t.tensor_scale ? *t.tensor_scale : 1.0f;
+        return ni_decode_eight(t, r, c, ni_f32_mul(ni_byte_value(t.scales[r * (t.cols / 16) + c / 16]), tensor));
     }
 
     __device__ void place(int r, int c, const vector &v, bool minus) {
@@ -102,9 +110,12 @@ struct codes_tile {
 /* ---- a lane's half of a group ---- */
 
 /* Of row r; `sign` is what the tile has put on it. */
-static __device__ void take_row(pairs_tile &tile, const shared_copy &shared, int r, bool upper, uint32_t sign, float *x) {
-    const uint4 *const from = (const uint4 *)(tile.row(r) + upper * (HALF / 2)),
-                      *const signs = (const uint4 *)(shared.signs + upper * (HALF / 2));
+static __device__ void take_row(pairs_tile &tile, const shared_copy &shared, int r, bool upper, uint32_t sign,
+                                float *x) {
+    const uint4 *const from = (const uint4 *)(tile.row(r) + upper * (HALF / 2)), *const signs =
+                                                                                     (const uint4 *)(shared.signs +
+                                                                                                     upper *
+                                                                                                         (HALF / 2));
 #pragma unroll
     for (int k = 0; k < HALF / 8; k++) {
         const uint4 v = from[k], s = signs[k];
@@ -130,11 +141,11 @@ static __device__ uint32_t amax_of_group(const float *x, bool round_bf16) {
 #pragma unroll
     for (int i = 0; i < HALF; i++)
         largest = ni_larger_or_nan(largest, ni_f32_add(fabsf(x[i]), fabsf(__shfl_xor_sync(~0u, x[i], 1))));
-    if (__any_sync(~0u, ni_f32_magnitude(largest) >= NI_F32_INF_BITS)) /* Inf + Inf is Inf, but their difference is NaN */
+    if (__any_sync(~0u,
+                   ni_f32_magnitude(largest) >= NI_F32_INF_BITS)) /* Inf + Inf is Inf, but their difference is NaN */
 #pragma unroll
         for (int i = 0; i < HALF; i++)
-            largest = ni_larger_or_nan(
-                largest, fabsf(ni_f32_sub(fabsf(x[i]), fabsf(__shfl_xor_sync(~0u, x[i], 1)))));
+            largest = ni_larger_or_nan(largest, fabsf(ni_f32_sub(fabsf(x[i]), fabsf(__shfl_xor_sync(~0u, x[i], 1)))));
     largest = ni_f32_mul(largest, ni_hadamard_factor(SIDE));
     return ni_f32_magnitude(round_bf16 ? ni_bf16_round(largest) : largest);
 }
@@ -154,7 +165,8 @@ static __device__ void turn_last(float *x, bool upper, bool round_bf16) {
 }
 
 /* u of this lane's four blocks; `first` counts the operand's blocks, and is a multiple of 8 (format/noise.h). */
-static __device__ void noise_of(const ni_block_copy &b, const ni_philox_keys &keys, uint32_t first, bool upper, float *u) {
+static __device__ void noise_of(const ni_block_copy &b, const ni_philox_keys &keys, uint32_t first, bool upper,
+                                float *u) {
     const bool bytes = b.quantizer.sr_bits == 8, second = first & 8u;
     const ni_philox_words r = ni_philox_next(&keys, &b.drawn, first / NI_NOISE_GROUP,
                                              !bytes && second ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
@@ -265,80 +277,96 @@ static __device__ void fill_shared(shared_copy *shared, int threads, bool table)
         ni_fill_table(shared->table, shared->b.scale.sdec, 1.0f, (int)threadIdx.x, threads);
 }
 
-/* MEASURE: maxima of both or one, and nothing is made; else it is one of them. */
+/* A tile of rows or columns that are rotated but for the last stage: values go out of the tile, in whole vectors. */
+template <typename TILE, bool ROWS>
+static __device__ void make_tile(TILE &tile, const shared_copy &shared, const ni_cuda_tile_copy &copy,
+                                 const ni_cuda_double_source &s, float *x, int64_t r0, int64_t c0) {
+    const int unit = threadIdx.x / 2;
+    const bool upper = threadIdx.x & 1;
+    const int64_t r = ROWS ? r0 + unit : c0 + unit, c = ROWS ? c0 : r0; /* of the operand */
+    const int64_t wide = ROWS ? s.cols : s.rows, at = ROWS ? r * copy.stride + copy.at + c : r * copy.contraction + c;
+    uint32_t values[HALF / 2];
+    turn_last(x, upper, copy.quantizer.hadamard_round_bf16);
+    make_half(shared, copy, x, (uint32_t)r * (uint32_t)(wide / 16) + (uint32_t)(c / 16), upper, at + upper * HALF,
+              values);
+    if constexpr (ROWS) {
+        uint4 *const to = (uint4 *)(tile.row(unit) + upper * (HALF / 2));
+#pragma unroll
+        for (int k = 0; k < HALF / 8; k++)
+            to[k] = make_uint4(values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]);
+    } else {
+        uint16_t *const to = tile.cell(upper * HALF, unit);
+#pragma unroll
+        for (int i = 0; i < HALF / 2; i++) {
+            to[2 * i * TILE::DOWN] = (uint16_t)values[i];
+            to[(2 * i + 1) * TILE::DOWN] = (uint16_t)(values[i] >> 16);
+        }
+    }
+    __syncthreads();
+    if (!copy.values)
+        return;
+    const int col = threadIdx.x % TILE::ACROSS * 8;
+#pragma unroll
+    for (int k = 0; k < TILE::EACH; k++) {
+        const int row = threadIdx.x / TILE::ACROSS + k * TILE::STEP;
+        *(uint4 *)(copy.values + (r0 + row) * copy.stride + (ROWS ? copy.at : 0) + c0 + col) = tile.values(row, col);
+    }
+}
+
+/* Two tiles, one below the other. MEASURE: maxima of both ways or one, and nothing is made; else it is one of them. */
 template <typename TILE, bool ROWS, bool COLUMNS, bool MEASURE>
 static __global__ void __launch_bounds__(TILE::THREADS, 512 / TILE::THREADS)
     eden_tiles(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy row,
                const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ shared_copy shared[ROWS + COLUMNS];
     __shared__ __align__(16) TILE tile;
-    const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * SIDE,
-                  c0 = (int64_t)blockIdx.x * TILE::COLS;
-    const int vector = threadIdx.x % (TILE::COLS / 8), first = threadIdx.x / (TILE::COLS / 8), unit = threadIdx.x / 2;
-    enum { DOWN = TILE::THREADS / (TILE::COLS / 8) };
-    const bool upper = threadIdx.x & 1;
+    const int64_t group = (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y, c0 = (int64_t)blockIdx.x * TILE::COLS;
+    const bool upper = threadIdx.x & 1, opens = group == 0 && blockIdx.x == 0 && !MEASURE;
+    const int unit = threadIdx.x / 2, col = threadIdx.x % TILE::ACROSS * 8;
     shared_copy &of_column = shared[ROWS];
-    const ni_cuda_tile_copy &copy = ROWS ? row : column;
-    typename TILE::vector in[TILE::EACH];
-    float x[HALF];
-    if (r0 >= s.rows)
-        return;
+    uint32_t of_rows = 0, of_columns = 0; /* maxima */
+#pragma unroll 1
+    for (int band = 0; band < BANDS; band++) {
+        const int64_t r0 = (group * BANDS + band) * SIDE;
+        typename TILE::vector in[TILE::EACH];
+        float x[HALF];
+        if (r0 >= s.rows)
+            break;
 #pragma unroll
-    for (int k = 0; k < TILE::EACH; k++)
-        in[k] = TILE::load(s, r0 + first + k * DOWN, c0 + 8 * vector);
-    if (ROWS && threadIdx.x == 0)
-        MEASURE ? ni_open_block_copy(&shared[0].b, row) : open_shared(&shared[0], row, r0 == 0 && c0 == 0);
-    if (COLUMNS && threadIdx.x == 32)
-        MEASURE ? ni_open_block_copy(&of_column.b, column) : open_shared(&of_column, column, r0 == 0 && c0 == 0);
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < TILE::EACH; k++)
-        tile.place(first + k * DOWN, 8 * vector, in[k], COLUMNS && sign_of(of_column.b.signs, first + k * DOWN));
-    if (ROWS || !MEASURE)
-        fill_shared(&shared[0], TILE::THREADS, !MEASURE);
-    __syncthreads();
-    if constexpr (ROWS) {
-        take_row(tile, shared[0], unit, upper, COLUMNS && sign_of(of_column.b.signs, unit) ? NI_PAIR_SIGNS : 0, x);
-        ni_rotate_stages<HALF, HALF>(x);
-        if (MEASURE)
-            ni_join_amax(row.head, amax_of_group(x, row.quantizer.hadamard_round_bf16));
-    }
-    if constexpr (COLUMNS) {
-        take_column(tile, unit, upper, x);
-        ni_rotate_stages<HALF, HALF>(x);
-        if (MEASURE)
-            ni_join_amax(column.head, amax_of_group(x, column.quantizer.hadamard_round_bf16));
-    }
-    if constexpr (!MEASURE) {
-        uint32_t values[HALF / 2];
-        const int64_t r = ROWS ? r0 + unit : c0 + unit, c = ROWS ? c0 : r0; /* of the operand */
-        const int64_t wide = ROWS ? s.cols : s.rows, at = ROWS ? r * copy.stride + copy.at + c : r * copy.contraction + c;
-        turn_last(x, upper, copy.quantizer.hadamard_round_bf16);
-        make_half(shared[0], copy, x, (uint32_t)r * (uint32_t)(wide / 16) + (uint32_t)(c / 16), upper,
-                  at + upper * HALF, values);
-        if constexpr (ROWS) {
-            uint4 *const to = (uint4 *)(tile.row(unit) + upper * (HALF / 2));
-#pragma unroll
-            for (int k = 0; k < HALF / 8; k++)
-                to[k] = make_uint4(values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]);
-        } else {
-            uint16_t *const to = tile.cell(upper * HALF, unit);
-#pragma unroll
-            for (int i = 0; i < HALF / 2; i++) {
-                to[2 * i * TILE::DOWN] = (uint16_t)values[i];
-                to[(2 * i + 1) * TILE::DOWN] = (uint16_t)(values[i] >> 16);
-            }
-        }
-        __syncthreads();
-        if (!copy.values)
-            return;
+        for (int k = 0; k < TILE::EACH; k++)
+            in[k] = TILE::load(s, r0 + threadIdx.x / TILE::ACROSS + k * TILE::STEP, c0 + col);
+        if (ROWS && band == 0 && threadIdx.x == 0)
+            open_shared(&shared[0], row, opens);
+        if (COLUMNS && band == 0 && threadIdx.x == 32)
+            open_shared(&of_column, column, opens);
+        __syncthreads(); /* the tile before this one is read */
 #pragma unroll
         for (int k = 0; k < TILE::EACH; k++) {
-            const int64_t line = r0 + first + k * DOWN, column_of = c0 + 8 * vector;
-            *(uint4 *)(copy.values + line * copy.stride + (ROWS ? copy.at : 0) + column_of) =
-                tile.values(first + k * DOWN, 8 * vector);
+            const int line = threadIdx.x / TILE::ACROSS + k * TILE::STEP;
+            tile.place(line, col, in[k], COLUMNS && sign_of(of_column.b.signs, line));
         }
+        if (band == 0 && (ROWS || !MEASURE))
+            fill_shared(&shared[0], TILE::THREADS, !MEASURE);
+        __syncthreads();
+        if constexpr (ROWS) {
+            take_row(tile, shared[0], unit, upper, COLUMNS && sign_of(of_column.b.signs, unit) ? NI_PAIR_SIGNS : 0, x);
+            ni_rotate_stages<HALF, HALF>(x);
+            if (MEASURE)
+                of_rows = max(of_rows, amax_of_group(x, row.quantizer.hadamard_round_bf16));
+        }
+        if constexpr (COLUMNS) {
+            take_column(tile, unit, upper, x);
+            ni_rotate_stages<HALF, HALF>(x);
+            if (MEASURE)
+                of_columns = max(of_columns, amax_of_group(x, column.quantizer.hadamard_round_bf16));
+        }
+        if constexpr (!MEASURE)
+            make_tile<TILE, ROWS>(tile, shared[0], ROWS ? row : column, s, x, r0, c0);
     }
+    if (MEASURE && ROWS)
+        ni_join_amax(row.head, of_rows);
+    if (MEASURE && COLUMNS)
+        ni_join_amax(column.head, of_columns);
 }
 
 /* ---- which kernel ---- */
@@ -346,7 +374,10 @@ static __global__ void __launch_bounds__(TILE::THREADS, 512 / TILE::THREADS)
 bool ni_cuda_eden_takes(const ni_cuda_double_source *s, const nb_quantizer *q, bool columns) {
     if (q->rule != NB_RULE_EDEN || q->hadamard_size != SIDE || s->rows % SIDE || s->rows * (s->cols / 16) > INT32_MAX)
         return false;
-    return s->numbers ? !s->wide && s->cols % pairs_tile::COLS == 0 : columns && s->cols % codes_tile::COLS == 0;
+    if (s->numbers)
+        return !s->wide && s->cols % pairs_tile::COLS == 0;
+    return columns && s->codes.quantizer.scale_type == NB_SCALE_E4M3 && !s->codes.outer_scales &&
+           s->cols % codes_tile::COLS == 0;
 }
 
 template <typename TILE, bool ROWS, bool COLUMNS, bool MEASURE>
@@ -354,7 +385,7 @@ static int launch(void *stream, const ni_cuda_double_source *s, const ni_cuda_ti
                   const ni_cuda_tile_copy *column) {
     enum { MOST = 65535 };
     const ni_cuda_tile_copy none = {};
-    const int64_t bands = s->rows / SIDE, deep = ni_divide_up(bands, MOST);
+    const int64_t bands = ni_divide_up(s->rows, SIDE * BANDS), deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)(s->cols / TILE::COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
     eden_tiles<TILE, ROWS, COLUMNS, MEASURE>
         <<<grid, TILE::THREADS, 0, (cudaStream_t)stream>>>(*s, row ? *row : none, column ? *column : none);

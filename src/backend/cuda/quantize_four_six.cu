@@ -10,10 +10,10 @@
 
 enum {
     THREADS = NI_TILE_THREADS,
-    ACROSS = NI_TILE_COLS / 16,                  /* sixteens of a row */
-    SIXTEENS = NI_TILE_ROWS * ACROSS / THREADS,  /* of rows, a thread */
-    BANDS = 4,                                   /* tiles that a block does, one below the other */
-    BLOCKS = 5                                   /* of a multiprocessor */
+    ACROSS = NI_TILE_COLS / 16,                 /* sixteens of a row */
+    SIXTEENS = NI_TILE_ROWS * ACROSS / THREADS, /* of rows, a thread */
+    BANDS = 4,                                  /* tiles that a block does, one below the other */
+    BLOCKS = 5                                  /* of a multiprocessor */
 };
 
 /* What all threads of a block share of one copy. */
@@ -116,12 +116,15 @@ typedef struct row_unit {
     bool live;
 } row_unit;
 
+/* The last tile of a row may have fewer sixteens than others: `across` of them. */
 static __device__ row_unit row_unit_of(const ni_cuda_tile_copy &copy, const uint32_t *tile, int64_t cols, int64_t r0,
-                                       int64_t c0, int k) {
-    const int unit = k * THREADS + (int)threadIdx.x, row = unit / ACROSS, block = unit % ACROSS;
+                                       int64_t c0, uint32_t across, int k) {
+    const uint32_t unit = (uint32_t)k * THREADS + threadIdx.x, row = unit * (65536 / across + 1) >> 16;
+    const uint32_t block = unit - row * across;
     const int64_t r = r0 + row, c = c0 + 16 * block;
     return {(const uint4 *)(tile + row * NI_TILE_PITCH + 8 * block),
-            (uint32_t)r * (uint32_t)(cols / 16) + (uint32_t)(c / 16), r * copy.stride + copy.at + c, c < cols};
+            (uint32_t)r * (uint32_t)(cols / 16) + (uint32_t)(c / 16), r * copy.stride + copy.at + c,
+            row < NI_TILE_ROWS};
 }
 
 static __device__ sixteen words_of(const uint4 *from) {
@@ -144,13 +147,14 @@ static __device__ __noinline__ void make_row_exactly(const ni_block_copy *b, con
 template <int ROUND>
 static __device__ void make_rows(const shared_copy &shared, const ni_cuda_tile_copy &copy, const uint32_t *tile,
                                  int64_t cols, int64_t r0, int64_t c0) {
+    const uint32_t across = (uint32_t)min(cols - c0, (int64_t)NI_TILE_COLS) / 16;
     uint32_t left = 0; /* bits of units */
 #pragma unroll 1
     for (int k = 0; k < SIXTEENS; k++) {
-        const row_unit unit = row_unit_of(copy, tile, cols, r0, c0, k);
+        const row_unit unit = row_unit_of(copy, tile, cols, r0, c0, across, k);
         sixteen out;
         if (!unit.live)
-            continue;
+            break;
         if (make_sixteen<ROUND>(shared, copy, words_of(unit.from), unit.group, unit.at, &out))
             leave_row<ROUND>(copy, unit.at, out);
         else
@@ -158,7 +162,7 @@ static __device__ void make_rows(const shared_copy &shared, const ni_cuda_tile_c
     }
 #pragma unroll 1
     for (int k = 0; left >> k; k++) {
-        const row_unit unit = row_unit_of(copy, tile, cols, r0, c0, k);
+        const row_unit unit = row_unit_of(copy, tile, cols, r0, c0, across, k);
         if (left >> k & 1u)
             make_row_exactly<ROUND>(&shared.b, &copy, unit.from, unit.group, unit.at);
     }
@@ -219,9 +223,8 @@ static __device__ __noinline__ void make_columns_exactly(const ni_block_copy *sh
     take_columns<TURNED>(unit->tile, &a, &b);
     const sixteen of_a = make_exactly(*shared, *copy, a, unit->group, unit->at);
     take_columns<TURNED>(unit->tile, &a, &b);
-    leave_columns<ROUND>(
-        *copy, *unit, of_a,
-        make_exactly(*shared, *copy, b, unit->group + unit->blocks, unit->at + copy->contraction));
+    leave_columns<ROUND>(*copy, *unit, of_a,
+                         make_exactly(*shared, *copy, b, unit->group + unit->blocks, unit->at + copy->contraction));
 }
 
 template <int ROUND, bool TURNED>
@@ -229,8 +232,8 @@ static __device__ void make_columns(const shared_copy &shared, const ni_cuda_til
                                     int64_t rows, int64_t cols, int64_t r0, int64_t c0) {
     const int64_t c = c0 + 2 * threadIdx.x;
     const uint32_t blocks = (uint32_t)(rows / 16);
-    const column_unit unit = {tile + threadIdx.x, r0, c, c * copy.contraction + r0,
-                              (uint32_t)c * blocks + (uint32_t)(r0 / 16), blocks};
+    const column_unit unit = {
+        tile + threadIdx.x, r0, c, c * copy.contraction + r0, (uint32_t)c * blocks + (uint32_t)(r0 / 16), blocks};
     sixteen a, b, of_a, of_b;
     if (c >= cols)
         return;
@@ -254,7 +257,8 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
     enum { COPIES = (ROWS >= 0) + (COLUMNS >= 0) };
     __shared__ shared_copy shared[COPIES];
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
-    const int64_t group = (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y, c0 = (int64_t)blockIdx.x * NI_TILE_COLS;
+    const int64_t group = (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y,
+                  c0 = (int64_t)blockIdx.x * NI_TILE_COLS;
     const bool opens = group == 0 && blockIdx.x == 0;
 #pragma unroll 1
     for (int band = 0; band < BANDS; band++) {
@@ -287,7 +291,8 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
         if (ROWS >= 0)
             make_rows<(ROWS >= 0 ? ROWS : 0)>(shared[0], row, tile, s.cols, r0, c0);
         if (COLUMNS >= 0)
-            make_columns<(COLUMNS >= 0 ? COLUMNS : 0), TURNED>(shared[COPIES - 1], column, tile, s.rows, s.cols, r0, c0);
+            make_columns<(COLUMNS >= 0 ? COLUMNS : 0), TURNED>(shared[COPIES - 1], column, tile, s.rows, s.cols, r0,
+                                                               c0);
     }
 }
 
@@ -330,7 +335,8 @@ int ni_cuda_quantize_four_six(void *stream, const ni_cuda_double_source *s, cons
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
     const int64_t bands = ni_divide_up(s->rows, NI_TILE_ROWS * BANDS), deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-    tile_kernel *const kernel = kernel_of(rounding_of(row), rounding_of(column), column && column->quantizer.hadamard_size);
+    tile_kernel *const kernel =
+        kernel_of(rounding_of(row), rounding_of(column), column && column->quantizer.hadamard_size);
     if (!kernel) {
         const int code = ni_cuda_quantize_four_six(stream, s, row, NULL);
         return code ? code : ni_cuda_quantize_four_six(stream, s, NULL, column);
