@@ -47,18 +47,6 @@ static __device__ float quotient(float a, float b, float over_b) {
     return __fmaf_rn(over_b, __fmaf_rn(-b, nearer, a), nearer);
 }
 
-static __device__ float reciprocal(float b) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
-    return __fmaf_rn(r, __fmaf_rn(-b, r, 1.0f), r);
-}
-
-/* Constant divisors: their reciprocals, rounded, and so one step less. */
-static __device__ float over_constant(float a, float b, float over_b) {
-    const float q = __fmul_rn(a, over_b);
-    return __fmaf_rn(over_b, __fmaf_rn(-b, q, a), q);
-}
-
 /* ---- scales ---- */
 
 /* What one block of 16 is encoded and decoded with. */
@@ -71,7 +59,7 @@ template <bool TAME>
 static __device__ float outer_scale_of(const ni_e4m3_target &target, nb_outer_scale outer, float amax) {
     if (!TAME)
         return ni_outer128_scale(target, outer, amax);
-    float s = over_constant(over_constant(amax, 448.0f, 0x1.24924ap-9f), target.max, target.inverse);
+    float s = ni_over_constant(ni_over_constant(amax, 448.0f, 0x1.24924ap-9f), target.max, target.inverse);
     if (outer == NB_OUTER_ROW128_POW2)
         s = ni_pow2_above(s);
     return s == 0.0f ? 1.0f : s;
@@ -80,13 +68,13 @@ static __device__ float outer_scale_of(const ni_e4m3_target &target, nb_outer_sc
 template <bool TAME>
 static __device__ double_scale double_scale_of(const ni_e4m3_target &target, float outer, float over_outer,
                                                float amax) {
-    const float s = TAME ? over_constant(quotient(amax, outer, over_outer), target.max, target.inverse)
+    const float s = TAME ? ni_over_constant(quotient(amax, outer, over_outer), target.max, target.inverse)
                          : ni_f32_div(ni_f32_div(amax, outer), target.max);
     double_scale scale;
     scale.byte = (uint8_t)ni_e4m3_bytes(s == 0.0f ? 0x1p-9f : s, 0.0f);
     scale.decode = ni_f32_mul(outer, ni_byte_value(scale.byte));
     if (TAME)
-        scale.encode = scale.byte ? reciprocal(scale.decode) : 0.0f;
+        scale.encode = scale.byte ? ni_reciprocal(scale.decode) : 0.0f;
     else
         scale.encode = scale.decode == 0.0f ? 0.0f : ni_f32_finite(__frcp_rn(scale.decode));
     return scale;
@@ -94,44 +82,9 @@ static __device__ double_scale double_scale_of(const ni_e4m3_target &target, flo
 
 /* ---- sixteen numbers ---- */
 
-/* The largest magnitude, NaN where one is. Tame numbers that were turned are four times too large. */
-static __device__ float amax_of(const float *x) {
-    float amax = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        amax = ni_larger_or_nan(amax, fabsf(x[i]));
-    return amax;
-}
-
-template <int ROUND>
-static __device__ void draw(const ni_cuda_tile_copy &copy, const ni_philox_shared &shared, uint32_t group,
-                            uint32_t *words) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        if (8 * half >= ROUND)
-            return;
-        const ni_philox_words drawn =
-            ni_philox_next(&copy.keys, &shared, group, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            words[4 * half + i] = drawn.w[i];
-    }
-}
-
 /* y of number i on E2M1's grid, and beyond: see hold. */
 template <int ROUND, bool TAME> static __device__ float on_grid(float y, const uint32_t *words, int i) {
     return ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
-}
-
-/* 6 where it is beyond, or NaN. */
-static __device__ float held_at_six(float q) {
-#if __CUDA_ARCH__ >= 860
-    float held;
-    asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(held) : "f"(q), "f"(6.0f));
-    return held;
-#else
-    return copysignf(fminf(fabsf(q), 6.0f), q);
-#endif
 }
 
 /* Where no number was beyond 6 none is. */
@@ -140,7 +93,7 @@ template <bool TAME> static __device__ void hold(float *q, float amax, float enc
         return;
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        q[i] = held_at_six(q[i]);
+        q[i] = ni_up_to_six(q[i]);
 }
 
 /* ---- rows ---- */
@@ -189,7 +142,9 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
     if (TURN)
         ni_turn_signed<TAME>(x, copy.quantizer.hadamard_round_bf16);
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
-    const uint32_t largest = TAME ? __float_as_uint(ni_f32_mul(amax_of(x), FACTOR)) : ni_amax_of_sixteen(x);
+    /* Tame numbers that were turned are four times too large. */
+    const uint32_t largest =
+        TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(x), FACTOR)) : ni_amax_of_sixteen(x);
     const float amax = __uint_as_float(largest);
     if (TAME && __any_sync(~0u, is_wild(amax)))
         return false;
@@ -198,11 +153,11 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
     for (int lane = 1; lane < 8; lane *= 2)
         all = max(all, __shfl_xor_sync(~0u, all, lane));
     const float outer = outer_scale_of<TAME>(target, copy.quantizer.outer, __uint_as_float(all));
-    const double_scale scale = double_scale_of<TAME>(target, outer, TAME ? reciprocal(outer) : 0.0f, amax);
+    const double_scale scale = double_scale_of<TAME>(target, outer, TAME ? ni_reciprocal(outer) : 0.0f, amax);
     const float encode = ni_f32_mul(scale.encode, FACTOR);
     uint32_t words[8], signs[8], out[8];
     float q[16];
-    draw<ROUND>(copy, shared.drawn, unit, words);
+    ni_draw_sixteen<ROUND>(copy.keys, shared.drawn, unit, words);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         x[i] = ni_f32_mul(x[i], encode);

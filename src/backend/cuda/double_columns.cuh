@@ -146,8 +146,10 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
         ni_turn_signed<TAME>(b, copy.quantizer.hadamard_round_bf16);
     }
     constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
-    const uint32_t amax_a = TAME ? __float_as_uint(ni_f32_mul(amax_of(a), FACTOR)) : ni_amax_of_sixteen(a),
-                   amax_b = TAME ? __float_as_uint(ni_f32_mul(amax_of(b), FACTOR)) : ni_amax_of_sixteen(b);
+    const uint32_t amax_a =
+                       TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(a), FACTOR)) : ni_amax_of_sixteen(a),
+                   amax_b =
+                       TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(b), FACTOR)) : ni_amax_of_sixteen(b);
     room.maxima[0][warp][lane] = amax_a;
     room.maxima[1][warp][lane] = amax_b;
     if (TAME) {
@@ -166,17 +168,17 @@ static __device__ bool double_column(const column_words<KIND> &in, const ni_cuda
         return true;
     const float outer_a = outer_scale_of<TAME>(target, copy.quantizer.outer, __uint_as_float(all_a)),
                 outer_b = outer_scale_of<TAME>(target, copy.quantizer.outer, __uint_as_float(all_b));
-    const double_scale scale_a = double_scale_of<TAME>(target, outer_a, TAME ? reciprocal(outer_a) : 0.0f,
+    const double_scale scale_a = double_scale_of<TAME>(target, outer_a, TAME ? ni_reciprocal(outer_a) : 0.0f,
                                                        __uint_as_float(amax_a)),
-                       scale_b = double_scale_of<TAME>(target, outer_b, TAME ? reciprocal(outer_b) : 0.0f,
+                       scale_b = double_scale_of<TAME>(target, outer_b, TAME ? ni_reciprocal(outer_b) : 0.0f,
                                                        __uint_as_float(amax_b));
     const float encode_a = ni_f32_mul(scale_a.encode, FACTOR), encode_b = ni_f32_mul(scale_b.encode, FACTOR);
     const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16),
                    stride = 2 * (uint32_t)copy.stride;
     const uint64_t values = ni_global(copy.values + r * copy.stride + c);
     uint32_t for_a[8], for_b[8], signs_of_y[16];
-    draw<ROUND>(copy, room.words.drawn, group, for_a);
-    draw<ROUND>(copy, room.words.drawn, group + (uint32_t)(s.rows / 16), for_b);
+    ni_draw_sixteen<ROUND>(copy.keys, room.words.drawn, group, for_a);
+    ni_draw_sixteen<ROUND>(copy.keys, room.words.drawn, group + (uint32_t)(s.rows / 16), for_b);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         a[i] = ni_f32_mul(a[i], encode_a);

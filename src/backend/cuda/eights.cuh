@@ -6,14 +6,17 @@
 #include "backend/cuda/sixteen.cuh"
 
 /* Eight codes of four bits under one scale. */
-static __device__ inline ni_eight ni_decode_eight(const nb_qtensor &t, int64_t r, int64_t c) {
+static __device__ inline ni_eight ni_decode_eight(const nb_qtensor &t, int64_t r, int64_t c, float scale) {
     const uint32_t codes = *(const uint32_t *)(t.codes + (r * t.cols + c) / 2);
-    const float scale = ni_scale_of(t, r, c, true);
     ni_eight e;
 #pragma unroll
     for (int i = 0; i < 8; i++)
         e.x[i] = ni_f32_mul(ni_e2m1_of(codes >> (4 * i) & 15u), scale);
     return e;
+}
+
+static __device__ inline ni_eight ni_decode_eight(const nb_qtensor &t, int64_t r, int64_t c) {
+    return ni_decode_eight(t, r, c, ni_scale_of(t, r, c, true));
 }
 
 /* The values of two codes of E4M3. */

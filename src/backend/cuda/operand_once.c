@@ -370,9 +370,9 @@ static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_maki
     return ni_cuda_is_sixteens(to->cols);
 }
 
-/* The operand as the kernels see it, its maximum found. Units for 8 bits read bytes, which are made of its codes. */
-static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
-                            const ni_making *making, ni_cuda_tile_copy *copy, nb_error *err) {
+/* The operand as the kernels see it; true: its maximum is still to be found, *copy->amax, which is cleared. Units for 8 bits
+ * read bytes, which are made of its codes. */
+static bool block_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
     nb_operand *const out = making->out;
     *copy = ni_cuda_tile_copy_of(be, making, ni_cuda_are_codes_read(be, making));
     if (ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_UNITS_FP8_MX &&
@@ -381,11 +381,10 @@ static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cu
         out->form = NI_CUDA_BYTES;
     }
     if (ni_cuda_knows_amax(be, source, making, copy))
-        return NB_OK;
+        return false;
     copy->amax = making->out->memory;
     ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
-    return ni_cuda_status(be, ni_cuda_block_amax(stream_of(be), from, copy, making->out->memory, making->transpose),
-                          "quantize: amax of blocks", err);
+    return true;
 }
 
 /* Codes of MXFP4 to nearest, for units for 8 bits: they are all that is made, and then bytes of both at once. */
@@ -417,9 +416,13 @@ static bool are_mx(const ni_cuda_double_source *from, const ni_making *makings, 
 static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                              const ni_making *makings, int32_t count, nb_error *err) {
     const bool columns = makings[0].transpose;
-    ni_cuda_tile_copy copies[2];
+    ni_cuda_tile_copy copies[2], *row = NULL, *column = NULL; /* of those whose maxima are to be found */
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(block_copy(be, source, from, &makings[i], &copies[i], err));
+        if (block_copy(be, source, &makings[i], &copies[i]))
+            *(makings[i].transpose ? &column : &row) = &copies[i];
+    if (row || column)
+        NB_TRY(ni_cuda_status(be, ni_cuda_block_amaxes(stream_of(be), from, row, column), "quantize: amax of blocks",
+                              err));
     if (are_mx(from, makings, count, copies))
         return make_mx(be, from, makings, count, copies, err);
     NB_TRY(ni_cuda_status(be,
@@ -437,11 +440,12 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
 }
 
 /* The next making goes with this one: a row copy and a column copy of the same numbers. */
-static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column) {
-    ni_cuda_double_source from;
+static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                              const ni_making *row, const ni_making *column) {
+    ni_cuda_double_source same;
     return source->numbers && !row->transpose && column->transpose && !ni_cuda_is_tile_copy(source, column) &&
-           ni_cuda_blocks_pair(ni_making_quantizer(row), ni_making_quantizer(column)) &&
-           is_block_copy(be, source, column, &from);
+           ni_cuda_blocks_pair(from, ni_making_quantizer(row), ni_making_quantizer(column)) &&
+           is_block_copy(be, source, column, &same);
 }
 
 /* The next making goes with this column copy of double blocks: MXFP8 down the same columns, both for products alone. */
@@ -494,7 +498,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             done[i] = NI_CUDA_MADE;
             NB_TRY(ni_cuda_make_splits(be, &split, 1, err));
         } else if (!done[i] && is_block_copy(be, source, m, &from)) {
-            const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);
+            const bool pair = i + 1 < count && are_blocks_paired(be, source, &from, m, m + 1);
             done[i] = done[i + pair] = NI_CUDA_MADE;
             NB_TRY(make_blocks(be, source, &from, m, 1 + pair, err));
             i += pair;

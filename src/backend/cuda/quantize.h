@@ -156,13 +156,13 @@ int ni_cuda_quantize_double_rows(void *stream, const ni_cuda_double_source *s, c
                                  int count);
 /* Blocks that have a rule of their own (block.cuh): MXFP4, HiFloat4, NVFP4 under a tensor scale with and without Four
  * Over Six, MS-EDEN; of the same sources, whose codes may be any E2M1 under scales of blocks. Columns in eights of the
- * operand's rows. Where copy->amax is to be found, block_amax is asked first: *amax = max(what is there, the copy's
- * magnitudes). */
-int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
-                       bool columns);
+ * operand's rows. Where copy->amax is to be found, block_amaxes is asked first, for one copy or both: *copy->amax = max(what
+ * is there, the copy's magnitudes). */
+int ni_cuda_block_amaxes(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                         const ni_cuda_tile_copy *column);
 int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
 /* A row copy and a column copy of numbers at once, where their quantizers pair. */
-bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column);
+bool ni_cuda_blocks_pair(const ni_cuda_double_source *s, const nb_quantizer *row, const nb_quantizer *column);
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column);
 /* The codes alone of MXFP4 to nearest, a row copy, a column copy or both, where it takes them (quantize_mx.cu). */

@@ -12,7 +12,9 @@
  * knows, the same kernels look for it first (`measure`).
  */
 #include "backend/cuda/block.cuh"
+#include "backend/cuda/quantize_eden.h"
 #include "backend/cuda/quantize_eight_columns.h"
+#include "backend/cuda/quantize_four_six.h"
 
 #include <type_traits>
 
@@ -52,17 +54,22 @@ static __device__ void store_scale(const ni_cuda_tile_copy &copy, const ni_block
         copy.scales[at / (16 * RULE::STORED_BY)] = (uint8_t)made.scale;
 }
 
+/* Lanes of a group are 2^n. */
+static __device__ void turn(const ni_block_copy &b, float *x, int part) {
+    if (b.quantizer.hadamard_size)
+        ni_turn_lanes(x, b.quantizer.hadamard_size, part & (b.quantizer.hadamard_size / 16 - 1), b);
+}
+
 /* All lanes of a group come. */
 template <typename RULE>
-static __device__ void make_block(const ni_block_copy &b, float *x, uint32_t group, int part, ni_block_made *made) {
-    if (b.quantizer.hadamard_size)
-        ni_turn_lanes(x, b.quantizer.hadamard_size, part % (b.quantizer.hadamard_size / 16), b);
-    RULE::make(b, x, group, part, made);
+static __device__ void make_block(const ni_block_copy &b, const ni_cuda_tile_copy &copy, float *x, uint32_t group,
+                                  int part, ni_block_made *made) {
+    turn(b, x, part);
+    RULE::make(b, copy.keys, x, group, part, made);
 }
 
 static __device__ void join(const ni_block_copy &b, float *x, int part, uint32_t *largest) {
-    if (b.quantizer.hadamard_size)
-        ni_turn_lanes(x, b.quantizer.hadamard_size, part % (b.quantizer.hadamard_size / 16), b);
+    turn(b, x, part);
     *largest = max(*largest, ni_amax_of_sixteen(x));
 }
 
@@ -113,7 +120,7 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
         ni_join_amax(copy.head, largest);
     } else {
         ni_block_made made;
-        make_block<RULE>(b, x, r * blocks + block, part, &made);
+        make_block<RULE>(b, copy, x, r * blocks + block, part, &made);
         if (!live)
             return;
         store_row<RULE>(copy, made, r, 16 * block, part);
@@ -201,7 +208,7 @@ static __device__ void make_rows(const float *tile, const ni_block_copy &b, cons
             x[i + 2] = v.z;
             x[i + 3] = v.w;
         }
-        make_block<RULE>(b, x, (uint32_t)r * (uint32_t)(s.cols / 16) + (uint32_t)(c / 16), part, &made);
+        make_block<RULE>(b, copy, x, (uint32_t)r * (uint32_t)(s.cols / 16) + (uint32_t)(c / 16), part, &made);
         if (r < s.rows && c < s.cols)
             store_row<RULE>(copy, made, r, c, part);
     }
@@ -212,12 +219,13 @@ template <typename RULE>
 static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], const ni_block_copy &b,
                                     const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0,
                                     int64_t c0) {
-    const int turned = copy.quantizer.hadamard_size / 16, lanes = turned > RULE::LANES ? turned : RULE::LANES;
+    const int turned = copy.quantizer.hadamard_size / 16;
+    const int lanes = __ffs(turned > RULE::LANES ? turned : RULE::LANES) - 1; /* 2^this */
     uint32_t largest = 0;
 #pragma unroll 1
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
-        const int part = unit % lanes, col = unit / lanes % TILE_COLS,
-                  row = (unit / lanes / TILE_COLS * lanes + part) * 16;
+        const int part = unit & ((1 << lanes) - 1), col = unit >> lanes & (TILE_COLS - 1),
+                  row = ((unit >> lanes) / TILE_COLS << lanes | part) * 16;
         const int64_t r = r0 + row, c = c0 + col;
         float *const even = &tile[in_tile(row, col)], *const odd = &tile[in_tile(row + 1, col)], x[16];
 #pragma unroll
@@ -229,14 +237,15 @@ static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], con
             join(b, x, part, &largest);
         } else {
             ni_block_made made;
-            make_block<RULE>(b, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
+            make_block<RULE>(b, copy, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
             if (copy.values)
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     even[2 * i * TILE_COLS] = ni_low_of(made.values[i]);
                     odd[2 * i * TILE_COLS] = ni_high_of(made.values[i]);
                 }
-            codes[col][row / 16] = made.codes;
+            if (copy.codes)
+                codes[col][row / 16] = made.codes;
             if (copy.codes && r < s.rows && c < s.cols)
                 store_scale<RULE>(copy, made, c * copy.contraction + r, part);
         }
@@ -355,14 +364,21 @@ static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cu
     return cudaGetLastError();
 }
 
-bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column) {
-    return row->scale_type == column->scale_type && row->element == column->element && row->rule != NB_RULE_EDEN &&
-           column->rule != NB_RULE_EDEN && row->block_rows == 1 && column->block_rows == 1 &&
-           row->hadamard_size <= TILE_COLS;
+bool ni_cuda_blocks_pair(const ni_cuda_double_source *s, const nb_quantizer *row, const nb_quantizer *column) {
+    if (row->rule == NB_RULE_EDEN || column->rule == NB_RULE_EDEN)
+        return ni_cuda_eden_takes(s, row, false) && ni_cuda_eden_takes(s, column, true);
+    return row->scale_type == column->scale_type && row->element == column->element && row->block_rows == 1 &&
+           column->block_rows == 1 && row->hadamard_size <= TILE_COLS;
 }
 
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column) {
+    if (row->quantizer.rule == NB_RULE_EDEN) { /* maxima at once, copies one by one */
+        const int code = ni_cuda_quantize_eden(stream, s, row, false);
+        return code ? code : ni_cuda_quantize_eden(stream, s, column, true);
+    }
+    if (ni_cuda_four_six_takes(s, row, false) && ni_cuda_four_six_takes(s, column, true))
+        return ni_cuda_quantize_four_six(stream, s, row, column);
     switch (row->quantizer.scale_type) {
     case NB_SCALE_E8M0:
         return row->quantizer.element == NB_ELEMENT_E4M3 ? launch_both<ni_mx8_rule>(stream, s, row, column)
@@ -374,12 +390,22 @@ int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const 
     }
 }
 
-int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
-                       bool columns) {
-    ni_cuda_tile_copy measured = *copy;
-    measured.amax = NULL;
-    measured.head = amax;
-    return launch<measure>(stream, s, &measured, columns);
+int ni_cuda_block_amaxes(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                         const ni_cuda_tile_copy *column) {
+    ni_cuda_tile_copy measured[2] = {};
+    if (row)
+        measured[0] = *row;
+    if (column)
+        measured[1] = *column;
+    for (int i = 0; i < 2; i++) {
+        measured[i].head = (uint32_t *)measured[i].amax;
+        measured[i].amax = NULL;
+    }
+    if ((!row || ni_cuda_eden_takes(s, &row->quantizer, false)) &&
+        (!column || ni_cuda_eden_takes(s, &column->quantizer, true)))
+        return ni_cuda_eden_amaxes(stream, s, row ? &measured[0] : NULL, column ? &measured[1] : NULL);
+    const int code = row ? launch<measure>(stream, s, &measured[0], false) : cudaSuccess;
+    return code || !column ? code : launch<measure>(stream, s, &measured[1], true);
 }
 
 int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
@@ -393,7 +419,10 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
         break;
     }
     if (copy->quantizer.rule == NB_RULE_EDEN)
-        return launch<ni_eden_rule>(stream, s, copy, columns);
+        return ni_cuda_eden_takes(s, &copy->quantizer, columns) ? ni_cuda_quantize_eden(stream, s, copy, columns)
+                                                                : launch<ni_eden_rule>(stream, s, copy, columns);
+    if (ni_cuda_four_six_takes(s, copy, columns))
+        return ni_cuda_quantize_four_six(stream, s, columns ? NULL : copy, columns ? copy : NULL);
     if (copy->quantizer.block_rows != 16)
         return launch<ni_e4m3_rule<false>>(stream, s, copy, columns);
     if (columns || s->rows * (s->cols / 16) > INT32_MAX)

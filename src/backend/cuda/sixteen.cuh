@@ -6,6 +6,20 @@
 
 #include "backend/cuda/tile.cuh"
 
+/* ---- divisions that need no second path: of numbers that are tame ---- */
+
+static __device__ inline float ni_reciprocal(float b) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+    return __fmaf_rn(r, __fmaf_rn(-b, r, 1.0f), r);
+}
+
+/* Constant divisors: their reciprocals, rounded, and so one step less. */
+static __device__ inline float ni_over_constant(float a, float b, float over_b) {
+    const float q = __fmul_rn(a, over_b);
+    return __fmaf_rn(over_b, __fmaf_rn(-b, q, a), q);
+}
+
 static __device__ inline void ni_load_sixteen(float *x, const uint16_t *from) {
 #pragma unroll
     for (int half = 0; half < 16; half += 8) {
@@ -29,13 +43,14 @@ static __device__ inline void ni_load_sixteen(float *x, const float *from) {
 
 /* Words of one group of 16: four at 8 bits, eight at 16. */
 template <int ROUND>
-static __device__ inline void ni_draw_sixteen(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+static __device__ inline void ni_draw_sixteen(const ni_philox_keys &keys, const ni_philox_shared &shared,
+                                              uint32_t group, uint32_t *words) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (8 * half >= ROUND)
             return;
-        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch,
-                                                half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
+        const ni_philox_words drawn =
+            ni_philox_next(&keys, &shared, group, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             words[4 * half + i] = drawn.w[i];
@@ -67,6 +82,26 @@ static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {
     for (int i = 0; i < 16; i++)
         amax = max(amax, ni_f32_magnitude(x[i]));
     return amax;
+}
+
+/* The same as a number: NaN where one is. */
+static __device__ inline float ni_largest_of_sixteen(const float *x) {
+    float amax = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        amax = ni_larger_or_nan(amax, fabsf(x[i]));
+    return amax;
+}
+
+/* |y| beyond 6, Inf and NaN become 6. */
+static __device__ inline float ni_up_to_six(float y) {
+#if __CUDA_ARCH__ >= 860
+    float clamped;
+    asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(clamped) : "f"(y), "f"(6.0f));
+    return clamped;
+#else
+    return copysignf(fminf(fabsf(y), 6.0f), y);
+#endif
 }
 
 /* x times `encode` on E2M1's grid, in pairs, and pairs that have the signs. */
