@@ -117,6 +117,7 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .max_rows = M,
                                 .training = true,
                                 .early_wgrad_x = be->wants_amax,
+                                .lays_early = true,
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};

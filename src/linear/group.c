@@ -145,6 +145,7 @@ nb_status ni_linear_group_create(nb_backend *be, const ni_group_spec *spec, ni_l
     group->in = spec->in;
     group->training = spec->training;
     group->early_wgrad_x = spec->early_wgrad_x;
+    group->lays_early = spec->lays_early;
     group->hands_codes = spec->hands_codes;
     group->count = spec->count;
     nb_status status = build(group, spec, err);

@@ -241,8 +241,8 @@ static void ask_for_room(ni_linear_group *group, ni_linear *layer) {
     const nb_operand from = {
         .quantizer = ni_operand_quantizer(layer, NB_FPROP_W), .rows = layer->out, .cols = layer->in};
     const nb_operand out = shape_of(group, o);
-    o->early = group->training && group->be->remakes && o->random && o->source && o->rule.requantize &&
-               group->be->remakes(&out, &from);
+    o->early = group->lays_early && group->training && group->be->remakes && o->random && o->source &&
+               o->rule.requantize && group->be->remakes(&out, &from);
     if (o->early)
         group->early_bytes += ni_scratch_room(group->be->ops->operand_bytes(group->be, &out));
 }

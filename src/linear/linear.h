@@ -87,6 +87,7 @@ typedef struct ni_linear_group {
     uint32_t moves;       /* how often the masters changed */
     size_t scratch_bytes; /* what forward, backward and after_step take at most */
     size_t bytes;         /* backend memory that the group holds: operands of weights and inputs */
+    bool lays_early;      /* the owner gives that room */
     size_t early_bytes;   /* room that ni_linear_group_lay_early wants */
 } ni_linear_group;
 
@@ -107,6 +108,7 @@ typedef struct ni_group_spec {
     bool training;
     bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
                            until the backward pass. For backends on which reading X again costs more than that. */
+    bool lays_early;    /* ni_linear_group_lay_early follows */
     bool hands_codes;
     const ni_linear_spec *layers;
     int32_t count;
@@ -165,7 +167,8 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
  * where the backend gains by it and there is room; the rest when it is read. */
 nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass,
                                       nb_error *err);
-/* early_bytes of backend memory as that room, once. Between those passes it is anybody's. */
+/* early_bytes of backend memory as that room, once, before the first pass. It is the groups' from that call on until
+ * their backward passes end, and anybody's between. */
 void ni_linear_group_lay_early(ni_linear_group *group, void *room);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err);

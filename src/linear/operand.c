@@ -117,7 +117,7 @@ static nb_status place(const ni_linear_call *call, const ni_cached_operand *o, s
                        nb_error *err) {
     const char *what = nb_role_name(o->name.role);
     *memory = o->memory;
-    if (*memory || !bytes)
+    if (*memory || !bytes || (o->early && call->measuring)) /* whose room is not laid yet */
         return NB_OK;
     return o->keeper == NI_FOR_LAYER ? ni_scratch_place(call->scratch, bytes, what, memory, err)
                                      : ni_scratch_place_kept(call->scratch, bytes, what, memory, err);

@@ -58,7 +58,7 @@ typedef struct ni_cached_operand {
     uint32_t mechanisms;                    /* that prepare or replace X for it */
     ni_keeper keeper;
     void *memory; /* of the group, or of who laid it (early); NULL: in scratch, or where the numbers are */
-    bool early;   /* made with those of other layers before a backward pass (ready.c) */
+    bool early;   /* has room of its own, to be made with those of other layers before a backward pass (ready.c) */
     bool reread;  /* other operands, or mechanisms, start from it */
     bool random;  /* draws bits */
     bool fresh;

@@ -244,9 +244,10 @@ static nb_status list_parts(ni_outcontrol_state *o, nb_error *err) {
     const size_t bytes = sizeof(int32_t) * (size_t)in;
     if (!o->places_of_w)
         return NB_OK;
-    int32_t *order = malloc(2 * bytes), *places = order + in;
+    int32_t *order = malloc(2 * bytes);
     if (!order)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
+    int32_t *const places = order + in;
     be->ops->download(be, order, o->order, bytes);
     for (int64_t i = 0; i < in; i++)
         places[order[i]] =

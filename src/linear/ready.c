@@ -89,13 +89,14 @@ static nb_status list_numbers(nb_backend *be, ni_linear *layer, ni_weight_list *
     return ni_list_making(list, &(ni_source){.numbers = master}, &(ni_making){.out = out}, err);
 }
 
-static bool reads_own(const ni_linear_group *group, const ni_linear *layer) {
+/* What stands in the place of the layer's own operands of W; NULL: nothing does. */
+static const ni_attached_mechanism *replacement_of_w(const ni_linear_group *group, const ni_linear *layer) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
         const ni_attached_mechanism *m = &group->mechanisms[i];
         if ((layer->mechanisms >> i & 1) && m->table->replaces_w && m->table->replaces_w(m->state))
-            return false;
+            return m;
     }
-    return true;
+    return NULL;
 }
 
 static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
@@ -103,7 +104,7 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
     const int32_t before = list->count;
     *master = layer->master ? ni_master_of(call->be, layer)
                             : nb_mat_of(layer->narrow.data, layer->narrow.dtype, layer->out, layer->in);
-    if (reads_own(call->group, layer)) {
+    if (!replacement_of_w(call->group, layer)) {
         NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
         NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
     }
@@ -120,8 +121,8 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
 static bool is_of_codes(const ni_linear_call *call, ni_linear *layer) {
     const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
     const nb_quantizer q = ni_operand_quantizer(layer, NB_DGRAD_W), from = ni_operand_quantizer(layer, NB_FPROP_W);
-    return call->training && reads_own(call->group, layer) && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random &&
-           o->memory && !o->fold && o->source == &layer->own[NB_FPROP_W] && o->source->fresh &&
+    return call->training && !replacement_of_w(call->group, layer) && o->keeper == NI_UNTIL_MOVED && !o->fresh &&
+           !o->random && o->memory && !o->fold && o->source == &layer->own[NB_FPROP_W] && o->source->fresh &&
            !nb_quantizer_is_bf16(&q) && !nb_quantizer_is_bf16(&from);
 }
 
@@ -164,15 +165,13 @@ static bool is_full(const ni_weight_list *list) {
 /* What dgrad.w of this layer is made anew of for each micro-batch; false: of nothing that is there. */
 static bool find_codes(const ni_linear_group *group, const ni_linear *layer, ni_source *out) {
     const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
-    for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const ni_attached_mechanism *m = &group->mechanisms[i];
-        if (!(layer->mechanisms >> i & 1) || !m->table->replaces_w || !m->table->replaces_w(m->state))
-            continue;
-        *out = (ni_source){.parts = m->table->parts_of_w ? m->table->parts_of_w(m->state, layer) : NULL};
-        return out->parts != NULL;
+    const ni_attached_mechanism *other = replacement_of_w(group, layer);
+    if (!other) {
+        *out = (ni_source){.operand = &o->source->operand};
+        return o->source->fresh;
     }
-    *out = (ni_source){.operand = &o->source->operand};
-    return o->source->fresh;
+    *out = (ni_source){.parts = other->table->parts_of_w ? other->table->parts_of_w(other->state, layer) : NULL};
+    return out->parts != NULL;
 }
 
 static nb_status list_anew(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {

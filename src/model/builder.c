@@ -89,6 +89,7 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
                                 .training = model->training,
                                 /* where readings of X cost more than memory does */
                                 .early_wgrad_x = model->be->wants_amax && model->recompute == NB_RECOMPUTE_NONE,
+                                .lays_early = builder->block >= 0, /* build.c */
                                 .hands_codes = model->hands_codes,
                                 .layers = layers,
                                 .count = count};

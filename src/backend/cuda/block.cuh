@@ -2,7 +2,7 @@
  *
  *     ni_mx_rule     E2M1 under E8M0 scales of 32: floor, ceil, 3/4, and QuEST's spread (format/quartet.h)
  *     ni_mx8_rule    E4M3 under E8M0 scales of 32, values alone
- *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six (four_six.cuh)
+ *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six
  *     ni_eden_rule   E2M1 under E4M3 scales that are corrected over a rotated group: MS-EDEN (format/quartet.h)
  *     ni_hif4_rule   S1P2 under HiFloat4's three levels of 64 (format/hif4.h)
  *
@@ -13,7 +13,7 @@
 #define NI_BACKEND_CUDA_BLOCK_CUH
 
 #include "backend/cuda/eights.cuh"
-#include "backend/cuda/four_six.cuh"
+#include "backend/cuda/sixteen.cuh"
 #include "backend/cuda/tile_error.cuh"
 #include "format/e8m0.h"
 #include "format/hif4.h"
@@ -28,7 +28,6 @@ typedef struct ni_block_copy {
     ni_e4m3_target target;
     ni_tensor_scale scale;
     float amax; /* that the tensor's scale is made from */
-    float unit; /* what a scale byte of 1 decodes to, nearly (four_six.cuh) */
     bool tame;  /* Four Over Six divides by multiplying */
 } ni_block_copy;
 
@@ -47,7 +46,6 @@ static __device__ inline void ni_open_block_copy(ni_block_copy *b, const ni_cuda
     b->target = ni_e4m3_target_for(&copy.quantizer);
     b->amax = copy.amax ? ni_f32_from(*copy.amax) : 0.0f;
     b->scale = ni_tensor_scale_of(b->target, copy.quantizer.outer, b->amax);
-    b->unit = ni_f32_div(b->amax, b->target.max_of_both);
     b->tame = b->amax >= 0x1p-60f && b->amax <= 0x1p60f;
 }
 
@@ -195,58 +193,6 @@ typedef struct ni_mx8_rule {
     }
 } ni_mx8_rule;
 
-/* ---- Four Over Six ---- */
-
-static __device__ inline ni_two_bytes ni_two_bytes_of(const ni_block_copy &b, float over_max) {
-    return ni_bytes_from(ni_f32_mul(over_max, b.scale.s));
-}
-
-static __device__ inline ni_near_scale ni_near_scale_of(const ni_block_copy &b, uint32_t byte) {
-    const float value = ni_byte_value(byte);
-    return {byte ? ni_reciprocal(ni_f32_mul(value, b.scale.sdec)) : 0.0f, ni_f32_mul(value, b.unit)};
-}
-
-static __device__ inline void ni_call_nearly(const ni_block_copy &b, const float *x, float amax, ni_near_block *near) {
-    const nb_quantizer &q = b.quantizer;
-    const bool usual = b.tame && ni_is_near_amax(amax), keep = q.round == NB_ROUND_EVEN;
-    near->amax = amax;
-    near->bytes = ni_two_bytes_of(b, usual ? ni_over_constant(amax, b.target.max, b.target.inverse)
-                                           : ni_f32_div(amax, b.target.max));
-    near->of_six = ni_near_scale_of(b, near->bytes.six);
-    near->of_four = ni_near_scale_of(b, near->bytes.four);
-    near->told = near->four = false;
-    if (!usual || q.four_six == NB_FOUR_SIX_MAX || !ni_is_near(*near))
-        return;
-    if (keep)
-        ni_tell<true>(q.four_six == NB_FOUR_SIX_MSE, x, near);
-    else
-        ni_tell<false>(q.four_six == NB_FOUR_SIX_MSE, x, near);
-}
-
-/* False: nothing is done, and the block wants the way of all. */
-static __device__ inline bool ni_encode_nearly(const ni_block_copy &b, const ni_philox_keys &keys, const float *x,
-                                               const ni_near_block &near, uint32_t group, ni_block_made *made) {
-    const bool nearest = b.quantizer.round == NB_ROUND_EVEN;
-    if (!near.told || (!nearest && b.quantizer.sr_bits != 8))
-        return false;
-    const uint32_t half = __float_as_uint(ni_byte_value(made->scale)) >> 16, scale = half | half << 16;
-    uint32_t q[8], signs[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        signs[i] = ni_exact_pair(x[2 * i], x[2 * i + 1]);
-    if (nearest)
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            q[i] = near.q[i];
-    else
-        ni_draw_nearly(near, x, signs, keys, b.drawn, group, q);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        made->values[i] = ni_pair_times(q[i], scale);
-    made->codes = made->scale ? ni_codes_of_neighbours(q, signs) : make_uint2(0, 0);
-    return true;
-}
-
 /* E2M1 under E4M3 scales of 16, or of 16x16 in 16 lanes. */
 template <bool TILES> struct ni_e4m3_rule {
     enum { LANES = 1, STORED_BY = 1 };
@@ -267,42 +213,24 @@ template <bool TILES> struct ni_e4m3_rule {
         return TILES ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
     }
 
-    template <bool TAME>
-    static __device__ bool is_four(const ni_block_copy &b, const float *x, const ni_two_bytes &bytes) {
-        const float of_six = error_of<TAME>(b, x, bytes.six), of_four = error_of<TAME>(b, x, bytes.four);
-        return of_four < of_six;
-    }
-
-    /* A row's block: its choice is the format's, found out by less where that is enough. */
-    static __device__ void make_row(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
-                                    ni_block_made *made) {
-        ni_near_block near;
-        ni_call_nearly(b, x, ni_largest_of_sixteen(x), &near);
-        if (!near.told)
-            near.four = is_four<false>(b, x, near.bytes);
-        made->scale = near.four ? near.bytes.four : near.bytes.six;
-        if (!ni_encode_nearly(b, keys, x, near, group, made))
-            ni_block_e2m1(b, keys, x, made->scale ? ni_byte_encode(made->scale, b.scale.sdec) : 0.0f,
-                          ni_byte_value(made->scale), made->scale == 0, group, made);
+    template <bool TAME> static __device__ uint32_t four_or_six(const ni_block_copy &b, const float *x, float amax) {
+        const float base = ni_f32_mul(ni_f32_div(amax, b.target.max), b.scale.s);
+        const uint32_t both = ni_e4m3_bytes(base, ni_f32_mul(base, 1.5f)), six = both & 0xffu, four = both >> 8;
+        const float of_six = error_of<TAME>(b, x, six), of_four = error_of<TAME>(b, x, four);
+        return of_four < of_six ? four : six;
     }
 
     static __device__ void make(const ni_block_copy &b, const ni_philox_keys &keys, const float *x, uint32_t group,
                                 int part, ni_block_made *made) {
-        if (!TILES && b.quantizer.four_six) {
-            make_row(b, keys, x, group, made);
-            return;
-        }
         uint32_t amax = ni_amax_of_sixteen(x), byte;
         if (TILES)
 #pragma unroll
             for (int lane = 8; lane; lane /= 2)
                 amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
-        if (!b.quantizer.four_six) {
+        if (!b.quantizer.four_six)
             byte = ni_scale_bytes(ni_f32_from(amax), 0.0f, b.scale.s_inner) & 0xffu;
-        } else {
-            const ni_two_bytes bytes = ni_two_bytes_of(b, ni_f32_div(ni_f32_from(amax), b.target.max));
-            byte = (b.tame ? is_four<true>(b, x, bytes) : is_four<false>(b, x, bytes)) ? bytes.four : bytes.six;
-        }
+        else
+            byte = b.tame ? four_or_six<true>(b, x, ni_f32_from(amax)) : four_or_six<false>(b, x, ni_f32_from(amax));
         made->scale = byte;
         ni_block_e2m1(b, keys, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0,
                       group, made);

@@ -14,7 +14,6 @@
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/quantize_eden.h"
 #include "backend/cuda/quantize_eight_columns.h"
-#include "backend/cuda/quantize_four_six.h"
 
 #include <type_traits>
 
@@ -377,8 +376,6 @@ int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const 
         const int code = ni_cuda_quantize_eden(stream, s, row, false);
         return code ? code : ni_cuda_quantize_eden(stream, s, column, true);
     }
-    if (ni_cuda_four_six_takes(s, row, false) && ni_cuda_four_six_takes(s, column, true))
-        return ni_cuda_quantize_four_six(stream, s, row, column);
     switch (row->quantizer.scale_type) {
     case NB_SCALE_E8M0:
         return row->quantizer.element == NB_ELEMENT_E4M3 ? launch_both<ni_mx8_rule>(stream, s, row, column)
@@ -421,8 +418,6 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
     if (copy->quantizer.rule == NB_RULE_EDEN)
         return ni_cuda_eden_takes(s, &copy->quantizer, columns) ? ni_cuda_quantize_eden(stream, s, copy, columns)
                                                                 : launch<ni_eden_rule>(stream, s, copy, columns);
-    if (ni_cuda_four_six_takes(s, copy, columns))
-        return ni_cuda_quantize_four_six(stream, s, columns ? NULL : copy, columns ? copy : NULL);
     if (copy->quantizer.block_rows != 16)
         return launch<ni_e4m3_rule<false>>(stream, s, copy, columns);
     if (columns || s->rows * (s->cols / 16) > INT32_MAX)

@@ -77,7 +77,7 @@ typedef struct place {
 } place;
 
 static __device__ __forceinline__ place find_place(const remade &w, int64_t r, int64_t c) {
-    const int where = __ldg(w.places + (c < w.cols ? c : 0)), j = where / NI_PARTS_MOST;
+    const int where = __ldg(w.places + c), j = where / NI_PARTS_MOST;
     place p;
     p.eight = where % NI_PARTS_MOST == 0;
     p.shift = j % 2 * 4;
@@ -150,7 +150,7 @@ static __global__ void __launch_bounds__(THREADS, 4) remade_columns(const __grid
     __shared__ __align__(16) typename remade_tile<KIND>::type tile;
     const remade &all = list.at[ni_listed(list, &remade::first_block)];
     const remade w = all;
-    const int across = (w.cols + COLUMNS - 1) / COLUMNS, b = (int)(blockIdx.x - w.first_block), band = b / across;
+    const int across = w.cols / COLUMNS, b = (int)(blockIdx.x - w.first_block), band = b / across;
     const int64_t r0 = (int64_t)band * 128, c0 = (int64_t)(b - band * across) * COLUMNS;
     ni_wait_for_it();
     ni_let_follow();
@@ -205,7 +205,7 @@ int ni_cuda_quantize_remade(void *stream, const ni_cuda_remade *wanted, int coun
         to.doubles = (int32_t)w->doubles.cols;
         to.eights = (int32_t)w->eights.cols;
         to.first_block = blocks;
-        blocks += (uint32_t)(w->rows / 128 * ni_divide_up(w->cols, COLUMNS));
+        blocks += (uint32_t)(w->rows / 128 * (w->cols / COLUMNS));
     }
     if (!blocks)
         return cudaSuccess;

@@ -81,9 +81,9 @@ bool ni_is_double(const nb_quantizer *q) {
 }
 
 bool ni_remakes_double(const nb_operand *out, const nb_operand *from) {
-    return ni_is_double(&out->quantizer) && ni_is_double(&from->quantizer) && !out->reread && from->rows > 0 &&
-           from->rows % 128 == 0 && from->cols > 0 && from->cols % 128 == 0 &&
-           from->rows / 16 * from->cols <= INT32_MAX;
+    return ni_is_double(&out->quantizer) && ni_is_double(&from->quantizer) && !out->reread &&
+           !nb_quantizer_is_bf16(&out->other) && from->rows > 0 && from->rows % 128 == 0 && from->cols > 0 &&
+           from->cols % 128 == 0 && from->rows / 16 * from->cols <= INT32_MAX;
 }
 
 static nb_status check_piece(const ni_source *source, const ni_making *making, nb_error *err) {
