@@ -9,7 +9,7 @@
  *     both         the rows of a tile, then its columns, where a row's groups end within a tile
  *
  * Either may be rotated by 16 to 128. Bits are those of quantize.cu. Where a tensor's scale needs a maximum that nobody
- * knows, the same kernels look for it first (`measure`).
+ * knows, the same kernels look for it first (`measure`). MS-EDEN of what quantize_eden.cu takes goes there.
  */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/quantize_eden.h"
