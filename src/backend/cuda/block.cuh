@@ -364,4 +364,12 @@ typedef struct ni_hif4_rule {
     }
 } ni_hif4_rule;
 
+/* The scale that decodes a tensor, and its maximum for who is made under it. */
+template <typename RULE> static __device__ void ni_leave_scale(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
+    if (copy.tensor_scale)
+        *copy.tensor_scale = RULE::tensor_scale(b);
+    if (copy.head)
+        *copy.head = *copy.amax;
+}
+
 #endif

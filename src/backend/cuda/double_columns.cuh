@@ -223,14 +223,7 @@ static __device__ __noinline__ void wild_column(const ni_cuda_double_source &s, 
 /* ---- the grid ---- */
 
 static dim3 column_grid(const ni_cuda_double_source *s) {
-    enum { MOST = 65535 };
-    const int64_t bands = s->rows / 128, deep = ni_divide_up(bands, MOST);
-    return dim3((unsigned)ni_divide_up(s->cols, 2 * COLUMN_PAIRS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-}
-
-/* Which 128 rows are this block's. */
-static __device__ int64_t band_of_block() {
-    return (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y;
+    return ni_band_grid(ni_divide_up(s->cols, 2 * COLUMN_PAIRS), s->rows / 128);
 }
 
 #endif

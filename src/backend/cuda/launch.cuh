@@ -19,6 +19,18 @@ static inline unsigned ni_grid(int64_t blocks) {
     return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
 
+/* Blocks of tiles, `across` of them beside each other in each of `bands`, of which there may be more than a grid is high. */
+static inline dim3 ni_band_grid(int64_t across, int64_t bands) {
+    enum { MOST = 65535 };
+    const int64_t deep = ni_divide_up(bands, MOST);
+    return dim3((unsigned)across, (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+}
+
+/* Which of them is this block's; there may be some behind the last. */
+static __device__ inline int64_t ni_band() {
+    return (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y;
+}
+
 /* What a block of this GPU may have of shared memory. */
 static inline int64_t ni_shared_bytes(void) {
     int device = 0, bytes = 0;

@@ -33,9 +33,7 @@ static __device__ inline ni_tile_place ni_tile_at(unsigned across, int64_t rows,
 }
 
 static inline dim3 ni_tile_grid(int64_t rows, int64_t cols, int bands_of_block = 1) {
-    enum { MOST = 65535 };
-    const int64_t bands = ni_divide_up(rows / NI_TILE_ROWS, bands_of_block), deep = ni_divide_up(bands, MOST);
-    return dim3((unsigned)ni_divide_up(cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    return ni_band_grid(ni_divide_up(cols, NI_TILE_COLS), ni_divide_up(rows / NI_TILE_ROWS, bands_of_block));
 }
 
 /* This thread's numbers at `from` [rows, cols]; zeros beyond the last column. */

@@ -26,20 +26,13 @@ typedef struct measure {
 
 /* ---- what a copy gets ---- */
 
-template <typename RULE> static __device__ void leave_scale(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
-    if (copy.tensor_scale)
-        *copy.tensor_scale = RULE::tensor_scale(b);
-    if (copy.head)
-        *copy.head = *copy.amax;
-}
-
-template <> __device__ void leave_scale<measure>(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
+template <> __device__ void ni_leave_scale<measure>(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
 }
 
 template <typename RULE> static __device__ void open_copy(ni_block_copy *b, const ni_cuda_tile_copy &copy, bool first) {
     ni_open_block_copy(b, copy);
     if (first)
-        leave_scale<RULE>(*b, copy);
+        ni_leave_scale<RULE>(*b, copy);
 }
 
 /* The scale of a block; `at` counts the operand's numbers in its canonical order. */
@@ -262,7 +255,7 @@ static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], con
 
 /* The first row of this block's tile. */
 static __device__ int64_t tile_row() {
-    return ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * TILE_ROWS;
+    return ni_band() * TILE_ROWS;
 }
 
 template <typename RULE, int KIND>
@@ -317,9 +310,7 @@ static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const n
 }
 
 static dim3 grid_of(const ni_cuda_double_source *s) {
-    enum { MOST = 65535 };
-    const int64_t bands = ni_divide_up(s->rows, TILE_ROWS), deep = ni_divide_up(bands, MOST);
-    return dim3((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    return ni_band_grid(ni_divide_up(s->cols, TILE_COLS), ni_divide_up(s->rows, TILE_ROWS));
 }
 
 template <typename RULE>

@@ -102,7 +102,7 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     __shared__ column_room room;
     __shared__ __align__(16) uint8_t coded[KIND == 2 ? sizeof(coded_tile) : 16];
     coded_tile *const tile = (coded_tile *)coded;
-    const int64_t r0 = band_of_block() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
+    const int64_t r0 = ni_band() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
     if (r0 >= s.rows)
         return;
     ni_wait_for_it();

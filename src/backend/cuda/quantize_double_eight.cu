@@ -52,7 +52,7 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     __shared__ column_room room;
     __shared__ eight_maxima maxima;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t r0 = band_of_block() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
+    const int64_t r0 = ni_band() * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
     if (r0 >= s.rows)
         return;
     ni_wait_for_it();

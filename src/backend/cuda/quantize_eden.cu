@@ -262,12 +262,8 @@ static __device__ void make_half(const shared_copy &shared, const ni_cuda_tile_c
 /* Thread 0 of the block opens it; behind a barrier all fill the rest. */
 static __device__ void open_shared(shared_copy *shared, const ni_cuda_tile_copy &copy, bool first) {
     ni_open_block_copy(&shared->b, copy);
-    if (!first)
-        return;
-    if (copy.tensor_scale)
-        *copy.tensor_scale = shared->b.scale.sdec;
-    if (copy.head)
-        *copy.head = *copy.amax;
+    if (first)
+        ni_leave_scale<ni_eden_rule>(shared->b, copy);
 }
 
 static __device__ void fill_shared(shared_copy *shared, int threads, bool table) {
@@ -320,7 +316,7 @@ static __global__ void __launch_bounds__(TILE::THREADS, 512 / TILE::THREADS)
                const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ shared_copy shared[ROWS + COLUMNS];
     __shared__ __align__(16) TILE tile;
-    const int64_t group = (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y, c0 = (int64_t)blockIdx.x * TILE::COLS;
+    const int64_t group = ni_band(), c0 = (int64_t)blockIdx.x * TILE::COLS;
     const bool upper = threadIdx.x & 1, opens = group == 0 && blockIdx.x == 0 && !MEASURE;
     const int unit = threadIdx.x / 2, col = threadIdx.x % TILE::ACROSS * 8;
     shared_copy &of_column = shared[ROWS];
@@ -383,10 +379,8 @@ bool ni_cuda_eden_takes(const ni_cuda_double_source *s, const nb_quantizer *q, b
 template <typename TILE, bool ROWS, bool COLUMNS, bool MEASURE>
 static int launch(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                   const ni_cuda_tile_copy *column) {
-    enum { MOST = 65535 };
     const ni_cuda_tile_copy none = {};
-    const int64_t bands = ni_divide_up(s->rows, SIDE * BANDS), deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)(s->cols / TILE::COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const dim3 grid = ni_band_grid(s->cols / TILE::COLS, ni_divide_up(s->rows, SIDE * BANDS));
     eden_tiles<TILE, ROWS, COLUMNS, MEASURE>
         <<<grid, TILE::THREADS, 0, (cudaStream_t)stream>>>(*s, row ? *row : none, column ? *column : none);
     return cudaGetLastError();

@@ -37,8 +37,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 4)
     eight_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ uint32_t maxima[2][WARPS][PAIRS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t band = (int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r = band * BAND + 16 * warp,
-                  c = (int64_t)blockIdx.x * 2 * PAIRS + 2 * lane;
+    const int64_t band = ni_band(), r = band * BAND + 16 * warp, c = (int64_t)blockIdx.x * 2 * PAIRS + 2 * lane;
     const bool live = r < s.rows && c < s.cols;
     float a[16] = {}, b[16] = {};
     ni_wait_for_it();
@@ -71,10 +70,8 @@ static __global__ void __launch_bounds__(32 * WARPS, 4)
 }
 
 int ni_cuda_quantize_eight_columns(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
-    enum { MOST = 65535 };
     if (s->rows == 0 || s->cols == 0)
         return cudaSuccess;
-    const int64_t bands = ni_divide_up(s->rows, BAND), deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, 2 * PAIRS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const dim3 grid = ni_band_grid(ni_divide_up(s->cols, 2 * PAIRS), ni_divide_up(s->rows, BAND));
     return ni_launch_following((cudaStream_t)stream, eight_columns, grid, 32 * WARPS, 0, *s, *copy);
 }

@@ -275,7 +275,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
     typedef typename pair_of<T>::type pair;
     enum { PARTS = COLS / 16, UNITS = ROWS * PARTS / THREADS };
     __shared__ __align__(16) pair tile[ROWS * WORDS];
-    const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * ROWS, c0 = blockIdx.x * (int64_t)COLS;
+    const int64_t r0 = ni_band() * ROWS, c0 = blockIdx.x * (int64_t)COLS;
     pair x[UNITS][8];
     ni_wait_for_it();
     ni_let_follow();
@@ -326,9 +326,7 @@ bool ni_cuda_mx_takes(const ni_cuda_double_source *s, const ni_cuda_tile_copy *c
 template <typename T, bool TURN>
 static int launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                   const ni_cuda_tile_copy *column) {
-    enum { MOST = 65535 };
-    const int64_t bands = ni_divide_up(s->rows, ROWS), deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const dim3 grid = ni_band_grid(ni_divide_up(s->cols, COLS), ni_divide_up(s->rows, ROWS));
     return ni_launch_following(on, mx_tiles<T, TURN>, grid, THREADS, 0, *s, *row, *column);
 }
 

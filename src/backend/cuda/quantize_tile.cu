@@ -188,13 +188,12 @@ int ni_cuda_set_tile_scales(void *stream, void *rooms, const ni_cuda_both_copies
 
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column) {
-    enum { MOST = 65535, MOST_STRIDE = INT32_MAX / 2 }; /* rows' bytes are multiplied as 32 bits */
+    enum { MOST_STRIDE = INT32_MAX / 2 }; /* rows' bytes are multiplied as 32 bits */
     cudaStream_t on = (cudaStream_t)stream;
     ni_tile_room *const scales = (ni_tile_room *)room;
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
     const int rows = rounding_of(row), columns = rounding_of(column), turn = column ? turn_of(column) : NI_NOT_TURNED;
-    const int64_t bands = s->rows / NI_TILE_ROWS, deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const dim3 grid = ni_band_grid(ni_divide_up(s->cols, NI_TILE_COLS), s->rows / NI_TILE_ROWS);
     tile_kernel *both = kernel_of(rows, columns, turn);
     if (s->rows > INT32_MAX || s->stride > MOST_STRIDE || r.stride > MOST_STRIDE || c.stride > MOST_STRIDE)
         return cudaErrorInvalidValue;

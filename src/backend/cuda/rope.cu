@@ -88,7 +88,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_tiles(const __gri
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_known_amaxes known;
     const int lane = threadIdx.x % 32;
-    const int64_t first = (blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * NI_TILE_ROWS + threadIdx.x / 32,
+    const int64_t first = ni_band() * NI_TILE_ROWS + threadIdx.x / 32,
                   c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * lane;
     const uint32_t word = MAXIMA ? ni_ask_amaxes<0>(work.amax, work.turned_amax) : 0;
     uint4 own[4];
@@ -118,10 +118,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_tiles(const __gri
 }
 
 static int launch_tiles(cudaStream_t on, const rope_work &work) {
-    enum { MOST = 65535 };
-    const int64_t bands = ni_divide_up(work.rows, NI_TILE_ROWS), deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(work.cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep),
-                    (unsigned)deep);
+    const dim3 grid = ni_band_grid(ni_divide_up(work.cols, NI_TILE_COLS), ni_divide_up(work.rows, NI_TILE_ROWS));
     if (work.turned_amax)
         rope_tiles<true><<<grid, NI_TILE_THREADS, 0, on>>>(work);
     else

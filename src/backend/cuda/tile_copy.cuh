@@ -23,7 +23,7 @@ enum { NI_TILE_BLOCKS = 8 };
 /* The first row of this thread's tile, of which a block has BANDS one below the other (threadIdx.y), the last band first: what
  * was written last lies in the cache still, and products begin where this ends. Negative: none. */
 template <int BANDS = 1> static __device__ inline int64_t ni_tile_row(int64_t rows) {
-    const int64_t group = blockIdx.y + (int64_t)blockIdx.z * gridDim.y;
+    const int64_t group = ni_band();
     return (rows / NI_TILE_ROWS - 1 - (BANDS == 1 ? group : group * BANDS + threadIdx.y)) * NI_TILE_ROWS;
 }
 
