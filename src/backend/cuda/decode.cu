@@ -60,15 +60,8 @@ template <bool BF16> static __global__ void decode_blocks(nb_mat out, nb_qtensor
 /* Where eight neighbours go; below 0: nowhere, the list has ended. */
 static __device__ void list_eight(int *to, const ni_columns &columns, int64_t c) {
     if (c + 8 <= columns.count) {
-        const int4 low = __ldg((const int4 *)(columns.at + c)), high = __ldg((const int4 *)(columns.at + c + 4));
-        to[0] = low.x;
-        to[1] = low.y;
-        to[2] = low.z;
-        to[3] = low.w;
-        to[4] = high.x;
-        to[5] = high.y;
-        to[6] = high.z;
-        to[7] = high.w;
+        ni_list_four(to, columns.at + c);
+        ni_list_four(to + 4, columns.at + c + 4);
         return;
     }
 #pragma unroll

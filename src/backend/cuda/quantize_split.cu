@@ -32,13 +32,8 @@ static __device__ void list_columns(int *columns, const int32_t *list, int first
         return;
     }
 #pragma unroll
-    for (int i = 0; i < 16; i += 4) {
-        const int4 four = __ldg((const int4 *)(list + first + i));
-        columns[i] = four.x;
-        columns[i + 1] = four.y;
-        columns[i + 2] = four.z;
-        columns[i + 3] = four.w;
-    }
+    for (int i = 0; i < 16; i += 4)
+        ni_list_four(columns + i, list + first + i);
 }
 
 /* A column below 0 is one of zeros. */

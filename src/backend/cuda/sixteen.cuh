@@ -20,6 +20,15 @@ static __device__ inline float ni_over_constant(float a, float b, float over_b) 
     return __fmaf_rn(over_b, __fmaf_rn(-b, q, a), q);
 }
 
+/* Four columns of a list, from a whole vector on. */
+static __device__ inline void ni_list_four(int *columns, const int32_t *list) {
+    const int4 four = __ldg((const int4 *)list);
+    columns[0] = four.x;
+    columns[1] = four.y;
+    columns[2] = four.z;
+    columns[3] = four.w;
+}
+
 static __device__ inline void ni_load_sixteen(float *x, const uint16_t *from) {
 #pragma unroll
     for (int half = 0; half < 16; half += 8) {
