@@ -224,21 +224,19 @@ static bool may_join(nb_backend *be, const nb_mat *c, const ni_term *terms, int3
     return may;
 }
 
-/* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
+/* false: more waits to be multiplied, or the numbers lie otherwise. */
 static nb_status join(nb_backend *be, ni_cuda_room *scratch, const ni_term *t, ni_cuda_joined *j, bool *joined,
                       nb_error *err) {
-    ni_cuda_side x, y;
-    NB_TRY(ni_cuda_side_of(be, scratch, t->a, t->b, &x, err));
-    NB_TRY(ni_cuda_side_of(be, scratch, t->b, t->a, &y, err));
-    const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
+    ni_cuda_sides s;
+    NB_TRY(ni_cuda_sides_of(be, scratch, t, &s, err));
     if (j->count == 0)
-        j->across = y.transposed;
-    *joined = !x.transposed && !x.outer.step && !y.outer.step && y.transposed == j->across && (coded || !two);
+        j->across = s.b.transposed;
+    *joined = !s.a.transposed && s.b.transposed == j->across && s.bare;
     if (!*joined)
         return NB_OK;
     ni_cuda_joined_term *to = &j->terms[j->count++];
-    *to = (ni_cuda_joined_term){.a = x.numbers, .b = y.numbers, .alpha = x.outer.at ? x.outer.at : y.outer.at};
-    return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
+    *to = (ni_cuda_joined_term){.a = s.a.numbers, .b = s.b.numbers};
+    return ni_cuda_alpha_of(be, &s, &to->alpha, err);
 }
 
 static nb_status multiply_joined(nb_backend *be, ni_cuda_room scratch, const nb_mat *c, const ni_term *terms,

@@ -30,6 +30,17 @@ typedef struct ni_cuda_side {
 nb_status ni_cuda_side_of(nb_backend *be, ni_cuda_room *scratch, const nb_operand *o, const nb_operand *other,
                           ni_cuda_side *out, nb_error *err);
 
+/* Both sides of a term for a kernel of ours, which multiplies its sum by one word. `bare`: nothing else waits to be
+ * multiplied, neither scales of rows nor a factor of plain numbers beside another. */
+typedef struct ni_cuda_sides {
+    ni_cuda_side a, b;
+    bool bare;
+} ni_cuda_sides;
+
+nb_status ni_cuda_sides_of(nb_backend *be, ni_cuda_room *scratch, const ni_term *t, ni_cuda_sides *out, nb_error *err);
+/* That word, of sides that are bare; NULL: 1. */
+nb_status ni_cuda_alpha_of(nb_backend *be, const ni_cuda_sides *sides, const float **alpha, nb_error *err);
+
 /* ---- multiply_parted.c ---- */
 
 /* Columns of a product's own matrix beside others, each of which is aligned as the library likes it. */

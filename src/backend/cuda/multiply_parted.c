@@ -63,20 +63,17 @@ static bool may_part(nb_backend *be, const ni_sum *p) {
     return may;
 }
 
-/* false: rows have scales, factors of plain numbers wait to be multiplied, or the numbers lie otherwise. */
+/* false: more waits to be multiplied, or the numbers lie otherwise. */
 static nb_status part(nb_backend *be, ni_cuda_room *scratch, const ni_term *t, ni_cuda_parted_product *to, bool *parted,
                       nb_error *err) {
-    ni_cuda_side x, y;
-    NB_TRY(ni_cuda_side_of(be, scratch, t->a, t->b, &x, err));
-    NB_TRY(ni_cuda_side_of(be, scratch, t->b, t->a, &y, err));
-    const bool two = x.outer.at && y.outer.at, coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
-    *parted = x.transposed && y.transposed && !x.outer.step && !y.outer.step && (coded || !two);
+    ni_cuda_sides s;
+    NB_TRY(ni_cuda_sides_of(be, scratch, t, &s, err));
+    *parted = s.a.transposed && s.b.transposed && s.bare;
     if (!*parted)
         return NB_OK;
-    to->a = x.numbers;
-    to->b = y.numbers;
-    to->alpha = x.outer.at ? x.outer.at : y.outer.at;
-    return two ? ni_cuda_alpha(be, x.outer.at, y.outer.at, &to->alpha, err) : NB_OK;
+    to->a = s.a.numbers;
+    to->b = s.b.numbers;
+    return ni_cuda_alpha_of(be, &s, &to->alpha, err);
 }
 
 /* Products side by side. Those of columns end in scratch and are put together behind them, since a store to columns in the

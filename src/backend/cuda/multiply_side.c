@@ -76,3 +76,21 @@ nb_status ni_cuda_side_of(nb_backend *be, ni_cuda_room *scratch, const nb_operan
     return ni_cuda_status(be, ni_cuda_launch_decode(ni_cuda_of(be)->stream, &out->numbers, &codes, false, NULL, whole),
                           "multiply", err);
 }
+
+static bool have_two_factors(const ni_cuda_sides *s) {
+    return s->a.outer.at && s->b.outer.at;
+}
+
+nb_status ni_cuda_sides_of(nb_backend *be, ni_cuda_room *scratch, const ni_term *t, ni_cuda_sides *out, nb_error *err) {
+    const bool coded = !ni_is_plain(t->a) && !ni_is_plain(t->b);
+    NB_TRY(ni_cuda_side_of(be, scratch, t->a, t->b, &out->a, err));
+    NB_TRY(ni_cuda_side_of(be, scratch, t->b, t->a, &out->b, err));
+    out->bare = !out->a.outer.step && !out->b.outer.step && (coded || !have_two_factors(out));
+    return NB_OK;
+}
+
+nb_status ni_cuda_alpha_of(nb_backend *be, const ni_cuda_sides *sides, const float **alpha, nb_error *err) {
+    const float *const a = sides->a.outer.at, *const b = sides->b.outer.at;
+    *alpha = a ? a : b;
+    return have_two_factors(sides) ? ni_cuda_alpha(be, a, b, alpha, err) : NB_OK;
+}
