@@ -5,14 +5,16 @@
 
 enum { MATRICES = 40, ALIKE = 34, FEW = 9, COMPARED = 6 };
 
-/* How those of one launch are quantized: the first ones alike, then others. */
+/* How those of one launch are quantized: the first ones alike, then one of each other kind, turned or not. */
+enum { KINDS_OF_LAUNCH = 6 };
 static nb_quantizer remade_as(int way) {
-    static const int bits[] = {16, 8, 0};
+    static const int bits[KINDS_OF_LAUNCH] = {16, 8, 0, 8, 16, 0};
+    const bool turned = way == 0 || way == 2 || way == 3;
     nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.outer = way == 1 ? NB_OUTER_ROW128_POW2 : NB_OUTER_ROW128;
     q.rule = way ? NB_RULE_ABSMAX : NB_RULE_HEADROOM;
-    q.hadamard_size = way == 1 ? 0 : 16;
-    q.hadamard_signs = way == 1 ? NB_SIGNS_NONE : NB_SIGNS_FRESH;
+    q.hadamard_size = turned ? 16 : 0;
+    q.hadamard_signs = turned ? NB_SIGNS_FRESH : NB_SIGNS_NONE;
     q.hadamard_round_bf16 = way == 2;
     q.round = bits[way] ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
     q.sr_bits = bits[way] == 8 ? 8 : 16;
@@ -85,7 +87,7 @@ static void run_remade(trial *t) {
     nb_noise noises[MATRICES];
     blocks.outer = NB_OUTER_ROW128;
     for (int i = 0; i < count; i++) {
-        const int way = i < (t->few ? FEW - 4 : ALIKE) ? 0 : 1 + i % 2;
+        const int alike = t->few ? FEW - 4 : ALIKE, way = i < alike ? 0 : 1 + (i - alike) % (KINDS_OF_LAUNCH - 1);
         const int64_t rows = i % 7 == 1 ? 256 : 128, cols = 128 * (1 + (t->shape > 0) + (i % 5 == 2));
         const nb_quantizer q = remade_as(way);
         const nb_mat w = weights(t, i, rows, cols);
