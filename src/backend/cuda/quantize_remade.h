@@ -16,7 +16,7 @@ typedef struct ni_cuda_remade {
     const int32_t *places;      /* ni_parts.places, of eights (0) and doubles (1); NULL likewise */
     ni_cuda_tile_copy copy;     /* without codes */
 } ni_cuda_remade;
-/* All under one quantizer and clock (can_follow), NI_CUDA_REMADE at most, in parts or not. */
+/* NI_CUDA_REMADE at most, which are alike: under one quantizer and clock, in parts or not. */
 enum { NI_CUDA_REMADE = 32 };
 bool ni_cuda_remade_alike(const ni_cuda_remade *a, const ni_cuda_remade *b);
 int ni_cuda_quantize_remade(void *stream, const ni_cuda_remade *list, int count);
