@@ -92,7 +92,7 @@ static void run_tile_values(trial *t) {
 
 /* ---- what recipes ask for, whose kernels know it when they are compiled ---- */
 
-enum { RECIPES = 10, RECIPE_ROWS = 208, RECIPE_COLS = 304 }; /* no whole number of tiles; MS-EDEN takes whole groups */
+enum { RECIPES = 10, RECIPE_ROWS = 80, RECIPE_COLS = 304 }; /* no whole number of tiles; MS-EDEN takes whole groups */
 
 /* The column copy of recipe i; its row copy is not turned but by MS-EDEN. */
 static nb_quantizer recipe_of(int i) {
