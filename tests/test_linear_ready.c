@@ -107,6 +107,14 @@ static void move_weights(linear_case *c) {
     ni_linear_group_changed(c->group);
 }
 
+static void end(nb_backend *be, linear_case *listed, linear_case *alone) {
+    for (int g = 0; g < GROUPS; g++)
+        ni_linear_group_free(listed[g].group);
+    ni_linear_group_free(alone->group);
+    be->ops = real_ops;
+    nb_backend_free(be);
+}
+
 static void listed_or_not(void **state) {
     (void)state;
     for (int which = 0; which < 11; which++) {
@@ -156,11 +164,7 @@ static void listed_or_not(void **state) {
             after_step(&alone, &pass);
             move_weights(&alone);
         }
-        for (int g = 0; g < GROUPS; g++)
-            ni_linear_group_free(listed[g].group);
-        ni_linear_group_free(alone.group);
-        be->ops = real_ops;
-        nb_backend_free(be);
+        end(be, listed, &alone);
     }
 }
 
@@ -244,11 +248,7 @@ static void before_backward(void **state) {
                 move_weights(&alone);
             }
         }
-        for (int g = 0; g < GROUPS; g++)
-            ni_linear_group_free(listed[g].group);
-        ni_linear_group_free(alone.group);
-        be->ops = real_ops;
-        nb_backend_free(be);
+        end(be, listed, &alone);
     }
 }
 

@@ -187,30 +187,14 @@ static nb_status list_anew(const ni_linear_call *call, ni_linear *layer, ni_weig
     return NB_OK;
 }
 
-nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass,
-                                      nb_error *err) {
-    ni_weight_list list;
-    list.count = list.layers = list.turns = list.recodings = 0;
-    if (ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
-        return NB_OK;
-    for (int32_t i = 0; i < count; i++) {
-        ni_linear_group *group = groups[i];
-        const nb_mat x = {.rows = group->max_rows, .cols = group->in};
-        const ni_linear_call call = {.group = group, .be = group->be, .pass = pass, .x = &x, .training = true};
-        for (int32_t k = 0; k < group->count && group->early_bytes && !ni_lens_looks(&call, NB_DGRAD_W); k++) {
-            if (is_full(&list))
-                NB_TRY(make_listed(group->be, &list, err));
-            if (is_use_known(group, &group->layers[k]))
-                NB_TRY(list_anew(&call, &group->layers[k], &list, err));
-        }
-    }
-    return count ? make_listed(groups[0]->be, &list, err) : NB_OK;
-}
+/* What a layer adds to the list of all groups. */
+typedef nb_status list_layer_of(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err);
 
-nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
+static nb_status list_groups(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, list_layer_of *add,
+                             nb_error *err) {
     ni_weight_list list;
     list.count = list.layers = list.turns = list.recodings = 0;
-    if (ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
+    if (!count || ni_lens_is_near(pass) || pass->forward_bf16 || pass->backward_bf16)
         return NB_OK;
     for (int32_t i = 0; i < count; i++) {
         ni_linear_group *group = groups[i];
@@ -218,15 +202,32 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
         const ni_linear_call call = {
             .group = group, .be = group->be, .pass = pass, .x = &x, .training = group->training};
         for (int32_t k = 0; k < group->count; k++) {
-            ni_linear *layer = &group->layers[k];
             if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
-            NB_TRY(list_numbers(group->be, layer, &list, err));
-            if (!is_plainly_read(group, layer))
-                continue;
-            NB_TRY(list_layer(&call, layer, &list, err));
-            NB_TRY(list_of_codes(&call, layer, &list, err));
+            NB_TRY(add(&call, &group->layers[k], &list, err));
         }
     }
-    return count ? make_listed(groups[0]->be, &list, err) : NB_OK;
+    return make_listed(groups[0]->be, &list, err);
+}
+
+static nb_status list_for_backward(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    const bool seen = ni_lens_looks(call, NB_DGRAD_W);
+    return !seen && is_use_known(call->group, layer) ? list_anew(call, layer, list, err) : NB_OK;
+}
+
+nb_status ni_linear_groups_ready_back(ni_linear_group *const *groups, int32_t count, const nb_pass *pass,
+                                      nb_error *err) {
+    return list_groups(groups, count, pass, list_for_backward, err);
+}
+
+static nb_status list_for_forward(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    NB_TRY(list_numbers(call->be, layer, list, err));
+    if (!is_plainly_read(call->group, layer))
+        return NB_OK;
+    NB_TRY(list_layer(call, layer, list, err));
+    return list_of_codes(call, layer, list, err);
+}
+
+nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
+    return list_groups(groups, count, pass, list_for_forward, err);
 }
