@@ -184,12 +184,14 @@ static nb_status make_all_weights(nb_backend *be, const ni_source *sources, cons
     for (int32_t i = 0; i < count; i++)
         if (!sources[i].parts)
             NB_TRY(ni_check_making(&sources[i], &makings[i], err));
-    for (int32_t i = 0; i<count; i += taken> 1 ? taken : 1) {
+    for (int32_t i = 0; i < count; i += taken) {
         NB_TRY(take_split(be, &lists.splits, sources + i, makings + i, count - i, &taken, err));
         for (int32_t k = 0; k < taken; k++)
             made[i + k] = true;
-        if (!taken)
-            NB_TRY(list_making(be, &lists, &sources[i], &makings[i], &made[i], err));
+        if (taken)
+            continue;
+        taken = 1;
+        NB_TRY(list_making(be, &lists, &sources[i], &makings[i], &made[i], err));
     }
     return make_lists(be, &lists, err);
 }

@@ -5,7 +5,8 @@
  *     numbers      a tile of 128 x 128, in pairs of BF16; 256 threads; rows or columns, and of maxima both
  *     codes        a tile of 128 x 64 of what they decode to, FP32; 128 threads; columns
  *
- * Signs of a rotation down columns are those of rows of the tile, and are put on them as it is filled. Bits are those of quantize.cu.
+ * Signs of a rotation down columns are those of rows of the tile, and are put on them as it is filled. Bits are those of
+ * quantize.cu.
  */
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/quantize_eden.h"
@@ -29,11 +30,8 @@ static __device__ uint32_t sign_of(const ni_sign_mask &signs, int i) {
 /* Pairs of BF16 numbers. A column's halves lie in different banks, and rows that neighbouring lanes read do. */
 struct pairs_tile {
     enum { COLS = 128, THREADS = 256, PITCH = COLS / 2 + 4, SKEW = 8 };
-    enum {
-        ACROSS = COLS / 8,
-        STEP = THREADS / ACROSS,
-        EACH = SIDE / STEP
-    }; /* vectors of a row, rows at once, a thread's */
+    /* vectors of a row, rows at once, a thread's */
+    enum { ACROSS = COLS / 8, STEP = THREADS / ACROSS, EACH = SIDE / STEP };
     uint32_t words[SIDE * PITCH + SKEW];
 
     typedef uint4 vector; /* eight neighbours */
@@ -112,10 +110,8 @@ struct codes_tile {
 /* Of row r; `sign` is what the tile has put on it. */
 static __device__ void take_row(pairs_tile &tile, const shared_copy &shared, int r, bool upper, uint32_t sign,
                                 float *x) {
-    const uint4 *const from = (const uint4 *)(tile.row(r) + upper * (HALF / 2)), *const signs =
-                                                                                     (const uint4 *)(shared.signs +
-                                                                                                     upper *
-                                                                                                         (HALF / 2));
+    const uint4 *const from = (const uint4 *)(tile.row(r) + upper * (HALF / 2));
+    const uint4 *const signs = (const uint4 *)(shared.signs + upper * (HALF / 2));
 #pragma unroll
     for (int k = 0; k < HALF / 8; k++) {
         const uint4 v = from[k], s = signs[k];
