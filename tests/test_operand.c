@@ -253,6 +253,11 @@ static void what_nobody_reads_is_refused(void **state) {
             assert_non_null(strstr(err.message, "under a scale"));
             assert_int_equal(be->ops->make_many(be, &source, &coded, 1, NULL), NB_BAD_USAGE);
         }
+        const nb_operand from = placed(be, &q, N, K, NI_RIGHT, &q);
+        const ni_parts parts = {.rows = N, .cols = K, .count = 1, .codes = {&from}};
+        nb_error err = {0};
+        assert_int_equal(be->ops->make_operands(be, &(ni_source){.parts = &parts}, &coded, 1, &err), NB_BAD_USAGE);
+        assert_non_null(strstr(err.message, "parts: by make_many alone"));
     }
 }
 
