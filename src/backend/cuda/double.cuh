@@ -87,13 +87,13 @@ template <int ROUND, bool TAME> static __device__ float on_grid(float y, const u
     return ROUND == 16 ? ni_on_grid<ROUND, TAME>(y, words + i / 8 * 4, i % 8) : ni_on_grid<ROUND, TAME>(y, words, i);
 }
 
-/* Where no number was beyond 6 none is. */
-template <bool TAME> static __device__ void hold(float *q, float amax, float encode) {
-    if (TAME && ni_f32_mul(amax, encode) <= 6.0f)
+/* Where no number was beyond 6 none is. `six`: 6 in the numbers' unit. */
+template <bool TAME> static __device__ void hold(float *q, float amax, float encode, float six = 6.0f) {
+    if (TAME && ni_f32_mul(amax, encode) <= six)
         return;
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        q[i] = ni_up_to_six(q[i]);
+        q[i] = ni_up_to_six(q[i], six);
 }
 
 /* ---- rows ---- */
@@ -132,43 +132,41 @@ template <bool TURN> static __device__ void unpack(float *x, const sixteen_words
     }
 }
 
-/* A block of 16 that lies at `at` of the copy; false, and nothing is done: a lane of the warp has a wild one. */
-template <typename T, int ROUND, bool TURN, bool TAME>
-static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile_copy &copy, const shared_words &shared,
-                                  uint32_t unit, int64_t at, bool live) {
+/* A block of 16, under the signs of its rotation, that lies at `at` of the copy; false, and nothing is left: a lane of the
+ * warp has a wild one. */
+template <int ROUND, bool TURN, bool TAME>
+static __device__ bool double_numbers(float *x, const ni_cuda_tile_copy &copy, const shared_words &shared,
+                                      uint32_t unit, int64_t at, bool live) {
     const ni_e4m3_target target = ni_e4m3_target_of(copy.quantizer.rule);
-    float x[16];
-    unpack<TURN>(x, in, shared.neighbours);
     if (TURN)
         ni_turn_signed<TAME>(x, copy.quantizer.hadamard_round_bf16);
-    constexpr float FACTOR = TURN && TAME ? 0.25f : 1.0f;
-    /* Tame numbers that were turned are four times too large. */
-    const uint32_t largest =
-        TAME ? __float_as_uint(ni_f32_mul(ni_largest_of_sixteen(x), FACTOR)) : ni_amax_of_sixteen(x);
-    const float amax = __uint_as_float(largest);
+    constexpr bool FOUR_TIMES = TURN && TAME; /* tame numbers that were turned are so much too large */
+    /* Numbers on the grid are to nearest in E4M3's unit, from which codes are made. */
+    constexpr float UNIT = ROUND == 0 && TAME ? NI_E2M1_IN_E4M3 : 1.0f, FACTOR = UNIT * (FOUR_TIMES ? 0.25f : 1.0f);
+    const float found = TAME ? ni_largest_of_sixteen(x) : __uint_as_float(ni_amax_of_sixteen(x)),
+                amax = FOUR_TIMES ? ni_f32_mul(found, 0.25f) : found;
     if (TAME && __any_sync(~0u, is_wild(amax)))
         return false;
-    uint32_t all = largest;
+    uint32_t all = __float_as_uint(amax);
 #pragma unroll
     for (int lane = 1; lane < 8; lane *= 2)
         all = max(all, __shfl_xor_sync(~0u, all, lane));
     const float outer = outer_scale_of<TAME>(target, copy.quantizer.outer, __uint_as_float(all));
     const double_scale scale = double_scale_of<TAME>(target, outer, TAME ? ni_reciprocal(outer) : 0.0f, amax);
-    const float encode = ni_f32_mul(scale.encode, FACTOR);
-    uint32_t words[8], signs[8], out[8];
+    const float encode = FACTOR == 1.0f ? scale.encode : ni_f32_mul(scale.encode, FACTOR),
+                decode = UNIT == 1.0f ? scale.decode : ni_f32_mul(scale.decode, 1.0f / UNIT);
+    uint32_t words[8], out[8];
     float q[16];
     ni_draw_sixteen<ROUND>(copy.keys, shared.drawn, unit, words);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         x[i] = ni_f32_mul(x[i], encode);
-        q[i] = on_grid<ROUND, TAME>(x[i], words, i);
+        q[i] = ROUND ? on_grid<ROUND, TAME>(x[i], words, i) : ni_nearest_on_grid<TAME>(x[i], UNIT);
     }
-    hold<TAME>(q, amax, scale.encode);
+    hold<TAME>(q, found, encode, 6.0f * UNIT);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        signs[i] = ni_exact_pair(x[2 * i], x[2 * i + 1]);
-        out[i] = ni_pack_two(ni_f32_mul(q[2 * i], scale.decode), ni_f32_mul(q[2 * i + 1], scale.decode));
-    }
+    for (int i = 0; i < 8; i++)
+        out[i] = ni_pack_two(ni_f32_mul(q[2 * i], decode), ni_f32_mul(q[2 * i + 1], decode));
     if (!live)
         return true;
     const uint64_t to = ni_global(copy.values + at);
@@ -176,14 +174,23 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
     ni_store_words(to + 16, make_uint4(out[4], out[5], out[6], out[7]));
     if (!copy.codes)
         return true;
+    if (UNIT == 1.0f)
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        out[i] = ni_exact_pair(q[2 * i], q[2 * i + 1]);
-    *(uint2 *)(copy.codes + at / 2) = scale.byte ? ni_codes_of_neighbours(out, signs) : make_uint2(0, 0);
-    copy.scales[at / 16] = scale.byte;
+        for (int i = 0; i < 16; i++)
+            q[i] = ni_f32_mul(q[i], NI_E2M1_IN_E4M3);
+    *(uint2 *)(copy.codes + ((uint64_t)at >> 1)) = scale.byte ? ni_codes_of_sixteen(q, x) : make_uint2(0, 0);
+    copy.scales[(uint64_t)at >> 4] = scale.byte;
     if (threadIdx.x % 8 == 0)
-        copy.outer_scales[at / 128] = outer;
+        copy.outer_scales[(uint64_t)at >> 7] = outer;
     return true;
+}
+
+template <typename T, int ROUND, bool TURN, bool TAME>
+static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile_copy &copy, const shared_words &shared,
+                                  uint32_t unit, int64_t at, bool live) {
+    float x[16];
+    unpack<TURN>(x, in, shared.neighbours);
+    return double_numbers<ROUND, TURN, TAME>(x, copy, shared, unit, at, live);
 }
 
 #endif

@@ -2,8 +2,11 @@
  * those of another in double blocks (double.cuh), both to nearest with codes and values. Bits are those of quantize.cu.
  *
  *     a block      some rows in shared memory as they lie, so that columns of any order cost no reading of memory
- *     a thread     16 columns of a list: two lanes a block of MXFP8, eight an outer block of the others; zeros where the
- *                  list has ended within a block
+ *     a thread     one of these rows, 16 columns of a list after another: two lanes a block of MXFP8, eight an outer block
+ *                  of the others; zeros where the list has ended within a block
+ *
+ * Lanes that read one block side by side are 8 words apart in it, if the list leaves out little, and so four of them ask
+ * for four banks: the others of a warp have other rows, two banks further each.
  *
  * Without a list it is MXFP8 of a matrix as it lies. Weights come by dozens, of which many go in one launch.
  */
@@ -14,68 +17,45 @@
 #include "backend/cuda/quantize_split.h"
 
 enum {
-    THREADS = 256,
+    THREADS = 128,
     WARPS = THREADS / 32,
-    MOST_ROWS = 16,
-    ROOM = 40 * 1024,      /* of a block, or one row */
+    MOST_ROWS = 16,        /* whose first sixteens have a lane each, eight side by side */
+    ROOM = 46 * 1024,      /* of a block, or one row */
     MOST_ROOM = 47 * 1024, /* of a row */
-    BLOCKS_EACH = 4
+    BLOCKS_EACH = 6
 };
 
 /* ---- sixteen columns of a row in shared memory ---- */
 
-static __device__ void list_columns(int *columns, const int32_t *list, int first) {
-    if (!list) {
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            columns[i] = first + i;
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 16; i += 4)
-        ni_list_four(columns + i, list + first + i);
+static __device__ float number_of(uint16_t bits) {
+    return __uint_as_float((uint32_t)bits << 16);
 }
 
-/* A column below 0 is one of zeros. */
-template <bool SOME> static __device__ uint32_t bits_at(const uint16_t *row, int column) {
-    return SOME && column < 0 ? 0u : row[column];
-}
-
-template <bool SOME> static __device__ uint32_t bits_at(const float *row, int column) {
-    return SOME && column < 0 ? 0u : __float_as_uint(row[column]);
-}
-
-template <bool SOME> static __device__ sixteen_words<uint16_t> gather(const uint16_t *row, const int *columns) {
-    sixteen_words<uint16_t> in;
-    uint32_t pairs[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        pairs[i] = bits_at<SOME>(row, columns[2 * i]) | bits_at<SOME>(row, columns[2 * i + 1]) << 16;
-    in.w[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-    in.w[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
-    return in;
-}
-
-template <bool SOME> static __device__ sixteen_words<float> gather(const float *row, const int *columns) {
-    sixteen_words<float> in;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        in.w[i] = make_uint4(bits_at<SOME>(row, columns[4 * i]), bits_at<SOME>(row, columns[4 * i + 1]),
-                             bits_at<SOME>(row, columns[4 * i + 2]), bits_at<SOME>(row, columns[4 * i + 3]));
-    return in;
+static __device__ float number_of(float x) {
+    return x;
 }
 
 /* Columns `first` and on of a list, or as they lie. */
-template <typename T> static __device__ sixteen_words<T> chosen(const T *row, const ni_columns &list, int first) {
+template <bool LISTED, typename T>
+static __device__ void chosen(float *x, const T *row, const ni_columns &list, int first) {
+    const int left = (int)list.count - first;
     int columns[16];
-    if (!list.at || first + 16 <= list.count) {
-        list_columns(columns, list.at, first);
-        return gather<false>(row, columns);
+    if (LISTED && left < 16) {
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            x[i] = i < left ? number_of(row[__ldg(list.at + first + i)]) : 0.0f;
+        return;
     }
 #pragma unroll
     for (int i = 0; i < 16; i++)
-        columns[i] = first + i < list.count ? __ldg(list.at + first + i) : -1;
-    return gather<true>(row, columns);
+        columns[i] = first + i;
+    if (LISTED)
+#pragma unroll
+        for (int i = 0; i < 16; i += 4)
+            ni_list_four(columns + i, list.at + first + i);
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        x[i] = number_of(row[columns[i]]);
 }
 
 /* ---- the two formats ---- */
@@ -102,12 +82,8 @@ static __device__ __forceinline__ ni_cuda_tile_copy copy_of(const split_copy &c)
 }
 
 /* All lanes come. */
-template <typename T>
-static __device__ void eight_row(const sixteen_words<T> &in, const split_copy &copy, int64_t at, bool live) {
-    const uint32_t no_signs[8] = {};
-    float x[16];
+static __device__ void eight_row(const float *x, const split_copy &copy, int64_t at, bool live) {
     uint32_t codes[4], values[8];
-    unpack<false>(x, in, no_signs);
     const uint8_t byte = ni_eight_scale(copy.rule, x);
     ni_encode_eights(copy.rule, byte, x, values, codes);
     if (!live)
@@ -117,27 +93,10 @@ static __device__ void eight_row(const sixteen_words<T> &in, const split_copy &c
     ni_store_words(to + 16, make_uint4(values[4], values[5], values[6], values[7]));
     ni_store_words(ni_global(copy.codes + at), make_uint4(codes[0], codes[1], codes[2], codes[3]));
     if (threadIdx.x % 2 == 0)
-        copy.scales[at / 32] = byte;
+        copy.scales[(uint64_t)at >> 5] = byte;
 }
 
 /* ---- the kernel ---- */
-
-/* Warps that take sixteens of some rows, which come whole. */
-static __host__ __device__ __forceinline__ int warps_of(int rows, int cols) {
-    return (rows * (cols / 16) + 31) / 32;
-}
-
-/* f(row of the block, first column of a part's sixteen, whether it is there); `before`: so many warps' worth was dealt out
- * already, and those whose turn it is come first. */
-template <typename F>
-static __device__ __forceinline__ void each_sixteen(int rows, int64_t left, int cols, int before, F f) {
-    const int across = cols / 16, units = rows * across,
-              warp = ((int)threadIdx.x / 32 + WARPS - before % WARPS) % WARPS;
-    for (int first = 32 * warp; first < units; first += THREADS) {
-        const int unit = first + (int)threadIdx.x % 32, here = min(unit, units - 1), r = here / across;
-        f(r, 16 * (here - r * across), unit < units && r < left);
-    }
-}
 
 /* A matrix and its copies. */
 typedef struct split_work {
@@ -146,7 +105,7 @@ typedef struct split_work {
     ni_columns of_eight, of_four;
     split_copy eight, four;
     int cols, eights, doubles; /* columns of the matrix, and of each copy, which are at least those of its list */
-    int each;                  /* rows of a block */
+    int shift, pitch;          /* a block has 1 << shift rows, in shared memory so many words apart */
     uint32_t first_block;
 } split_work;
 
@@ -156,40 +115,112 @@ typedef struct split_works {
 } split_works;
 static_assert(sizeof(split_works) <= 4096, "a kernel's arguments");
 
+/* Warps that take sixteens of as many columns of all rows of a block. */
+static __host__ __device__ __forceinline__ int warps_of(int cols, int shift) {
+    return ((cols / 16 << shift) + 31) / 32;
+}
+
+/* Rows of a block as they lie: threads that have one row are neighbours. */
+template <typename T> static __device__ void load_rows(uint32_t *tile, const split_work &w, int64_t r0) {
+    enum { AT_ONCE = 4 };
+    const int across = w.cols * (int)sizeof(T) / 16, threads = THREADS >> w.shift, r = (int)threadIdx.x / threads;
+    const uint4 *const from = (const uint4 *)((const T *)w.numbers + (r0 + r) * w.stride);
+    uint32_t *const to = tile + r * w.pitch;
+    if (r0 + r >= w.rows)
+        return;
+    for (int first = (int)threadIdx.x % threads; first < across; first += AT_ONCE * threads) {
+        uint4 in[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (first + k * threads < across)
+                in[k] = __ldg(from + first + k * threads);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (first + k * threads < across) {
+                uint2 *const at = (uint2 *)(to + 4 * (first + k * threads));
+                at[0] = make_uint2(in[k].x, in[k].y);
+                at[1] = make_uint2(in[k].z, in[k].w);
+            }
+    }
+}
+
+/* A thread's row and place, where LANES neighbours take sixteens of a row side by side. */
+typedef struct thread_place {
+    int row, at, at_of_warp, step; /* places in LANES sixteens; those of a warp's first thread */
+} thread_place;
+
+/* The warp whose number is `from` comes first. */
+template <int LANES> static __device__ __forceinline__ thread_place place_of(int shift, int from) {
+    const int warp = ((int)threadIdx.x / 32 - from) & (WARPS - 1), lane = (int)threadIdx.x % 32;
+    const int group = (32 * warp + lane) / LANES;
+    return {group & ((1 << shift) - 1), group >> shift, 32 / LANES * warp >> shift, THREADS / LANES >> shift};
+}
+
+/* f(first column, whether it is there) for a thread's sixteens of `cols` columns; all lanes of a warp come. */
+template <int LANES, typename F>
+static __device__ __forceinline__ void each_sixteen(thread_place p, int cols, F f) {
+    enum { SPAN = 16 * LANES };
+    for (; SPAN * p.at_of_warp < cols; p.at_of_warp += p.step, p.at += p.step) {
+        const int first = SPAN * p.at + (int)threadIdx.x % LANES * 16;
+        f(min(first, cols - 16), first < cols);
+    }
+}
+
 template <typename T>
 static __device__ __noinline__ void wild_row(const T *row, const split_work &w, int first, const shared_words &none,
                                              int64_t at, bool live) {
-    double_row<T, 0, false, false>(chosen(row, w.of_four, first), copy_of(w.four), none, 0, at, live);
+    float x[16];
+    chosen<true>(x, row, w.of_four, first);
+    double_numbers<0, false, false>(x, copy_of(w.four), none, 0, at, live);
+}
+
+template <typename T>
+static __device__ __forceinline__ void doubles_of(const uint32_t *tile, const split_work &w, const split_work &all,
+                                                  int64_t r0) {
+    __shared__ shared_words none;
+    const ni_cuda_tile_copy copy = copy_of(w.four);
+    const thread_place p = place_of<8>(w.shift, 0);
+    const T *const row = (const T *)(tile + p.row * w.pitch);
+    const int64_t at = (r0 + p.row) * w.four.stride;
+    const bool live = r0 + p.row < w.rows;
+    each_sixteen<8>(p, w.doubles, [&](int first, bool there) {
+        float x[16];
+        chosen<true>(x, row, w.of_four, first);
+        if (!double_numbers<0, false, true>(x, copy, none, 0, at + first, live && there))
+            wild_row(row, all, first, none, at + first, live && there);
+    });
+}
+
+template <bool LISTED, typename T>
+static __device__ __forceinline__ void eights_of(const uint32_t *tile, const split_work &w, int64_t r0) {
+    const thread_place p = place_of<2>(w.shift, warps_of(w.doubles, w.shift));
+    const T *const row = (const T *)(tile + p.row * w.pitch);
+    const int64_t at = (r0 + p.row) * w.eight.stride;
+    const bool live = r0 + p.row < w.rows;
+    each_sixteen<2>(p, w.eights, [&](int first, bool there) {
+        float x[16];
+        chosen<LISTED>(x, row, w.of_eight, first);
+        eight_row(x, w.eight, at + first, live && there);
+    });
 }
 
 /* What a thread reads of its work again and again it has by itself: arguments at a place that is found here are slow. */
 template <typename T>
-static __global__ void __launch_bounds__(THREADS, 3) split_rows(const __grid_constant__ split_works works) {
+static __global__ void __launch_bounds__(THREADS, BLOCKS_EACH) split_rows(const __grid_constant__ split_works works) {
     extern __shared__ uint4 room[];
-    __shared__ shared_words none;
     const split_work &all = works.at[ni_listed(works, &split_work::first_block)];
     const split_work w = all;
-    const T *const tile = (const T *)room;
-    const int64_t r0 = (blockIdx.x - w.first_block) * (int64_t)w.each, left = w.rows - r0;
-    const int across = w.cols * (int)sizeof(T) / 16;
+    uint32_t *const tile = (uint32_t *)room;
+    const int64_t r0 = (int64_t)(blockIdx.x - w.first_block) << w.shift;
     ni_wait_for_it();
     ni_let_follow();
-    for (int i = (int)threadIdx.x; i < w.each * across; i += THREADS) {
-        const int r = i / across;
-        if (r < left)
-            room[i] = __ldg((const uint4 *)((const T *)w.numbers + (r0 + r) * w.stride) + (i - r * across));
-    }
+    load_rows<T>(tile, w, r0);
     __syncthreads();
-    const ni_cuda_tile_copy four = copy_of(w.four);
-    each_sixteen(w.each, left, w.doubles, 0, [&](int r, int first, bool live) {
-        const T *const row = tile + r * w.cols;
-        const int64_t at = (r0 + r) * w.four.stride + first;
-        if (!double_row<T, 0, false, true>(chosen(row, w.of_four, first), four, none, 0, at, live))
-            wild_row(row, all, first, none, at, live);
-    });
-    each_sixteen(w.each, left, w.eights, warps_of(w.each, w.doubles), [&](int r, int first, bool live) {
-        eight_row(chosen(tile + r * w.cols, w.of_eight, first), w.eight, (r0 + r) * w.eight.stride + first, live);
-    });
+    doubles_of<T>(tile, w, all, r0);
+    if (w.of_eight.at)
+        eights_of<true, T>(tile, w, r0);
+    else
+        eights_of<false, T>(tile, w, r0);
 }
 
 /* ---- the host's side ---- */
@@ -202,21 +233,27 @@ static split_copy left_of(const ni_cuda_tile_copy *c) {
     return {c->values, c->codes, c->scales, c->outer_scales, c->stride, c->quantizer.rule, c->quantizer.outer};
 }
 
-/* Few rows a block where that keeps all multiprocessors at work; `rows`: of the whole launch. Else so many that all of its
- * warps have work in each turn, or nearly. */
-static int rows_of_block(const ni_cuda_split *s, int64_t bytes, int64_t rows, int multiprocessors) {
+/* Two banks further with each row. */
+static int pitch_of(int64_t bytes) {
+    return (int)((bytes / 4 + 29) / 32 * 32) + 2;
+}
+
+/* Few rows a block where that keeps all multiprocessors at work; `rows`: of the whole launch. Else as many as there is room
+ * for, unless fewer leave fewer of its warps without work in their last turn. */
+static int shift_of(const ni_cuda_split *s, int64_t bytes, int64_t rows, int multiprocessors) {
     const int64_t busy = ni_divide_up(rows, (int64_t)multiprocessors * BLOCKS_EACH), room = ROOM / bytes;
-    int64_t most = room < MOST_ROWS ? room : MOST_ROWS, best = 1, turns_of_best = INT64_MAX / MOST_ROWS;
+    int64_t most = room < MOST_ROWS ? room : MOST_ROWS, turns_of_best = INT32_MAX;
+    int best = 0;
     most = most < busy ? most : busy;
-    for (int64_t each = 1; each <= most; each++) {
-        const int warps = warps_of((int)each, (int)s->doubles) + warps_of((int)each, (int)s->eights);
+    for (int shift = 0; INT64_C(1) << shift <= most || shift == 0; shift++) {
+        const int warps = warps_of((int)s->doubles, shift) + warps_of((int)s->eights, shift);
         const int64_t turns = ni_divide_up(warps, WARPS);
-        if (turns * best <= turns_of_best * each) {
-            best = each;
+        if (turns <= turns_of_best << (shift - best)) {
+            best = shift;
             turns_of_best = turns;
         }
     }
-    return (int)best;
+    return best;
 }
 
 int ni_cuda_quantize_splits(void *stream, const ni_cuda_split *splits, int count, int multiprocessors) {
@@ -231,16 +268,17 @@ int ni_cuda_quantize_splits(void *stream, const ni_cuda_split *splits, int count
         const int64_t bytes = x->cols * (int64_t)nb_dtype_size(x->dtype);
         if (x->rows * bytes == 0)
             continue;
-        const int each = rows_of_block(s, bytes, rows, multiprocessors);
+        const int pitch = pitch_of(bytes), shift = shift_of(s, 4 * pitch, rows, multiprocessors);
         split_work &w = works.at[works.count++];
         w = {x->data, x->rows, x->stride, s->of_eight, s->of_four, left_of(&s->eight), left_of(&s->four)};
         w.cols = (int)x->cols;
         w.eights = (int)s->eights;
         w.doubles = (int)s->doubles;
-        w.each = each;
+        w.shift = shift;
+        w.pitch = pitch;
         w.first_block = blocks;
-        blocks += (uint32_t)ni_divide_up(x->rows, each);
-        most = each * bytes > most ? each * bytes : most;
+        blocks += (uint32_t)ni_divide_up(x->rows, 1 << shift);
+        most = (4 * pitch << shift) > most ? 4 * pitch << shift : most;
     }
     if (!works.count)
         return cudaSuccess;

@@ -167,6 +167,15 @@ static __device__ inline uint32_t ni_e4m3_bytes(float first, float second) {
 #endif
 }
 
+/* Of any two, in the seven low bits of a byte each: the eighth is anything. */
+static __device__ inline uint32_t ni_e4m3_magnitudes(float first, float second) {
+#if __CUDA_ARCH__ >= 890
+    return ni_e4m3_bytes(first, second);
+#else
+    return ni_e4m3_bytes(fabsf(first), fabsf(second));
+#endif
+}
+
 /* Scale bytes of two maxima. */
 static __device__ inline uint32_t ni_scale_bytes(float first, float second, float s_inner) {
     return ni_e4m3_bytes(ni_f32_mul(first, s_inner), ni_f32_mul(second, s_inner));
@@ -226,15 +235,16 @@ static __device__ inline void ni_rotate_sixteen(float *x) {
  *
  * Signs of zeros are lost; codes take theirs from elsewhere. Beyond 8 the grid goes on without end. */
 
-template <bool TAME> static __device__ inline float ni_nearest_on_grid(float y) {
+/* `unit`: a power of two that y and what comes out are times. */
+template <bool TAME> static __device__ inline float ni_nearest_on_grid(float y, float unit = 1.0f) {
     float m;
 #if __CUDA_ARCH__ >= 860
-    asm("max.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(y), "f"(NI_GRID_LEAST));
+    asm("max.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(y), "f"(NI_GRID_LEAST * unit));
     if (!TAME)
-        asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(m), "f"(8.0f));
+        asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(m), "f"(8.0f * unit));
 #else
-    m = fmaxf(fabsf(y), NI_GRID_LEAST);
-    m = copysignf(TAME ? m : fminf(m, 8.0f), y);
+    m = fmaxf(fabsf(y), NI_GRID_LEAST * unit);
+    m = copysignf(TAME ? m : fminf(m, 8.0f * unit), y);
 #endif
     return __fmaf_rn(m, 4194304.0f, -__fmaf_rn(m, 4194304.0f, -y));
 }
