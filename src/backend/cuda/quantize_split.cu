@@ -157,8 +157,7 @@ template <int LANES> static __device__ __forceinline__ thread_place place_of(int
 }
 
 /* f(first column, whether it is there) for a thread's sixteens of `cols` columns; all lanes of a warp come. */
-template <int LANES, typename F>
-static __device__ __forceinline__ void each_sixteen(thread_place p, int cols, F f) {
+template <int LANES, typename F> static __device__ __forceinline__ void each_sixteen(thread_place p, int cols, F f) {
     enum { SPAN = 16 * LANES };
     for (; SPAN * p.at_of_warp < cols; p.at_of_warp += p.step, p.at += p.step) {
         const int first = SPAN * p.at + (int)threadIdx.x % LANES * 16;
