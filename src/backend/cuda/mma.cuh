@@ -35,6 +35,11 @@ __device__ __forceinline__ void copy_async16(void *to, const void *from, bool va
                  : "memory");
 }
 
+/* 8 bytes, which go where 16 are not aligned. */
+__device__ __forceinline__ void copy_async8(void *to, const void *from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
 __device__ __forceinline__ void copy_async4(void *to, const void *from, bool valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 4 : 0)
                  : "memory");

@@ -5,8 +5,8 @@
  *     a thread     one of these rows, 16 columns of a list after another: two lanes a block of MXFP8, eight an outer block
  *                  of the others; zeros where the list has ended within a block
  *
- * Lanes that read one block side by side are 8 words apart in it, if the list leaves out little, and so four of them ask
- * for four banks: the others of a warp have other rows, two banks further each.
+ * Lanes that take neighbouring sixteens of a BF16 row are some 8 words apart, so that they ask for four banks alone. So four
+ * rows share a warp, and each begins two banks further than the one before.
  *
  * Without a list it is MXFP8 of a matrix as it lies. Weights come by dozens, of which many go in one launch.
  */
@@ -14,13 +14,14 @@
 #include "backend/cuda/double.cuh"
 #include "backend/cuda/follow.cuh"
 #include "backend/cuda/list.cuh"
+#include "backend/cuda/mma.cuh"
 #include "backend/cuda/quantize_split.h"
 
 enum {
     THREADS = 128,
     WARPS = THREADS / 32,
-    MOST_ROWS = 16,        /* whose first sixteens have a lane each, eight side by side */
-    ROOM = 46 * 1024,      /* of a block, or one row */
+    MOST_ROWS = 8,
+    ROOM = 24 * 1024,      /* of a block, or one row */
     MOST_ROOM = 47 * 1024, /* of a row */
     BLOCKS_EACH = 6
 };
@@ -120,28 +121,18 @@ static __host__ __device__ __forceinline__ int warps_of(int cols, int shift) {
     return ((cols / 16 << shift) + 31) / 32;
 }
 
-/* Rows of a block as they lie: threads that have one row are neighbours. */
+/* Rows of a block as they lie, all on their way at once: threads that have one row are neighbours. */
 template <typename T> static __device__ void load_rows(uint32_t *tile, const split_work &w, int64_t r0) {
-    enum { AT_ONCE = 4 };
-    const int across = w.cols * (int)sizeof(T) / 16, threads = THREADS >> w.shift, r = (int)threadIdx.x / threads;
-    const uint4 *const from = (const uint4 *)((const T *)w.numbers + (r0 + r) * w.stride);
+    const int across = w.cols * (int)sizeof(T) / 8, threads = THREADS >> w.shift, r = (int)threadIdx.x / threads;
+    const uint2 *const from = (const uint2 *)((const T *)w.numbers + (r0 + r) * w.stride);
     uint32_t *const to = tile + r * w.pitch;
-    if (r0 + r >= w.rows)
-        return;
-    for (int first = (int)threadIdx.x % threads; first < across; first += AT_ONCE * threads) {
-        uint4 in[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            if (first + k * threads < across)
-                in[k] = __ldg(from + first + k * threads);
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            if (first + k * threads < across) {
-                uint2 *const at = (uint2 *)(to + 4 * (first + k * threads));
-                at[0] = make_uint2(in[k].x, in[k].y);
-                at[1] = make_uint2(in[k].z, in[k].w);
-            }
-    }
+    if (r0 + r < w.rows)
+#pragma unroll 4
+        for (int i = (int)threadIdx.x % threads; i < across; i += threads)
+            copy_async8(to + 2 * i, from + i);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
 }
 
 /* A thread's row and place, where LANES neighbours take sixteens of a row side by side. */
@@ -214,7 +205,6 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_EACH) split_rows(const 
     ni_wait_for_it();
     ni_let_follow();
     load_rows<T>(tile, w, r0);
-    __syncthreads();
     doubles_of<T>(tile, w, all, r0);
     if (w.of_eight.at)
         eights_of<true, T>(tile, w, r0);
