@@ -16,6 +16,7 @@
 #include "format/e4m3.h"
 #include "format/e5m2.h"
 #include "format/e8m0.h"
+#include "format/e8m0_pair.h"
 #include "format/element.h"
 #include "format/fp16.h"
 #include "format/int4.h"
@@ -295,6 +296,24 @@ static void e8m0_scales(void **state) {
     }
 }
 
+/* Two at once are what each is alone, whichever half it has. */
+static void e8m0_pairs(void **state) {
+    (void)state;
+    static const nb_scale_rule rules[] = {NB_RULE_FLOOR, NB_RULE_CEIL, NB_RULE_CEIL_LOG2};
+    const uint32_t least = NI_E8M0_PAIR_LEAST & 0xffffu, most = NI_E8M0_PAIR_MOST & 0xffffu;
+    for (int i = 0; i < 3; i++)
+        for (uint32_t a = least; a <= most; a++) {
+            const uint32_t pair[2] = {a, most - (a - least)};
+            const uint32_t value = ni_e8m0_pair_value(rules[i], pair[0] | pair[1] << 16),
+                           inverse = ni_e8m0_pair_inverse(value);
+            for (int half = 0; half < 2; half++) {
+                const uint8_t code = ni_e8m0_of(rules[i], ni_bf16_value((uint16_t)pair[half]), 448.0f);
+                assert_int_equal(value >> 16 * half & 0xffffu, ni_bf16_even(ni_e8m0_value(code)));
+                assert_int_equal(inverse >> 16 * half & 0xffffu, ni_bf16_even(ni_e8m0_inverse(code)));
+            }
+        }
+}
+
 /* TransformerEngine rounds fl(amax * fl(1/max)) up to a power of two; over every mantissa that is the exact rule. */
 static void e8m0_ceil_is_transformer_engines(void **state) {
     (void)state;
@@ -496,6 +515,7 @@ int main(void) {
         cmocka_unit_test(every_fp16),
         cmocka_unit_test(fp16_is_the_compilers),
         cmocka_unit_test(e8m0_scales),
+        cmocka_unit_test(e8m0_pairs),
         cmocka_unit_test(e8m0_ceil_is_transformer_engines),
         cmocka_unit_test(powers_of_two_around),
         cmocka_unit_test(pow2_scales_stay_above_zero),

@@ -5,7 +5,7 @@
 # data each. Twins from one checkpoint end near each other, so gaps of a tenth of a per cent show where twins from step 0
 # scatter by a whole one. Give it again to go on where it stopped. Tokens: ./demo.sh --quick.
 #
-# SEEDS=7 trains so many.
+# SEEDS=7 trains so many; RECIPES=a,b anneals the same model under these in place of the paper's.
 #
 # Usage: examples/papers/late.sh fp4-dge-occ | tetrajet-v2 | chon-gla | chon-qwen3
 set -eu
@@ -27,6 +27,8 @@ case $paper in
     *) echo "late.sh: unknown paper $paper" >&2; exit 2 ;;
 esac
 out=runs/late/$paper
+arms=$out/arms
+[ -z "${RECIPES:-}" ] || arms=$out/others
 from=$out/prefix/checkpoints/step-$(printf %08d $fork)
 
 run() { # command, arguments
@@ -40,5 +42,5 @@ run() { # command, arguments
 [ -d "$from" ] || run train --set recipe=bf16 --set steps=$fork --set schedule.decay=0 --set eval.every=0 \
     --set out="$out/prefix" --resume
 # shellcheck disable=SC2086 # lens is a list of options
-run compare --from "$from" --recipes "$recipes" --seeds "${SEEDS:-3}" --set steps=$steps --set schedule.decay=$((steps - fork)) \
-    --set eval.every=0 --set checkpoint.every=0 $lens --set out="$out/arms"
+run compare --from "$from" --recipes "${RECIPES:-$recipes}" --seeds "${SEEDS:-3}" --set steps=$steps --set schedule.decay=$((steps - fork)) \
+    --set eval.every=0 --set checkpoint.every=0 $lens --set out="$arms"

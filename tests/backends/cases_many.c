@@ -256,39 +256,69 @@ static void keep_product(trial *t, const char *what, const nb_operand *left) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = left, .b = &right}, 1, false, &err));
 }
 
+typedef struct both_parts {
+    nb_operand eight, four;
+} both_parts;
+
+/* Both, and each alone. */
+static both_parts split_columns(trial *t, const nb_mat *x, const int32_t *first, int64_t eights, int64_t fours) {
+    const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
+    nb_quantizer blocks = nvfp4(1);
+    blocks.outer = NB_OUTER_ROW128;
+    const ni_source sources[2] = {{.numbers = x, .columns = first, .column_count = eights},
+                                  {.numbers = x, .columns = first + eights, .column_count = fours}};
+    both_parts made = {placed(t, &bytes, x->rows, eights, NI_LEFT, &bytes),
+                       placed(t, &blocks, x->rows, fours, NI_LEFT, &blocks)};
+    nb_operand alone[2] = {placed(t, &bytes, x->rows, eights, NI_LEFT, &bytes),
+                           placed(t, &blocks, x->rows, fours, NI_LEFT, &blocks)};
+    const ni_making makings[2] = {{.out = &made.eight}, {.out = &made.four}};
+    EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, 2, &err));
+    for (int part = 0; part < 2; part++) {
+        make(t, &sources[part], &(ni_making){.out = &alone[part]}, 1);
+        keep_operand(t, "alone", &alone[part]);
+    }
+    keep_operand(t, "eights", &made.eight);
+    keep_operand(t, "fours", &made.four);
+    return made;
+}
+
 static void run_split(trial *t) {
     enum { SHAPES = 3 };
     static const int64_t ROWS[SHAPES] = {5, 70, 3}, EIGHTS[SHAPES] = {32, 128, 2944}, FOURS[SHAPES] = {128, 768, 9216};
     static const data_kind kinds[] = {DATA_NORMAL, DATA_WIDE, DATA_CORNERS, DATA_ZERO};
     const int64_t rows = ROWS[t->shape], eights = EIGHTS[t->shape], fours = FOURS[t->shape], cols = eights + fours;
     const nb_quantizer bytes = ni_format_family_find("mxfp8")->defaults;
-    nb_quantizer blocks = nvfp4(1);
-    blocks.outer = NB_OUTER_ROW128;
-    const int32_t *first = shuffled(t, cols), *second = first + eights;
+    const int32_t *first = shuffled(t, cols);
     for (int i = 0; i < 8; i++) {
         const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, cols + 8);
-        const ni_source sources[2] = {{.numbers = &x, .columns = first, .column_count = eights},
-                                      {.numbers = &x, .columns = second, .column_count = fours}};
-        nb_operand eight = placed(t, &bytes, rows, eights, NI_LEFT, &bytes),
-                   four = placed(t, &blocks, rows, fours, NI_LEFT, &blocks),
-                   whole = placed(t, &bytes, rows, cols, NI_LEFT, &bytes),
-                   alone[2] = {placed(t, &bytes, rows, eights, NI_LEFT, &bytes),
-                               placed(t, &blocks, rows, fours, NI_LEFT, &blocks)};
-        const ni_making makings[2] = {{.out = &eight}, {.out = &four}};
-        EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, 2, &err));
-        for (int part = 0; part < 2; part++) {
-            make(t, &sources[part], &(ni_making){.out = &alone[part]}, 1);
-            keep_operand(t, "alone", &alone[part]);
-        }
+        const both_parts parts = split_columns(t, &x, first, eights, fours);
+        nb_operand whole = placed(t, &bytes, rows, cols, NI_LEFT, &bytes);
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &whole}, 1);
-        keep_operand(t, "eights", &eight);
-        keep_operand(t, "fours", &four);
         keep_operand(t, "as it lies", &whole);
         if (kinds[i / 2] == DATA_CORNERS) /* NaN and Inf: sums of them are not compared */
             continue;
-        keep_product(t, "values of eights", &eight);
-        keep_product(t, "values of fours", &four);
+        keep_product(t, "values of eights", &parts.eight);
+        keep_product(t, "values of fours", &parts.four);
     }
+}
+
+/* So many rows that a block of threads has several, the last one not all of its own: on two multiprocessors, as
+ * tests/plugin/launches.c describes a small GPU, and on some 130. */
+static void run_split_rows(trial *t, int64_t rows, int64_t eights, int64_t fours) {
+    const int32_t *first = shuffled(t, eights + fours);
+    for (int i = 0; i < 4; i++) {
+        const nb_mat x = uploaded(t, i / 2 ? DATA_CORNERS : DATA_NORMAL, i % 2 ? NB_F32 : NB_BF16, rows, eights + fours,
+                                  eights + fours + 8);
+        split_columns(t, &x, first, eights, fours);
+    }
+}
+
+static void run_split_small(trial *t) {
+    run_split_rows(t, t->shape ? 27 : 93, t->shape ? 544 : 96, t->shape ? 2304 : 640);
+}
+
+static void run_split_large(trial *t) {
+    run_split_rows(t, 5549, 32, 128);
 }
 
 /* 16 columns of an operand, from `first` on. */
@@ -363,6 +393,8 @@ static const test_case MANY[] = {
     {"make_many", "patches beside one whole, and its columns", BITS, 3, run_patches, NULL, NULL},
     {"make_many", "chosen columns in two formats", BITS, 3, run_split, NULL, NULL},
     {"make_many", "chosen columns in two formats, filled up", BITS, 4, run_split_filled, NULL, NULL},
+    {"make_many", "chosen columns in two formats, rows of a small GPU", BITS, 2, run_split_small, NULL, NULL},
+    {"make_many", "chosen columns in two formats, rows of a large one", BITS, 1, run_split_large, NULL, NULL},
     {"make_many", "numbers of weights", BITS, 1, run_many_numbers, NULL, NULL},
     {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"turn_many", "tiles, rows", BITS, 1, run_turn_many, NULL, NULL},

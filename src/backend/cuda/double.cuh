@@ -132,10 +132,10 @@ template <bool TURN> static __device__ void unpack(float *x, const sixteen_words
     }
 }
 
-/* A block of 16, under the signs of its rotation, that lies at `at` of the copy; false, and nothing is left: a lane of the
- * warp has a wild one. */
+/* A block of 16, under the signs of its rotation, that lies at `at` of the copy; false, and nothing is stored (x may have been
+ * turned): a lane of the warp has a wild one. */
 template <int ROUND, bool TURN, bool TAME>
-static __device__ bool double_numbers(float *x, const ni_cuda_tile_copy &copy, const shared_words &shared,
+static __device__ bool double_numbers(float *x, const ni_cuda_tile_copy &copy, const ni_philox_shared &drawn,
                                       uint32_t unit, int64_t at, bool live) {
     const ni_e4m3_target target = ni_e4m3_target_of(copy.quantizer.rule);
     if (TURN)
@@ -157,7 +157,7 @@ static __device__ bool double_numbers(float *x, const ni_cuda_tile_copy &copy, c
                 decode = UNIT == 1.0f ? scale.decode : ni_f32_mul(scale.decode, 1.0f / UNIT);
     uint32_t words[8], out[8];
     float q[16];
-    ni_draw_sixteen<ROUND>(copy.keys, shared.drawn, unit, words);
+    ni_draw_sixteen<ROUND>(copy.keys, drawn, unit, words);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         x[i] = ni_f32_mul(x[i], encode);
@@ -190,7 +190,7 @@ static __device__ bool double_row(const sixteen_words<T> &in, const ni_cuda_tile
                                   uint32_t unit, int64_t at, bool live) {
     float x[16];
     unpack<TURN>(x, in, shared.neighbours);
-    return double_numbers<ROUND, TURN, TAME>(x, copy, shared, unit, at, live);
+    return double_numbers<ROUND, TURN, TAME>(x, copy, shared.drawn, unit, at, live);
 }
 
 #endif

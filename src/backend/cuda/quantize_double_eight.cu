@@ -6,6 +6,7 @@
 #include "backend/cuda/double_columns.cuh"
 #include "backend/cuda/follow.cuh"
 #include "backend/cuda/quantize_double_eight.h"
+#include "format/e8m0_pair.h"
 
 /* Largest magnitudes of sixteen rows, those of both columns in a word. */
 typedef uint32_t eight_maxima[COLUMN_WARPS][COLUMN_PAIRS];
@@ -15,14 +16,11 @@ typedef struct eight_scales {
     uint32_t encode, decode;
 } eight_scales;
 
-/* By the rules of format/e8m0.h, both at once where nothing is at an end of the exponents: they make the exponent of
- * 448 = 1.75 x 2^8 that of 1, once mantissas that ask for one more have carried. */
 static __device__ eight_scales eight_scales_of(nb_scale_rule rule, uint32_t amax) {
-    const uint32_t least = 0x04800480u, most = 0x7f7f7f7fu;
-    if (__vminu2(amax, least) == least && __vmaxu2(amax, most) == most) {
-        const uint32_t up = rule == NB_RULE_CEIL ? 0x001f001fu : rule == NB_RULE_CEIL_LOG2 ? 0x007f007fu : 0;
-        const uint32_t decode = ((amax + up) & 0x7f807f80u) - 0x04000400u;
-        return {0x7f007f00u - decode, decode};
+    if (__vminu2(amax, NI_E8M0_PAIR_LEAST) == NI_E8M0_PAIR_LEAST &&
+        __vmaxu2(amax, NI_E8M0_PAIR_MOST) == NI_E8M0_PAIR_MOST) {
+        const uint32_t value = ni_e8m0_pair_value(rule, amax);
+        return {ni_e8m0_pair_inverse(value), value};
     }
     const uint8_t a = ni_e8m0_of(rule, ni_low_of(amax), 448.0f), b = ni_e8m0_of(rule, ni_high_of(amax), 448.0f);
     return {ni_exact_pair(ni_e8m0_inverse(a), ni_e8m0_inverse(b)), ni_exact_pair(ni_e8m0_value(a), ni_e8m0_value(b))};

@@ -5,8 +5,8 @@
  *     a thread     one of these rows, 16 columns of a list after another: two lanes a block of MXFP8, eight an outer block
  *                  of the others; zeros where the list has ended within a block
  *
- * Lanes that take neighbouring sixteens of a BF16 row are some 8 words apart, so that they ask for four banks alone. So four
- * rows share a warp, and each begins two banks further than the one before.
+ * Lanes that take neighbouring sixteens of a BF16 row are some 8 words apart, so that they ask for four banks alone. So a
+ * warp has four rows or more, where a block has, and each begins two banks further than the one before.
  *
  * Without a list it is MXFP8 of a matrix as it lies. Weights come by dozens, of which many go in one launch.
  */
@@ -21,15 +21,17 @@ enum {
     THREADS = 128,
     WARPS = THREADS / 32,
     MOST_ROWS = 8,
-    ROOM = 24 * 1024,      /* of a block, or one row */
-    MOST_ROOM = 47 * 1024, /* of a row */
+    ROOM = 46 * 1024, /* of a block, or one row */
+    MOST_ROOM =
+        47 * 1024, /* of a row's numbers: with what stands behind them less than the 48 KB that need no asking */
     BLOCKS_EACH = 6
 };
+static_assert((WARPS & (WARPS - 1)) == 0, "turns of warps are counted modulo a power of two");
 
 /* ---- sixteen columns of a row in shared memory ---- */
 
 static __device__ float number_of(uint16_t bits) {
-    return __uint_as_float((uint32_t)bits << 16);
+    return ni_bf16_value(bits);
 }
 
 static __device__ float number_of(float x) {
@@ -116,8 +118,8 @@ typedef struct split_works {
 } split_works;
 static_assert(sizeof(split_works) <= 4096, "a kernel's arguments");
 
-/* Warps that take sixteens of as many columns of all rows of a block. */
-static __host__ __device__ __forceinline__ int warps_of(int cols, int shift) {
+/* How many times a warp takes 32 sixteens until it has `cols` columns of 1 << shift rows. */
+static __host__ __device__ __forceinline__ int turns_of(int cols, int shift) {
     return ((cols / 16 << shift) + 31) / 32;
 }
 
@@ -135,12 +137,13 @@ template <typename T> static __device__ void load_rows(uint32_t *tile, const spl
     __syncthreads();
 }
 
-/* A thread's row and place, where LANES neighbours take sixteens of a row side by side. */
+/* Where a thread begins, if LANES neighbours take sixteens of a row side by side, and how far it goes on, counted in such
+ * LANES sixteens. */
 typedef struct thread_place {
-    int row, at, at_of_warp, step; /* places in LANES sixteens; those of a warp's first thread */
+    int row, at, at_of_warp, step; /* at_of_warp: of the warp's first thread */
 } thread_place;
 
-/* The warp whose number is `from` comes first. */
+/* Warps come in turns, that with the number `from`, modulo WARPS, first. */
 template <int LANES> static __device__ __forceinline__ thread_place place_of(int shift, int from) {
     const int warp = ((int)threadIdx.x / 32 - from) & (WARPS - 1), lane = (int)threadIdx.x % 32;
     const int group = (32 * warp + lane) / LANES;
@@ -157,17 +160,15 @@ template <int LANES, typename F> static __device__ __forceinline__ void each_six
 }
 
 template <typename T>
-static __device__ __noinline__ void wild_row(const T *row, const split_work &w, int first, const shared_words &none,
-                                             int64_t at, bool live) {
+static __device__ __noinline__ void wild_row(const T *row, const split_work &w, int first, int64_t at, bool live) {
     float x[16];
     chosen<true>(x, row, w.of_four, first);
-    double_numbers<0, false, false>(x, copy_of(w.four), none, 0, at, live);
+    double_numbers<0, false, false>(x, copy_of(w.four), ni_philox_shared(), 0, at, live);
 }
 
 template <typename T>
 static __device__ __forceinline__ void doubles_of(const uint32_t *tile, const split_work &w, const split_work &all,
                                                   int64_t r0) {
-    __shared__ shared_words none;
     const ni_cuda_tile_copy copy = copy_of(w.four);
     const thread_place p = place_of<8>(w.shift, 0);
     const T *const row = (const T *)(tile + p.row * w.pitch);
@@ -176,14 +177,14 @@ static __device__ __forceinline__ void doubles_of(const uint32_t *tile, const sp
     each_sixteen<8>(p, w.doubles, [&](int first, bool there) {
         float x[16];
         chosen<true>(x, row, w.of_four, first);
-        if (!double_numbers<0, false, true>(x, copy, none, 0, at + first, live && there))
-            wild_row(row, all, first, none, at + first, live && there);
+        if (!double_numbers<0, false, true>(x, copy, ni_philox_shared(), 0, at + first, live && there))
+            wild_row(row, all, first, at + first, live && there);
     });
 }
 
 template <bool LISTED, typename T>
 static __device__ __forceinline__ void eights_of(const uint32_t *tile, const split_work &w, int64_t r0) {
-    const thread_place p = place_of<2>(w.shift, warps_of(w.doubles, w.shift));
+    const thread_place p = place_of<2>(w.shift, turns_of(w.doubles, w.shift));
     const T *const row = (const T *)(tile + p.row * w.pitch);
     const int64_t at = (r0 + p.row) * w.eight.stride;
     const bool live = r0 + p.row < w.rows;
@@ -235,8 +236,7 @@ static int shift_of(const ni_cuda_split *s, int64_t bytes, int64_t rows, int mul
     int best = 0;
     most = most < busy ? most : busy;
     for (int shift = 0; INT64_C(1) << shift <= most || shift == 0; shift++) {
-        const int warps = warps_of((int)s->doubles, shift) + warps_of((int)s->eights, shift);
-        const int64_t turns = ni_divide_up(warps, WARPS);
+        const int64_t turns = ni_divide_up(turns_of((int)s->doubles, shift) + turns_of((int)s->eights, shift), WARPS);
         if (turns <= turns_of_best << (shift - best)) {
             best = shift;
             turns_of_best = turns;
@@ -267,7 +267,8 @@ int ni_cuda_quantize_splits(void *stream, const ni_cuda_split *splits, int count
         w.pitch = pitch;
         w.first_block = blocks;
         blocks += (uint32_t)ni_divide_up(x->rows, 1 << shift);
-        most = (4 * pitch << shift) > most ? 4 * pitch << shift : most;
+        const int64_t room = (int64_t)(4 * pitch) << shift;
+        most = room > most ? room : most;
     }
     if (!works.count)
         return cudaSuccess;

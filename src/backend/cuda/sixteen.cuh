@@ -113,25 +113,34 @@ static __device__ inline float ni_up_to_six(float y, float six = 6.0f) {
 #endif
 }
 
-/* Bits of `a` where the mask has ones, else those of `b`. */
-static __device__ inline uint32_t ni_bits_of(uint32_t mask, uint32_t a, uint32_t b) {
+/* Bits of `a` where the mask has ones, else those of `b`: one instruction, which the compiler makes two of. */
+static __device__ inline uint32_t ni_select_bits(uint32_t mask, uint32_t a, uint32_t b) {
     uint32_t bits;
     asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(a), "r"(b));
     return bits;
 }
 
-/* E2M1's numbers times this are E4M3's least, which has its code above two bits. */
+/* E2M1's numbers times this are small numbers of E4M3, whose bytes are the code above two bits of zero. */
 #define NI_E2M1_IN_E4M3 0x1p-6f
+
+/* Bytes of two such numbers; their first bits are anything. */
+static __device__ inline uint32_t ni_e2m1_bytes(float first, float second) {
+#if __CUDA_ARCH__ >= 890
+    return ni_e4m3_bytes(first, second);
+#else /* where FP32 has them, 126 binades too low: ni_e2m1_of */
+    return __float_as_uint(fabsf(first) * 0x1p-120f) >> 20 | __float_as_uint(fabsf(second) * 0x1p-120f) >> 20 << 8;
+#endif
+}
 
 /* Codes of sixteen numbers of E2M1's grid times that; signs are those of y. */
 static __device__ inline uint2 ni_codes_of_sixteen(const float *q, const float *y) {
     uint32_t four[4];
 #pragma unroll
     for (int i = 0; i < 16; i += 4) {
-        const uint32_t bytes = ni_e4m3_magnitudes(q[i], q[i + 1]) | ni_e4m3_magnitudes(q[i + 2], q[i + 3]) << 16;
+        const uint32_t bytes = ni_e2m1_bytes(q[i], q[i + 1]) | ni_e2m1_bytes(q[i + 2], q[i + 3]) << 16;
         const uint32_t signs = __byte_perm(ni_exact_pair(y[i], y[i + 1]), ni_exact_pair(y[i + 2], y[i + 3]), 0x7531);
-        const uint32_t nibbles = ni_bits_of(0x07070707u, bytes >> 2, signs >> 4);
-        four[i / 4] = ni_bits_of(0x0f0f0f0fu, nibbles, nibbles >> 4); /* in bytes 0 and 2 */
+        const uint32_t nibbles = ni_select_bits(0x07070707u, bytes >> 2, signs >> 4);
+        four[i / 4] = ni_select_bits(0x0f0f0f0fu, nibbles, nibbles >> 4); /* in bytes 0 and 2 */
     }
     return make_uint2(__byte_perm(four[0], four[1], 0x6420), __byte_perm(four[2], four[3], 0x6420));
 }

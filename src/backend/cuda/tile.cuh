@@ -24,7 +24,7 @@ enum { NI_TILE_THREADS = 128, NI_TILE_BYTES = 128 };
 #define NI_PAIR_SIGNS 0x80008000u
 #define NI_GRID_LEAST 0x1.000008p0f /* 1 + 2^-21 */
 
-/* Of two floats that are BF16 numbers. */
+/* Of two floats that are BF16 numbers; of others the upper halves, which have their signs. */
 static __device__ inline uint32_t ni_exact_pair(float low, float high) {
     return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
 }
@@ -156,7 +156,7 @@ static __device__ inline void ni_fill_table(ni_scale_entry *table, float sdec, f
     }
 }
 
-/* Two numbers that are not negative as E4M3, in the two low bytes. */
+/* Two numbers as E4M3, in the two low bytes; below 8.9 neither is negative. */
 static __device__ inline uint32_t ni_e4m3_bytes(float first, float second) {
 #if __CUDA_ARCH__ >= 890
     uint16_t bytes;
@@ -164,15 +164,6 @@ static __device__ inline uint32_t ni_e4m3_bytes(float first, float second) {
     return bytes;
 #else
     return ni_e4m3_even(ni_f32_finite(first)) | (uint32_t)ni_e4m3_even(ni_f32_finite(second)) << 8;
-#endif
-}
-
-/* Of any two, in the seven low bits of a byte each: the eighth is anything. */
-static __device__ inline uint32_t ni_e4m3_magnitudes(float first, float second) {
-#if __CUDA_ARCH__ >= 890
-    return ni_e4m3_bytes(first, second);
-#else
-    return ni_e4m3_bytes(fabsf(first), fabsf(second));
 #endif
 }
 
