@@ -101,6 +101,17 @@ const untilDrawn = setInterval(() => {
   check("headline of some seeds", said(told("chon", 1), told("chon", 2), told("nvfp4", 0)).endsWith("means over 1 to 2 seeds"));
   check("a run that was stopped is not in the headline", !said(told("chon", 1), told("nvfp4", 0), told("fp8", 9, 50)).includes("fp8"));
 
+  // seeds of a recipe are one tile and one colour; more than eight recipes are counted
+  const seeded = (recipe, arm, valLoss) => ({ ...told(recipe, 1), name: `${recipe}-seed`, arm, config: {}, summary: { ...told(recipe, 1).summary, valLoss } });
+  const three = [seeded("bf16", 0, 2), seeded("chon", 1, 3), seeded("nvfp4", 2, 5), seeded("chon", 1, 4), seeded("chon", 1, 5)];
+  const dressed = runStyles(three);
+  check("colours of seeds", dressed[1].colour === dressed[3].colour && dressed[1].colour !== dressed[2].colour && dressed[3].dash !== dressed[4].dash && dressed[1].dash !== dressed[3].dash);
+  const tiled = (some) => { const into = document.createElement("div"); drawSummary(some, runStyles(some), into); return into; };
+  const tiles = [...tiled(three).querySelectorAll(".tile")];
+  check("tiles of seeds", tiles.length === 3 && tiles[1].textContent === "chon4.0000validation loss · +1.00 % to BF16 · mean of 3 seeds" && tiles[2].textContent.startsWith("nvfp4-seed5.0000"));
+  const many = tiled(Array.from({ length: 11 }, (_, i) => seeded(`r${i}`, i, 2)));
+  check("tiles of many", many.querySelectorAll(".tile").length === 8 && many.textContent.endsWith("3 more in the table of runs."));
+
   // ticks of heavy tails are round numbers
   const ticks = asinhTicks(Math.asinh(-1.4), Math.asinh(140), 150).map((tick) => tick.label);
   check(`ticks ${ticks}`, ticks.length >= 3 && ticks.length <= 7 && ticks.every((label) => /^[−-]?[013.,]+0*$/.test(label)));

@@ -142,6 +142,26 @@ static void steps_travel_as_spans(void **state) {
     free(page);
 }
 
+/* Seeds of one recipe are an arm; the same seed once more is not of it, nor is another recipe. */
+static void seeds_of_a_recipe_are_an_arm(void **state) {
+    static const char *const names[] = {"bf16", "nvfp4-1", "nvfp4-2", "chon-1", "nvfp4-1-again", "chon-2", "nvfp4-3"};
+    enum { RUNS = sizeof names / sizeof *names };
+    static const int seeds[RUNS] = {1, 1, 2, 1, 1, 2, 3}, arms[RUNS] = {0, 1, 1, 3, 4, 3, 1};
+    for (int i = 0; i < RUNS; i++)
+        make_run(state, names[i], i == 0 ? "bf16" : names[i][0] == 'c' ? "chon" : "nvfp4", seeds[i], 2.0, 10);
+    ni_report *report = report_of(state, names, RUNS);
+    const char *path = in_folder(state, "page.html");
+    assert_int_equal(ni_report_write(report, path, NULL), NB_OK);
+    ni_report_free(report);
+    char *page;
+    json_t *data = data_of(path, &page);
+    for (size_t i = 0; i < RUNS; i++)
+        assert_int_equal(json_integer_value(json_object_get(json_array_get(json_object_get(data, "runs"), i), "arm")),
+                         arms[i]);
+    json_decref(data);
+    free(page);
+}
+
 static void page_holds_what_the_run_holds(void **state) {
     make_run(state, "bf16", "bf16", 1, 2.0, 10);
     make_run(state, "nvfp4", "nvfp4", 1, 2.2, 10);
@@ -256,11 +276,9 @@ static void panels_travel_with_their_run(void **state) {
 int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(summary_has_the_numbers_of_the_run),
-        IN_FOLDER(page_holds_what_the_run_holds),
-        IN_FOLDER(steps_travel_as_spans),
-        IN_FOLDER(resumed_and_torn_metrics),
-        IN_FOLDER(broken_folders_are_refused),
+        IN_FOLDER(summary_has_the_numbers_of_the_run), IN_FOLDER(seeds_of_a_recipe_are_an_arm),
+        IN_FOLDER(page_holds_what_the_run_holds),      IN_FOLDER(steps_travel_as_spans),
+        IN_FOLDER(resumed_and_torn_metrics),           IN_FOLDER(broken_folders_are_refused),
         IN_FOLDER(panels_travel_with_their_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

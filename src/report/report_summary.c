@@ -158,6 +158,24 @@ nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_su
     return NB_OK;
 }
 
+/* The first of the runs of one recipe that differ in their seeds: of every seed one, so that a run that was made twice
+ * is no seed more. */
+static int32_t find_arm(const ni_report *report, int32_t run) {
+    for (int32_t i = 0; i < run; i++) {
+        if (strcmp(text_of(run_at(report, i), "recipe"), text_of(run_at(report, run), "recipe")) != 0 ||
+            json_integer_value(json_object_get(run_at(report, i), "arm")) != i ||
+            !ni_report_seeds_apart(report, i, run))
+            continue;
+        bool is_new = true;
+        for (int32_t k = i; k < run && is_new; k++)
+            is_new =
+                json_integer_value(json_object_get(run_at(report, k), "arm")) != i || !ni_report_twins(report, k, run);
+        if (is_new)
+            return i;
+    }
+    return run;
+}
+
 nb_status ni_report_resolve(ni_report *report, nb_error *err) {
     for (int32_t i = 0; i < ni_report_run_count(report); i++) {
         ni_report_summary s = {0};
@@ -168,7 +186,8 @@ nb_status ni_report_resolve(ni_report *report, nb_error *err) {
                                     ni_report_number(s.tokens_per_second));
         json_t *run = run_at(report, i);
         if (!summary || json_object_set_new(run, "summary", summary) ||
-            json_object_set_new(run, "twin", s.twin < 0 ? json_null() : json_integer(s.twin)))
+            json_object_set_new(run, "twin", s.twin < 0 ? json_null() : json_integer(s.twin)) ||
+            json_object_set_new(run, "arm", json_integer(find_arm(report, i))))
             return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     }
     if (json_object_set_new(report->root, "lastSteps", json_integer(LAST_STEPS)))

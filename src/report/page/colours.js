@@ -1,7 +1,7 @@
 // colours.js: who is drawn how, in both themes.
 
 // After Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers, darkened or lightened
-// for contrast with the paper; the pairs that are easiest to tell apart come first. An eighth run is dashed.
+// for contrast with the paper; the pairs that are easiest to tell apart come first. An eighth recipe is dashed.
 const PALETTE = {
   light: ["#0072b2", "#d55e00", "#007a5a", "#b0508a", "#a87800", "#3a9bd0", "#6b4ca0"],
   dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e08fc0", "#f0c64a", "#8ab4ff", "#b59cf0"],
@@ -15,15 +15,21 @@ function isDark() {
 
 const cssColour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** Twins in BF16 are ink, everything else takes the next colour. Returns [{colour, dash}], one a run. */
+/** Seeds of one recipe share a colour and are dashed apart. Twins in BF16 are ink, every other recipe takes the next colour.
+ *  Returns [{colour, dash}], one a run. */
 function runStyles(runs) {
   const palette = PALETTE[isDark() ? "dark" : "light"];
+  const arms = new Map(); // where dashes go on, and the colour
   let next = 0;
   let twins = 0;
   return runs.map((run) => {
     if (run.recipe === "bf16") return { colour: cssColour("--ink"), dash: DASHES[twins++ % DASHES.length] };
-    const at = next++;
-    return { colour: palette[at % palette.length], dash: DASHES[Math.floor(at / palette.length) % DASHES.length] };
+    if (!arms.has(run.arm)) {
+      const at = next++;
+      arms.set(run.arm, { colour: palette[at % palette.length], dash: Math.floor(at / palette.length) });
+    }
+    const arm = arms.get(run.arm);
+    return { colour: arm.colour, dash: DASHES[arm.dash++ % DASHES.length] };
   });
 }
 

@@ -40,22 +40,31 @@ function subline(runs) {
   return `Validation loss of ${models}.${note}`;
 }
 
+const meanOf = (numbers) => (numbers.length ? numbers.reduce((sum, x) => sum + x, 0) / numbers.length : null);
+
+/** One recipe: what its seeds came to on average. */
+function tileOf(runs, own, style) {
+  const isVal = own.every((run) => run.summary.valLoss !== null);
+  const loss = meanOf(own.map((run) => run.summary[isVal ? "valLoss" : "trainLoss"]));
+  const told = own.filter((run) => run.summary.gap !== null);
+  const gap = meanOf(told.map((run) => run.summary.gap));
+  const isEarly = !told.every((run) => endedWithTwin(runs, run));
+  const early = isEarly ? (own.length === 1 ? `, step ${formatCount(own[0].summary.gapStep)}` : ", not all at the end") : "";
+  const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16${early}`;
+  const seeds = own.length > 1 ? ` · mean of ${own.length} seeds` : "";
+  return element("div", { class: "tile" },
+    element("span", {}, swatch(style), own.length > 1 ? own[0].recipe : own[0].name), element("b", {}, formatLoss(loss)),
+    element("span", {}, (isVal ? "validation loss" : "training loss") + gapText + seeds));
+}
+
 function drawSummary(runs, styles, into) {
   into.textContent = "";
-  into.append(element("h1", {}, headline(runs)), element("p", { class: "soft" }, subline(runs)));
-  const tiles = element("div", { class: "tiles" });
-  runs.slice(0, 8).forEach((run, i) => {
-    const { valLoss, trainLoss, gap } = run.summary;
-    const isVal = valLoss !== null;
-    const name = element("span", {}, swatch(styles[i]), run.name);
-    const early = gap === null || endedWithTwin(runs, run) ? "" : `, step ${formatCount(run.summary.gapStep)}`;
-    const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16${early}`;
-    tiles.append(
-      element("div", { class: "tile" }, name, element("b", {}, formatLoss(isVal ? valLoss : trainLoss)),
-        element("span", {}, (isVal ? "validation loss" : "training loss") + gapText)),
-    );
-  });
-  into.append(tiles);
+  into.append(element("h1", {}, headline(runs).replaceAll(" %", "\u00a0%")), element("p", { class: "soft" }, subline(runs)));
+  const most = 8;
+  const arms = [...new Set(runs.map((run) => run.arm))];
+  const tiles = arms.slice(0, most).map((arm) => tileOf(runs, runs.filter((run) => run.arm === arm), styles[arm]));
+  into.append(element("div", { class: "tiles" }, ...tiles));
+  if (arms.length > most) into.append(element("p", { class: "soft" }, `${arms.length - most} more in the table of runs.`));
 }
 
 function swatch(style) {
