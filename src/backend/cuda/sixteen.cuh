@@ -127,7 +127,7 @@ static __device__ inline uint32_t ni_select_bits(uint32_t mask, uint32_t a, uint
 static __device__ inline uint32_t ni_e2m1_bytes(float first, float second) {
 #if __CUDA_ARCH__ >= 890
     return ni_e4m3_bytes(first, second);
-#else /* where FP32 has them, 126 binades too low: ni_e2m1_of */
+#else /* as ni_e2m1_of reads them: where FP32 has exponent and fraction, 126 binades too low */
     return __float_as_uint(fabsf(first) * 0x1p-120f) >> 20 | __float_as_uint(fabsf(second) * 0x1p-120f) >> 20 << 8;
 #endif
 }
