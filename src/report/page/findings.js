@@ -33,11 +33,16 @@ function kindNode(kind, findings) {
 function drawFindings(section, into) {
   const measured = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.findings);
   section.hidden = measured.length === 0;
-  into.replaceChildren(...measured.map(({ run, index }) => {
-    const box = element("div", { class: "finding" }, runCaption(index).node);
+  const told = measured.filter(({ run }) => run.findings.length);
+  const quiet = measured.filter(({ run }) => !run.findings.length);
+  const boxes = told.map(({ run, index }) => {
     const kinds = unique(run.findings.map((finding) => finding.kind));
     const lines = kinds.map((kind) => kindNode(kind, run.findings.filter((finding) => finding.kind === kind)));
-    box.append(lines.length ? element("ul", {}, ...lines) : element("p", { class: "soft" }, "Nothing crosses a threshold."));
-    return box;
-  }));
+    return element("div", { class: "finding" }, runCaption(index).node, element("ul", {}, ...lines));
+  });
+  if (quiet.length) {
+    const captions = quiet.map(({ index }) => runCaption(index).node);
+    boxes.push(element("div", { class: "finding" }, ...captions, element("p", { class: "soft" }, "Nothing crosses a threshold.")));
+  }
+  into.replaceChildren(...boxes);
 }
