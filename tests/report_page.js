@@ -109,6 +109,13 @@ const untilDrawn = setInterval(() => {
   const tiled = (some) => { const into = document.createElement("div"); drawSummary(some, runStyles(some), into); return into; };
   const tiles = [...tiled(three).querySelectorAll(".tile")];
   check("tiles of seeds", tiles.length === 3 && tiles[1].textContent === "chon4.0000validation loss · +1.00 % to BF16 · mean of 3 seeds" && tiles[2].textContent.startsWith("nvfp4-seed5.0000"));
+  const stopped = { ...seeded("chon", 1, 9), summary: { ...told("chon", 7, 50).summary, valLoss: 9 } };
+  check("a seed that was stopped is in no mean", tiled([...three, stopped]).querySelectorAll(".tile")[1].textContent === "chon4.0000validation loss · +1.00 % to BF16 · mean of 3 of 4 seeds");
+  const bare = (trainLoss, gap) => ({ ...seeded("chon", 1, null), summary: { ...told("chon", gap).summary, trainLoss, valLoss: null } });
+  check("a loss that is not there", tiled([three[0], bare(null, null), bare(3, null)]).querySelectorAll(".tile")[1].textContent === "chon–training loss · mean of 2 seeds");
+  check("a gap of some", tiled([three[0], bare(2, 1), bare(3, null)]).querySelectorAll(".tile")[1].textContent === "chon2.5000training loss · +1.00 % to BF16 (1 of 2) · mean of 2 seeds");
+  const alike = runStyles(Array.from({ length: 16 }, (_, i) => seeded(`r${i % 8}`, i % 8, 2))).map(({ colour, dash }) => `${colour} ${dash}`);
+  check("no two lines alike", new Set(alike).size === 16);
   const many = tiled(Array.from({ length: 11 }, (_, i) => seeded(`r${i}`, i, 2)));
   check("tiles of many", many.querySelectorAll(".tile").length === 8 && many.textContent.endsWith("3 more in the table of runs."));
 

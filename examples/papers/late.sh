@@ -5,11 +5,13 @@
 # data each. Twins from one checkpoint end near each other, so gaps of a tenth of a per cent show where twins from step 0
 # scatter by a whole one. Give it again to go on where it stopped. Tokens: ./demo.sh --quick.
 #
-# SEEDS=7 trains so many; RECIPES=a,b anneals the same model under these in place of the paper's.
+# SEEDS=7 trains so many; RECIPES=a,b anneals the same model under these in place of the paper's, into a folder of its own;
+# what follows the paper goes to the anneals: --set steps=1600 --set schedule.decay=400.
 #
-# Usage: examples/papers/late.sh fp4-dge-occ | tetrajet-v2 | chon-gla | chon-qwen3
+# Usage: examples/papers/late.sh fp4-dge-occ | tetrajet-v2 | chon-gla | chon-qwen3 [--set key=value ...]
 set -eu
 paper=${1:?usage: examples/papers/late.sh fp4-dge-occ, tetrajet-v2, chon-gla or chon-qwen3}
+shift
 cd "$(dirname "$0")/../.."
 nibble=${NIBBLE:-build/nibble}
 lens=
@@ -43,4 +45,4 @@ run() { # command, arguments
     --set out="$out/prefix" --resume
 # shellcheck disable=SC2086 # lens is a list of options
 run compare --from "$from" --recipes "${RECIPES:-$recipes}" --seeds "${SEEDS:-3}" --set steps=$steps --set schedule.decay=$((steps - fork)) \
-    --set eval.every=0 --set checkpoint.every=0 $lens --set out="$arms"
+    --set eval.every=0 --set checkpoint.every=0 $lens --set out="$arms" "$@"

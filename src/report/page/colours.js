@@ -15,21 +15,18 @@ function isDark() {
 
 const cssColour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** Seeds of one recipe share a colour and are dashed apart. Twins in BF16 are ink, every other recipe takes the next colour.
- *  Returns [{colour, dash}], one a run. */
+/** Seeds of one recipe share a colour; lines of one colour are dashed apart. Twins in BF16 are ink, every other recipe takes
+ *  the next colour. Returns [{colour, dash}], one a run. */
 function runStyles(runs) {
   const palette = PALETTE[isDark() ? "dark" : "light"];
-  const arms = new Map(); // where dashes go on, and the colour
-  let next = 0;
+  const arms = new Map(); // places in the palette
+  const drawn = palette.map(() => 0); // lines that have the colour
   let twins = 0;
   return runs.map((run) => {
     if (run.recipe === "bf16") return { colour: cssColour("--ink"), dash: DASHES[twins++ % DASHES.length] };
-    if (!arms.has(run.arm)) {
-      const at = next++;
-      arms.set(run.arm, { colour: palette[at % palette.length], dash: Math.floor(at / palette.length) });
-    }
-    const arm = arms.get(run.arm);
-    return { colour: arm.colour, dash: DASHES[arm.dash++ % DASHES.length] };
+    if (!arms.has(run.arm)) arms.set(run.arm, arms.size % palette.length);
+    const at = arms.get(run.arm);
+    return { colour: palette[at], dash: DASHES[drawn[at]++ % DASHES.length] };
   });
 }
 

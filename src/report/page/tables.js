@@ -40,20 +40,25 @@ function subline(runs) {
   return `Validation loss of ${models}.${note}`;
 }
 
-const meanOf = (numbers) => (numbers.length ? numbers.reduce((sum, x) => sum + x, 0) / numbers.length : null);
+/** null where one of them is. */
+const meanOf = (numbers) => (numbers.length && !numbers.includes(null) ? numbers.reduce((sum, x) => sum + x, 0) / numbers.length : null);
 
-/** One recipe: what its seeds came to on average. */
-function tileOf(runs, own, style) {
+/** One recipe: what its seeds came to on average, those that went as far as the furthest. */
+function tileOf(runs, all, style) {
+  const furthest = Math.max(...all.map((run) => run.summary.steps));
+  const own = all.filter((run) => run.summary.steps === furthest);
   const isVal = own.every((run) => run.summary.valLoss !== null);
   const loss = meanOf(own.map((run) => run.summary[isVal ? "valLoss" : "trainLoss"]));
   const told = own.filter((run) => run.summary.gap !== null);
   const gap = meanOf(told.map((run) => run.summary.gap));
   const isEarly = !told.every((run) => endedWithTwin(runs, run));
   const early = isEarly ? (own.length === 1 ? `, step ${formatCount(own[0].summary.gapStep)}` : ", not all at the end") : "";
-  const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16${early}`;
-  const seeds = own.length > 1 ? ` · mean of ${own.length} seeds` : "";
+  const some = told.length < own.length ? ` (${told.length} of ${own.length})` : "";
+  const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16${some}${early}`;
+  const count = own.length < all.length ? `${own.length} of ${all.length}` : all.length;
+  const seeds = all.length > 1 ? ` · mean of ${count} seeds` : "";
   return element("div", { class: "tile" },
-    element("span", {}, swatch(style), own.length > 1 ? own[0].recipe : own[0].name), element("b", {}, formatLoss(loss)),
+    element("span", {}, swatch(style), all.length > 1 ? all[0].recipe : all[0].name), element("b", {}, formatLoss(loss)),
     element("span", {}, (isVal ? "validation loss" : "training loss") + gapText + seeds));
 }
 
