@@ -21,9 +21,8 @@ enum {
     THREADS = 128,
     WARPS = THREADS / 32,
     MOST_ROWS = 8,
-    ROOM = 46 * 1024, /* of a block, or one row */
-    MOST_ROOM =
-        47 * 1024, /* of a row's numbers: with what stands behind them less than the 48 KB that need no asking */
+    ROOM = 46 * 1024,      /* of a block, or one row */
+    MOST_ROOM = 47 * 1024, /* of a row's numbers: with what stands behind them less than 48 KB, which need no asking */
     BLOCKS_EACH = 6
 };
 static_assert((WARPS & (WARPS - 1)) == 0, "turns of warps are counted modulo a power of two");
